@@ -40,7 +40,9 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder, nothing was lost") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space; nothing was lost"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,7 +72,9 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

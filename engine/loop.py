@@ -1,0 +1,257 @@
+"""The training loop: one readable function. What is learnt stands in the method, what is seen in `data`."""
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+
+from engine import ranks
+from engine.checkpoint import (
+    checkpoints,
+    drop_old,
+    init_from,
+    latest_checkpoint,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from engine.config import to_dict
+from engine.errors import UserError
+from engine.files import atomic_text
+from engine.grids import save_grid
+from engine.journal import Journal, Pending, cut_back, logger, mean_scalars
+from engine.method import Method
+from engine.precision import seed_everything, seed_of
+from engine.run import Run
+from engine.schedule import lr
+
+
+def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
+    """Train `method` from its last checkpoint, or from nothing, up to `train.total_steps` (or `train.stop_at`).
+
+    Args:
+        run: from `engine.start`.
+        method: what learns; its `meta` is written into the run directory.
+        train: has `batches(batch_size, seed, rank, world_size, device, first_step)` and `fixed(n, device)`.
+        val: the same, or None; `sample` and `validate` see its images (else the training set's).
+
+    Raises:
+        UserError: a batch lacks what the method needs, a scalar is not finite, the run belongs to other data.
+    """
+    t, device = run.cfg.train, run.device
+    state = _State(run, method)
+    pending = Pending(state.pending)
+    if state.step >= t.total_steps:
+        logger.info(f"{run.dir} is complete ({state.step} steps); a larger train.total_steps goes on")
+        return
+    batches = train.batches(t.batch_size // run.world_size, t.seed, run.rank, run.world_size, device, state.step)
+    shown = (val or train).fixed(t.sample_size, device)
+    journal = Journal(run.dir, run.rank == 0, state.step, t.total_steps, t.batch_size)
+    method.train()
+    with _signals() as told, contextlib.closing(journal):
+        for step in range(state.step, t.total_steps):
+            # 1. One batch, one seed, one update.
+            seed_everything(seed_of(t.seed, run.rank, step), device)
+            batch = next(batches)
+            if step == state.step:
+                _check_needs(method, batch)
+                if step == 0 and not t.init_from:
+                    method.warm_start(batch)
+                ranks.broadcast(chain(method.parameters(), method.buffers()))
+                seed_everything(seed_of(t.seed, run.rank, step), device)
+            _set_rates(method, t, step)
+            with _autocast(t, device):
+                pending.add(step, method.step(batch, step))
+            done = step + 1
+            # 2. Reports, each on its own cadence.
+            last, signal_told = done == t.total_steps, ranks.any_rank(told[0])
+            leave = last or bool(signal_told) or done == t.stop_at
+            if done % t.log_every == 0 or last:
+                journal.scalars(done, pending.row(state.last_good), final=last)
+            validate = t.validate_every and val is not None and (done % t.validate_every == 0 or last)
+            sample = t.sample_every and (done % t.sample_every == 0 or last)
+            save = done % t.save_every == 0 or leave
+            if validate or sample or save:
+                ranks.broadcast(method.buffers())
+            if validate:
+                state.validated(done, _validate(run, method, val), journal)
+            if sample:
+                _sample(run, method, shown, done)
+            if save:
+                state.save(done, pending.plain(state.last_good))
+            if validate or sample or save:
+                journal.restart_clock(done)
+            if leave:
+                break
+    if signal_told:
+        logger.info(f"stopped by a signal after step {done}; the same command goes on from there")
+        raise SystemExit(128 + signal_told)
+
+
+class _State:
+    """What of a run outlives the process: where it is, its best figure, its checkpoints."""
+
+    def __init__(self, run: Run, method: Method) -> None:
+        self.run, self.method, self.t = run, method, run.cfg.train
+        self.step, self.best, self.pending, self.last_good = 0, None, [], None
+        method.to(run.device)
+        if self.t.channels_last:
+            method.to(memory_format=torch.channels_last)
+        for group in (g for o in method.optimizers.values() for g in o.param_groups):
+            group["initial_lr"] = group["lr"]
+        had_checkpoint = bool(checkpoints(run.dir))
+        # Rank 0 decides, so that all read the same file.
+        path = latest_checkpoint(run.dir, logger.warning) if run.rank == 0 else None
+        ranks.barrier()
+        path = path or latest_checkpoint(run.dir)
+        if path is not None:
+            self._resume(path)
+        elif had_checkpoint:
+            logger.warning(f"{run.dir}: no intact checkpoint is left; starting from nothing")
+        if run.rank == 0:
+            cut_back(run.dir / "log.jsonl", self.step)
+            atomic_text(run.dir / "meta.json", json.dumps(method.meta, indent=1))
+        if self.step == 0:
+            for line in init_from(method, self.t.init_from):
+                logger.info(f"start from {line}")
+        if self.t.compile:
+            for name in method.compilable:
+                getattr(method, name).compile()
+
+    def _resume(self, path: Any) -> None:
+        saved = read_checkpoint(path, self.run.device)
+        if saved["meta"] != json.loads(json.dumps(self.method.meta)):
+            differ = [
+                k for k in self.method.meta if saved["meta"].get(k) != json.loads(json.dumps(self.method.meta[k]))
+            ]
+            raise UserError(
+                f"{path} is of other data ({', '.join(differ)} differ); give the same data or another --run-dir"
+            )
+        load_weights(self.method, saved["method"], path)
+        for name, optimizer in self.method.optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        self.step, self.best, self.pending, self.last_good = saved["step"], saved["best"], saved["pending"], path
+        if saved["total_steps"] != self.t.total_steps:
+            was, now = (_rate(self.t, self.step, total) for total in (saved["total_steps"], self.t.total_steps))
+            logger.warning(
+                f"train.total_steps was {saved['total_steps']}, is {self.t.total_steps}: the learning rate's factor at "
+                f"step {self.step} goes from {was:.4g} to {now:.4g}"
+            )
+        logger.info(f"resumed from {path} after {self.step} steps")
+
+    def _snapshot(self, step: int, pending: list) -> dict:
+        return {
+            "step": step,
+            "method": self.method.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
+            "pending": pending,
+            "best": self.best,
+            "total_steps": self.t.total_steps,
+            "meta": json.loads(json.dumps(self.method.meta)),
+            "config": to_dict(self.run.cfg),
+        }
+
+    def save(self, step: int, pending: list) -> None:
+        """Write the checkpoint of `step`, drop old ones."""
+        if self.run.rank == 0:
+            path = self.run.dir / "checkpoints" / f"step_{step:07d}.pt"
+            save_checkpoint(path, self._snapshot(step, pending))
+            drop_old(self.run.dir, self.t.keep_last)
+            self.last_good = path
+        ranks.barrier()
+
+    def validated(self, step: int, row: dict[str, float], journal: Journal) -> None:
+        """Log a validation; keep the weights if the method's figure has never been better."""
+        journal.validation(step, row)
+        if self.method.best is None or self.run.rank != 0:
+            return
+        name, sense = self.method.best
+        if self.best is None or (row[name] < self.best if sense == "min" else row[name] > self.best):
+            self.best = row[name]
+            save_checkpoint(self.run.dir / "checkpoints" / "best.pt", self._snapshot(step, []))
+
+
+def _check_needs(method: Method, batch: dict) -> None:
+    missing = [key for key in method.needs if key not in batch]
+    if missing:
+        raise UserError(
+            f"{type(method).__name__} needs {', '.join(missing)}, and these data have only {', '.join(batch)}; "
+            "choose another data.dataset or switch off the option that asks for it"
+        )
+
+
+def _rate(t: Any, step: int, total: int) -> float:
+    return lr(step, total, t.lr_warmup, t.lr_floor, t.lr_decay, t.lr_hold)
+
+
+def _set_rates(method: Method, t: Any, step: int) -> None:
+    factor = _rate(t, step, t.total_steps)
+    for optimizer in method.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+
+def _autocast(t: Any, device: torch.device) -> torch.autocast:
+    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+@contextlib.contextmanager
+def _evaluating(method: Method, seed: int, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, no graph, a fixed seed; afterwards training mode again."""
+    method.eval()
+    seed_everything(seed_of(seed, 0, 2**31), device)
+    with torch.inference_mode():
+        yield
+    method.train()
+
+
+def _validate(run: Run, method: Method, val: Any) -> dict[str, float]:
+    """Means of `method.validate` over the first `train.val_images` images, an equal share a rank."""
+    t, world = run.cfg.train, run.world_size
+    images = min(t.val_images, len(val)) // world * world
+    if images == 0:
+        raise UserError(
+            f"the validation set has {len(val)} images, fewer than the {world} processes; set train.validate_every=0"
+        )
+    with _evaluating(method, t.seed, run.device):
+        mine = {k: v[run.rank :: world] for k, v in val.fixed(images, run.device).items()}
+        sums: dict[str, torch.Tensor] = {}
+        count, size = images // world, max(1, t.batch_size // world)
+        for first in range(0, count, size):
+            part = {k: v[first : first + size] for k, v in mine.items()}
+            share = len(part["image"]) / count
+            for key, value in method.validate(part).items():
+                sums[key] = sums.get(key, 0) + value.detach().float() * share
+    return mean_scalars({key: float(value) for key, value in sums.items()})
+
+
+def _sample(run: Run, method: Method, shown: dict, step: int) -> None:
+    if run.rank != 0:
+        return
+    with _evaluating(method, run.cfg.train.seed, run.device):
+        for name, grid in method.sample(shown).items():
+            path = save_grid(grid, run.dir / "samples" / f"step_{step:07d}_{name}.png")
+            logger.debug(f"wrote {path}")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGTERM and Ctrl-C are noted, and the loop leaves after the step; a second Ctrl-C interrupts at once."""
+    told = [0]
+
+    def note(number: int, frame: Any) -> None:
+        if told[0] and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        told[0] = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,145 @@
+"""The manifest: what every image of an export is, so that one judge can read all methods and other people's results."""
+
+import csv
+import difflib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+from engine.files import atomic_text
+
+MANIFEST, EXPORT = "manifest.csv", "export.json"
+KINDS = ("real", "sample", "reconstruction", "edit")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of an export. Paths are relative to the folder; an empty string means: does not apply."""
+
+    file: str  # the image itself, a PNG
+    kind: str  # real | sample | reconstruction | edit
+    source: str = ""  # the image that was edited or reconstructed, a PNG of this folder
+    source_index: str = ""  # dataset:split:index, where the source stands in its pack
+    source_label: str = ""  # the source's class, "" = unknown
+    target: str = ""  # a class, or Name=0|1, several joined by ";"
+    truth: str = ""  # the right answer (drawn faces, photo pairs), a PNG of this folder
+    landmarks: str = ""  # (68, 2) in [-1, 1] that were asked for, a .npy of this folder
+    strength: float = 1.0  # 1 = the edit as asked for
+    seed: int = 0  # of what was drawn
+
+    def requests(self) -> dict[str, str]:
+        """The target as {name: value}: {"Smiling": "1"}; a class as {"happy": ""}."""
+        return dict(part.partition("=")[::2] for part in self.target.split(";") if part)
+
+
+def write_manifest(folder: str | Path, rows: Iterable[Row]) -> Path:
+    """Write `manifest.csv` into `folder` (UTF-8, one line a row, header first)."""
+    path = Path(folder) / MANIFEST
+    names = [f.name for f in fields(Row)]
+    lines = [",".join(names)]
+    for row in rows:
+        cells = [str(value) for value in asdict(row).values()]
+        if any("," in cell or "\n" in cell or '"' in cell for cell in cells):
+            raise UserError(f"{path}: {row.file}: a comma, quote or line break cannot stand in a cell; rename the file")
+        lines.append(",".join(cells))
+    atomic_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def write_export(
+    folder: str | Path, origin: Any, meta: dict, what: str, guides: dict[str, str] | None = None, **facts: Any
+) -> Path:
+    """Write `export.json`: which weights made the images, and what the pictures are.
+
+    Args:
+        origin: has `run`, `step`, `sha256` of the weights used (engine's `Method.origin`).
+        meta: the pack's meta (classes, attributes, crop, image_size, fingerprint).
+        what: sample | reconstruction | edit, or a family's own word.
+        guides: {name: sha256} of every other network that the images or the weights depend on.
+    """
+    keys = ("dataset", "classes", "attributes", "crop", "image_size", "channels", "fingerprint")
+    record = {"what": what, "run": origin.run, "step": origin.step, "sha256": origin.sha256, "guides": guides or {}}
+    record |= {key: meta.get(key) for key in keys} | facts
+    path = Path(folder) / EXPORT
+    atomic_text(path, json.dumps(record, indent=1))
+    return path
+
+
+def read_export(folder: str | Path) -> dict:
+    """Read `export.json`; an empty dict for a foreign folder that has none."""
+    path = Path(folder) / EXPORT
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: is not valid JSON; export the folder again") from None
+
+
+def read_manifest(folder: str | Path, classes: Sequence[str] = (), attributes: Sequence[str] = ()) -> list[Row]:
+    """Read and check `manifest.csv`.
+
+    Args:
+        classes, attributes: names that a target or label may have; by default those of `export.json`, else any.
+
+    Raises:
+        UserError: no manifest, a missing column, a missing file, an unknown kind, label or attribute, a strength that
+            is not a number, or two rows for one file; names the line.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; sample.py export writes it, scripts/make_manifest.py for other folders")
+    export = read_export(folder)
+    classes, attributes = classes or export.get("classes") or (), attributes or export.get("attributes") or ()
+    rows, seen = [], set()
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [f.name for f in fields(Row) if f.name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path}, line 1: the column '{missing[0]}' is missing")
+        for cells in reader:
+            row = _check_row(folder, f"{path}, line {reader.line_num}", cells, classes, attributes)
+            if row.file in seen:
+                raise UserError(f"{path}, line {reader.line_num}: {row.file} stands here a second time")
+            seen.add(row.file)
+            rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: has no rows")
+    return rows
+
+
+def _check_row(folder: Path, where: str, cells: dict, classes: Sequence[str], attributes: Sequence[str]) -> Row:
+    try:
+        numbers = {"strength": float(cells["strength"] or 1), "seed": int(cells["seed"] or 0)}
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{where}: strength and seed must be numbers, got {cells['strength']}, {cells['seed']}"
+        ) from None
+    if not math.isfinite(numbers["strength"]):
+        raise UserError(f"{where}: strength is {numbers['strength']}, expected a finite number")
+    row = Row(**{f.name: cells[f.name] or "" for f in fields(Row)} | numbers)
+    if row.kind not in KINDS:
+        raise UserError(f"{where}: unknown kind '{row.kind}'; expected one of {', '.join(KINDS)}")
+    for name in ("file", "source", "truth", "landmarks"):
+        value = getattr(row, name)
+        if (value or name == "file") and not (folder / value).is_file():
+            raise UserError(f"{where}: {name} '{value}' is not in {folder}")
+    if row.source_label and classes and row.source_label not in classes:
+        raise UserError(f"{where}: unknown label '{row.source_label}'{_nearest(row.source_label, classes)}")
+    for name, value in row.requests().items():
+        known = attributes if value else classes
+        if known and name not in known:
+            raise UserError(f"{where}: unknown target '{name}'{_nearest(name, known)}")
+        if value not in ("", "0", "1"):
+            raise UserError(f"{where}: target {name}={value}: expected a class, {name}=0 or {name}=1")
+    return row
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
