@@ -1,0 +1,359 @@
+"""Directions and paths on toys whose truth is known."""
+
+import math
+import time
+
+import pytest
+import torch
+
+from latents.directions import (
+    Moments,
+    alpha_to_side,
+    alphas_to_targets,
+    balanced_vector,
+    class_means,
+    kept_matches,
+    knn_vectors,
+    lda_scores,
+    mean_codes,
+    mean_vectors,
+    ols_from_moments,
+    ols_vectors,
+    orthogonalise,
+    side_of,
+)
+from latents.paths import lerp, slerp
+
+NAMES = ("Smiling", "Male")
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Two orthogonal unit directions in 16 dimensions, labels correlated 0.33."""
+    rng = torch.Generator().manual_seed(3)
+    n, z = 20_000, 16
+    male = (torch.rand(n, generator=rng) < 0.5).double()
+    smiling = (torch.rand(n, generator=rng) < 1 / 3 + male / 3).double()
+    attr = torch.stack([smiling, male], 1)
+    truth = torch.zeros(2, z, dtype=torch.float64)
+    truth[0, 0], truth[1, 1] = 1.0, 1.0
+    mu = attr @ truth + 0.5 * torch.randn(n, z, dtype=torch.float64, generator=rng)
+    return mu, attr, truth
+
+
+def cosine_and_leak(v, truth):
+    unit = v / v.norm()
+    return (unit @ truth[0]).item(), (unit @ truth[1]).abs().item()
+
+
+# --- directions ------------------------------------------------------------------------------------------------------
+
+
+def test_ols_and_balanced_find_the_direction_and_the_mean_does_not(toy):
+    mu, attr, truth = toy
+    assert torch.corrcoef(attr.T)[0, 1].item() == pytest.approx(0.33, abs=0.02)
+    balanced, _ = balanced_vector(mu, attr, 0, [1])
+    for v in (ols_vectors(mu, attr)[0], balanced):
+        cosine, leak = cosine_and_leak(v, truth)
+        assert cosine >= 0.99 and leak <= 0.02
+        assert v.norm().item() == pytest.approx(1.0, abs=0.03)  # alpha 1 = one class distance
+    assert cosine_and_leak(mean_vectors(mu, attr)[0], truth)[1] >= 0.3
+
+
+def test_directions_point_from_without_to_with_in_the_codes_type(toy):
+    mu, attr, _ = toy
+    means = mean_codes(mu, attr)
+    assert means.shape == (2, 2, 16)
+    assert torch.allclose(means[0, 1], mu[attr[:, 0] == 1].mean(0)) and torch.allclose(
+        means[1, 0], mu[attr[:, 1] == 0].mean(0)
+    )
+    assert torch.allclose(mean_vectors(mu, attr), means[:, 1] - means[:, 0])
+    for fit in (mean_vectors, ols_vectors, lda_scores):
+        assert fit(mu.float(), attr.float()).dtype == torch.float32
+
+
+def test_ols_equals_least_squares_with_a_small_ridge(toy):
+    mu, attr, _ = toy
+    design = torch.cat([torch.ones(len(attr), 1, dtype=torch.float64), attr], 1)
+    expected = torch.linalg.lstsq(design, mu).solution[1:]
+    assert torch.allclose(ols_vectors(mu, attr, ridge=0.0), expected, atol=1e-9)
+
+
+def test_moments_in_batches_equal_one_pass(toy):
+    mu, attr, _ = toy
+    moments = Moments()
+    for part in torch.arange(len(mu)).split(777):
+        moments.add(mu[part], attr[part])
+    assert moments.n == len(mu)
+    assert torch.allclose(ols_from_moments(moments), ols_vectors(mu, attr), atol=1e-10)
+
+
+def test_one_hot_classes_need_no_special_care():
+    rng = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 4, (4000,), generator=rng)
+    centres = torch.randn(4, 8, dtype=torch.float64, generator=rng)
+    mu = centres[label] + 0.1 * torch.randn(4000, 8, dtype=torch.float64, generator=rng)
+    y = torch.nn.functional.one_hot(label, 4).double()
+    v = ols_vectors(mu, y, ridge=1e-6)
+    assert torch.allclose(
+        v[2] - v[0], centres[2] - centres[0], atol=0.02
+    )  # neutral -> happy: the difference of two rows
+
+
+def test_unknown_labels_are_left_out(toy):
+    mu, attr, _ = toy
+    holes = attr.clone()
+    holes[::3, 0] = float("nan")
+    known = ~torch.isnan(holes[:, 0])
+    spoilt = mu.clone()
+    spoilt[::3] += 100  # must not count where the label is unknown
+    assert torch.allclose(mean_vectors(spoilt, holes)[0], mean_vectors(mu[known], attr[known])[0])
+    assert torch.allclose(ols_vectors(spoilt, holes), ols_vectors(mu[known], attr[known]))
+    assert torch.allclose(lda_scores(spoilt, holes)[0], lda_scores(mu[known], attr[known])[0], atol=1e-9)
+    got, cells = balanced_vector(spoilt, holes, 0, [1])
+    assert torch.allclose(got, balanced_vector(mu[known], attr[known], 0, [1])[0])
+    assert sum(map(sum, cells.kept.values())) == int(known.sum())
+
+
+def test_minus_one_labels_are_refused(toy):
+    mu, attr, _ = toy
+    for fit in (mean_vectors, ols_vectors, lda_scores):
+        with pytest.raises(ValueError, match="Smiling.*found -1.*mapped to 0 and 1"):
+            fit(mu, 2 * attr - 1, names=NAMES)
+    with pytest.raises(ValueError, match="expected 0, 1 or NaN"):
+        balanced_vector(mu, 2 * attr - 1, 0, [1])
+    with pytest.raises(ValueError, match="expected 0, 1 or NaN"):
+        knn_vectors(mu[:1], None, mu, 2 * attr - 1, 0)
+
+
+def test_a_constant_attribute_is_named(toy):
+    mu, attr, _ = toy
+    constant = attr.clone()
+    constant[:, 1] = 1
+    for fit in (mean_vectors, ols_vectors, lda_scores):
+        with pytest.raises(ValueError, match="Male does not vary: 0 faces without"):
+            fit(mu, constant, names=NAMES)
+    with pytest.raises(ValueError, match="Male"):
+        balanced_vector(mu, constant, "Male", ["Smiling"], names=NAMES)
+    with pytest.raises(ValueError, match="Male"):
+        knn_vectors(mu[:1], None, mu, constant, "Male", names=NAMES)
+    with pytest.raises(ValueError, match="every face that counts"):  # constant among the complete rows only
+        holes = attr.clone()
+        holes[attr[:, 0] == 0, 1] = float("nan")
+        ols_vectors(mu, holes, names=NAMES)
+
+
+def test_thin_cells_are_dropped_and_named(toy):
+    mu, attr, truth = toy
+    thin = attr.clone()
+    rows = torch.nonzero((thin[:, 0] == 1) & (thin[:, 1] == 0)).flatten()
+    keep = torch.ones(len(mu), dtype=torch.bool)
+    keep[rows[5:]] = False  # five smiling women are left
+    v, cells = balanced_vector(mu[keep], thin[keep], "Smiling", ["Male"], names=NAMES)
+    assert list(cells.kept) == [(1,)] and cells.dropped[(0,)][1] == 5
+    assert "dropped Male=0" in cells.describe() and "with 5" in cells.describe()
+    assert torch.isfinite(v).all() and cosine_and_leak(v, truth)[0] > 0.99
+    with pytest.raises(ValueError, match="Smiling: 0 of 2 cells.*Male=0"):
+        balanced_vector(mu[keep], thin[keep], "Smiling", ["Male"], min_cell=10**6, names=NAMES)
+    with pytest.raises(ValueError, match="at most 4"):
+        balanced_vector(mu, torch.cat([attr] * 3, 1), 0, [1, 2, 3, 4, 5])
+
+
+def test_lda_reads_along_the_whitened_difference():
+    rng = torch.Generator().manual_seed(1)
+    n = 20_000
+    attr = (torch.arange(n) % 2).double()[:, None]
+    mu = torch.randn(n, 2, dtype=torch.float64, generator=rng) @ torch.diag(
+        torch.tensor([0.2, 2.0], dtype=torch.float64)
+    )
+    mu = mu + attr * torch.tensor([0.2, 1.0])
+    w = lda_scores(mu, attr, shrink=0.0)[0]
+    # S^-1 d = (0.2 / 0.04, 1 / 4) = (5, 0.25); one standard deviation within a class
+    assert (w / w.norm() @ torch.tensor([5, 0.25], dtype=torch.float64) / math.hypot(5, 0.25)).item() > 0.9999
+    for side in (0, 1):
+        assert (mu[attr[:, 0] == side] @ w).std().item() == pytest.approx(1.0, abs=0.02)
+    means = class_means(mu, attr, w[None])
+    assert (means[0, 1] - means[0, 0]).item() == pytest.approx(math.sqrt(0.2**2 / 0.04 + 1 / 4), abs=0.05)
+
+
+# --- nearest neighbours ----------------------------------------------------------------------------------------------
+
+
+def test_knn_of_everybody_is_the_mean_vector(toy):
+    mu, attr, _ = toy
+    query = torch.zeros(2, 16, dtype=torch.float64)
+    got = knn_vectors(query, None, mu, attr, 0, k=len(mu))
+    assert torch.allclose(got, mean_vectors(mu, attr)[:1].expand(2, -1), atol=1e-9)
+
+
+def test_knn_never_takes_the_query_itself():
+    mu = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    attr = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+    assert knn_vectors(mu[:1], None, mu, attr, 0, k=1).item() == pytest.approx(1.0 - 3.0)
+    assert knn_vectors(mu[:1] + 1e-3, None, mu, attr, 0, k=1).item() == pytest.approx(0.0 - 3.0)  # near is not itself
+
+
+def test_knn_finds_the_local_direction_where_the_mean_finds_none():
+    rng = torch.Generator().manual_seed(2)
+    n = 4000
+    cluster = (torch.rand(n, generator=rng) < 0.5).double() * 2 - 1
+    attr = (torch.rand(n, generator=rng) < 0.5).double()
+    mu = 0.05 * torch.randn(n, 4, dtype=torch.float64, generator=rng)
+    mu[:, 0] += 10 * cluster
+    mu[:, 1] += cluster * attr  # opposite on the two sides
+    query = torch.zeros(2, 4, dtype=torch.float64)
+    query[:, 0] = torch.tensor([-10.0, 10.0])
+    v = knn_vectors(query, None, mu, attr[:, None], 0, k=100)
+    assert v[0, 1].item() == pytest.approx(-1, abs=0.15) and v[1, 1].item() == pytest.approx(1, abs=0.15)
+    assert mean_vectors(mu, attr[:, None])[0, 1].abs().item() < 0.1
+
+
+def test_knn_matches_the_asked_labels_and_relaxes_from_the_end(toy):
+    mu, attr, _ = toy
+    query = torch.zeros(1, 16, dtype=torch.float64)
+    labels = torch.tensor([[0.0, 1.0]])
+    men = attr[:, 1] == 1
+    got = knn_vectors(query, labels, mu, attr, "Smiling", k=800, match=["Male"], names=NAMES)
+    assert torch.allclose(got, knn_vectors(query, None, mu[men], attr[men], 0, k=800))
+    assert kept_matches(labels, attr, 0, [1], k=800).tolist() == [1]
+    assert kept_matches(labels, attr, 0, [1], k=1000).tolist() == [0]  # fewer than 4000 earnest men
+    unknown = torch.tensor([[0.0, float("nan")]])
+    assert torch.equal(knn_vectors(query, unknown, mu, attr, 0, match=[1]), knn_vectors(query, None, mu, attr, 0))
+
+
+def test_knn_prefers_faces_with_the_same_other_labels():
+    mu = torch.tensor([[1.0], [5.0], [2.0], [9.0]])
+    attr = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    got = knn_vectors(torch.zeros(1, 1), torch.tensor([[0.0, 1.0]]), mu, attr, 0, k=1)
+    assert got.item() == pytest.approx(5.0 - 9.0)  # not the nearer ones, whose second label differs
+    assert knn_vectors(torch.zeros(1, 1), None, mu, attr, 0, k=1).item() == pytest.approx(1.0 - 2.0)
+
+
+def test_a_batch_of_queries_equals_each_alone(toy):
+    mu, attr, _ = toy
+    query, labels = mu[:70], attr[:70]
+    whole = knn_vectors(query, labels, mu[100:3000], attr[100:3000], 0, k=10, match=[1])
+    alone = torch.cat(
+        [
+            knn_vectors(query[i : i + 1], labels[i : i + 1], mu[100:3000], attr[100:3000], 0, 10, [1])
+            for i in (0, 66, 69)
+        ]
+    )
+    assert torch.allclose(whole[[0, 66, 69]], alone, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_knn_and_fits_are_fast_enough_for_celeba():
+    rng = torch.Generator().manual_seed(0)
+    mu, attr = torch.randn(160_000, 128, generator=rng), (torch.rand(160_000, 40, generator=rng) < 0.3).float()
+    start = time.process_time()
+    ols_vectors(mu, attr), lda_scores(mu, attr)
+    fits = time.process_time() - start
+    knn_vectors(torch.randn(64, 128, generator=rng), attr[:64], mu, attr, 0, match=[1, 2])
+    assert (
+        fits < 20 and time.process_time() - start - fits < 12
+    )  # CPU seconds; the wall-clock goals are 10 and 3 on two cores
+
+
+# --- using them ------------------------------------------------------------------------------------------------------
+
+
+def test_orthogonalise_leaves_nothing_along_what_is_kept():
+    rng = torch.Generator().manual_seed(0)
+    v, keep = (
+        torch.randn(3, 9, dtype=torch.float64, generator=rng),
+        torch.randn(4, 9, dtype=torch.float64, generator=rng),
+    )
+    rest = orthogonalise(v, keep)
+    assert (rest @ keep.T).abs().max() < 1e-12
+    dependent = torch.cat([keep, 2 * keep[:1], keep[1:2] - keep[2:3]])
+    assert torch.allclose(orthogonalise(v, dependent), rest, atol=1e-12)  # the same span takes the same away
+    assert (orthogonalise(v[0], keep[0]) @ keep[0]).abs() < 1e-12
+    with pytest.raises(ValueError, match="nothing is left"):
+        orthogonalise(keep[:1] + keep[1:2], keep)
+
+
+def test_alpha_to_side_lands_on_the_class_mean(toy):
+    mu, attr, _ = toy
+    v, score = ols_vectors(mu, attr), lda_scores(mu, attr)
+    means = class_means(mu, attr, score)
+    query = mu[attr[:, 0] == 0][:50]
+    for side in (0, 1):
+        alpha = alpha_to_side(query, v[0], score[0], means[0], side)
+        inside = alpha.abs() < 3
+        assert inside.float().mean() > 0.9
+        landed = (query + alpha[:, None] * v[0]) @ score[0]
+        assert torch.allclose(landed[inside], means[0, side].expand(int(inside.sum())), atol=1e-6)
+    local = v[0] * torch.linspace(0.5, 2, 50, dtype=torch.float64)[:, None]  # a direction per query, a side per query
+    sides = torch.arange(50) % 2
+    alpha = alpha_to_side(query, local, score[0], means[0], sides)
+    landed = (query + alpha[:, None] * local) @ score[0]
+    assert torch.allclose(landed[alpha.abs() < 3], means[0][sides][alpha.abs() < 3], atol=1e-6)
+
+
+def test_alpha_is_clamped_and_a_direction_without_effect_gives_zero():
+    score, means = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    query = torch.tensor([[-100.0, 0.0], [100.0, 0.0]])
+    assert alpha_to_side(query, torch.tensor([1.0, 0.0]), score, means, 1).tolist() == [3.0, -3.0]
+    assert alpha_to_side(query, torch.tensor([0.0, 1.0]), score, means, 1).tolist() == [0.0, 0.0]
+
+
+def test_side_of_reads_the_nearer_class_mean():
+    query = torch.tensor([[0.2], [0.9], [5.0]])
+    assert side_of(query, torch.tensor([1.0]), torch.tensor([0.0, 1.0])).tolist() == [0, 1, 1]
+
+
+def test_several_requests_move_all_scores_to_their_targets(toy):
+    mu, attr, _ = toy
+    v, score = mean_vectors(mu, attr), lda_scores(mu, attr)  # entangled on purpose: each moves both readings
+    means = class_means(mu, attr, score)
+    query, target = mu[:20], torch.stack([means[0, 1], means[1, 0]])
+    alpha = alphas_to_targets(query, v, score, target)
+    inside = (alpha.abs() < 3).all(1)
+    assert inside.sum() >= 10
+    landed = (query + alpha @ v) @ score.T
+    assert torch.allclose(landed[inside], target.expand(int(inside.sum()), 2), atol=1e-6)
+    apart = torch.stack([alpha_to_side(query, v[i], score[i], means[i], 1 - i) for i in range(2)], 1)
+    assert not torch.allclose((query + apart @ v) @ score.T, target.expand(20, 2), atol=0.1)  # one by one misses
+
+
+def test_the_same_request_twice_is_solved():
+    v = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    alpha = alphas_to_targets(torch.zeros(1, 2), v, v, torch.tensor([1.0, 1.0]))
+    assert torch.allclose(alpha, torch.tensor([[0.5, 0.5]]), atol=1e-6)
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+
+def test_paths_have_exact_ends_and_broadcast():
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(5, 7, generator=rng), 3 * torch.randn(5, 7, generator=rng)
+    for path in (lerp, slerp):
+        assert torch.equal(path(a, b, 0.0), a) and torch.equal(path(a, b, 1.0), b)
+        strip = path(a, b, torch.linspace(0, 1, 9)[:, None])
+        assert strip.shape == (9, 5, 7) and strip.dtype == torch.float32
+        assert torch.equal(strip[0], a) and torch.equal(strip[8], b)
+        assert torch.allclose(strip[4, 2], path(a[2], b[2], 0.5), atol=1e-6)
+        assert path(a[0], b[0], torch.linspace(0, 1, 4)).shape == (4, 7)
+        per_row = path(a, b, torch.tensor([0.0, 1.0, 0.5, 0.0, 1.0]))
+        assert torch.equal(per_row[1], b[1]) and torch.equal(per_row[3], a[3])
+
+
+def test_slerp_walks_the_arc_at_even_speed_with_a_monotone_norm():
+    a, b = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64)
+    path = slerp(a, b, torch.linspace(0, 1, 7, dtype=torch.float64))
+    angles = torch.atan2(path[:, 1], path[:, 0])
+    assert torch.allclose(angles, torch.linspace(0, math.pi / 2, 7, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(path.norm(dim=1), torch.linspace(1, 3, 7, dtype=torch.float64), atol=1e-12)
+    assert lerp(a, b, 0.5).norm() < path[3].norm() - 0.3  # the chord cuts through
+
+
+def test_slerp_is_finite_where_no_arc_is_defined():
+    a = torch.tensor([1.0, 2.0, 2.0], dtype=torch.float64)
+    nearly = a + torch.tensor([1e-6, 0, 0], dtype=torch.float64)
+    for b in (-a, torch.zeros(3, dtype=torch.float64), 2 * a, a, nearly, -nearly):
+        for t in (0.0, 0.3, 1.0):
+            assert torch.allclose(slerp(a, b, t), lerp(a, b, t)), (b, t)
+    zero = torch.zeros(3, dtype=torch.float64)
+    assert torch.equal(slerp(zero, zero, 0.5), zero)
