@@ -185,31 +185,34 @@ def _insert_mapping(config_class: type, prefix: str, node: yaml.Node, file: str,
 
 
 def _insert(config_class: type, key: str, node: yaml.Node, where: str, tree: dict, places: dict) -> None:
-    kind, parts = config_class, key.split(".")
+    kind, branch, parts = config_class, tree, key.split(".")
     for depth, part in enumerate(parts):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if part not in hints:
             raise UserError(f"{where}: {key}: no such key{_nearest(config_class, key)}")
         kind = hints[part]
         if dataclasses.is_dataclass(kind):
-            tree = tree.setdefault(part, {})
+            branch = branch.setdefault(part, {})
         elif depth < len(parts) - 1:
             raise UserError(f"{where}: {key}: no such key; {'.'.join(parts[: depth + 1])} is a single value")
     if dataclasses.is_dataclass(kind):
-        root: dict = {}
-        _insert_mapping(kind, "", node, where.partition(", line")[0], root, inner := {})
-        tree |= root
-        places |= {f"{key}.{name}": place for name, place in inner.items()}
-        return
-    tree[parts[-1]] = _convert(node, kind, where, key)
-    places[key] = where
+        _insert_mapping(config_class, f"{key}.", node, where.partition(", line")[0], tree, places)
+    else:
+        branch[parts[-1]] = _convert(node, kind, where, key)
+        places[key] = where
 
 
 def _nearest(config_class: type, key: str) -> str:
-    keys = [line.split(" = ")[0].strip() for line in describe(config_class).splitlines()]
+    keys = _keys(config_class)
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     close = close or [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
     return f"; did you mean {close[0]}?" if close else "; --help lists the keys"
+
+
+def _keys(config_class: type, prefix: str = "") -> list[str]:
+    hints = typing.get_type_hints(config_class)
+    nested = [_keys(k, f"{prefix}{n}.") if dataclasses.is_dataclass(k) else [prefix + n] for n, k in hints.items()]
+    return [key for keys in nested for key in keys]
 
 
 def _type_name(kind: Any) -> str:

@@ -23,6 +23,7 @@ from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text, lock, sha256
 from engine.journal import start_logging
 from engine.method import Origin
+from engine.precision import seed_everything, seed_of
 
 
 @dataclass
@@ -54,7 +55,7 @@ def start(
         cfg = load_config(config_class, args.config, args.overrides)
         cfg = resolve(cfg) if resolve else cfg
         current.append(cfg)
-        run_dir = args.run_dir or Path("runs") / config_class.__module__.split(".")[0] / Path(args.config).stem
+        run_dir = args.run_dir or Path("runs") / Path(sys.argv[0]).resolve().parent.name / args.config.stem
         stack.callback(ranks.stop_ranks)
         _set_backends(cfg.train)
         rank, world, device = ranks.start_ranks(cfg.train.device)
@@ -69,6 +70,7 @@ def start(
         ranks.barrier()
         start_logging(run_dir / "train.log", rank)
         stack.callback(logging.shutdown)
+        seed_everything(seed_of(cfg.train.seed, -1, 0), device)  # first weights: the same on all ranks
         yield Run(cfg, run_dir, device, rank, world)
 
 
@@ -106,14 +108,10 @@ def load(
 
 
 def _parse(config: type | dict[str, type], argv: list[str]) -> tuple[argparse.Namespace, type]:
-    several = config if isinstance(config, dict) else {"": config}
-    knobs = "\n\n".join(
-        f"{name + ': ' if name else ''}knobs and defaults\n{describe(c)}" for name, c in several.items()
-    )
     parser = argparse.ArgumentParser(
         usage="%(prog)s --config FILE [--run-dir DIR] [key=value ...]",
         description="Train. The same command again resumes.",
-        epilog=knobs,
+        epilog=_knobs(config) if {"-h", "--help"} & set(argv) else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, type=Path, help="a YAML file of configs/")
@@ -123,6 +121,12 @@ def _parse(config: type | dict[str, type], argv: list[str]) -> tuple[argparse.Na
     if isinstance(config, dict):
         return args, config[read_system(args.config, args.overrides, config)]
     return args, config
+
+
+def _knobs(config: type | dict[str, type]) -> str:
+    several = config if isinstance(config, dict) else {"": config}
+    lists = [f"{name + ': ' if name else ''}knobs and defaults\n{describe(c)}" for name, c in several.items()]
+    return "\n\n".join(lists).replace("%", "%%")
 
 
 def _check_device(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""A toy method on toy data: a linear autoencoder that learns in milliseconds. `python tests/toy.py --config F` trains it."""
+"""A toy method on toy data, a linear autoencoder that learns in milliseconds: `python tests/toy.py --config F`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -96,8 +96,8 @@ class Toy(Method):
         return {"recon": Grid(torch.stack([x, self.ema(x).view_as(x).clamp(-1, 1)]), ["input", "output"])}
 
 
-def main() -> None:
-    with engine.start(ToyConfig) as run:
+def main(argv: list[str] | None = None) -> None:
+    with engine.start(ToyConfig, argv=argv) as run:
         faces = ToySet(run.cfg.data.size)
         engine.fit(run, Toy(run.cfg, {"image_size": run.cfg.data.size}), faces, faces)
 

@@ -1,0 +1,242 @@
+"""Whole runs of the toy method: resume, kills, signals, ranks, refusals."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from torch.utils.tensorboard import SummaryWriter
+from toy import ToyConfig, ToySet
+
+import engine
+from engine.checkpoint import read_checkpoint, save_checkpoint
+from engine.config import load_config
+
+TOY = Path(__file__).with_name("toy.py")
+CADENCES = "train: {total_steps: 40, log_every: 7, save_every: 10, sample_every: 20, validate_every: 20, lr_warmup: 5}"
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOY.parent.parent)}
+ENV.pop("WORLD_SIZE", None)
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(CADENCES)
+    return path
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def arguments(config: Path, name: str, *overrides: str) -> list[str]:
+    return ["--config", str(config), "--run-dir", str(config.parent / name), *overrides]
+
+
+def launch(config: Path, name: str, *overrides: str) -> Done:
+    """One run of the toy, in this process: what the command line does, without the two seconds of importing torch."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            toy.main(arguments(config, name, *overrides))
+        except SystemExit as leaving:
+            code = leaving.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def launch_process(program: list[str], config: Path, name: str, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *program, *arguments(config, name, *overrides)]
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
+
+
+def final(config: Path, name: str, step: int = 40) -> dict:
+    return read_checkpoint(config.parent / name / "checkpoints" / f"step_{step:07d}.pt")
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def same_run(config: Path, a: str, b: str) -> bool:
+    one, two = final(config, a), final(config, b)
+    one["config"], two["config"] = {}, {}  # cadences may differ
+    return equal(one, two)
+
+
+def log(config: Path, name: str) -> list[dict]:
+    rows = [json.loads(line) for line in (config.parent / name / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in rows]
+
+
+@pytest.fixture
+def straight(config) -> Path:
+    assert launch(config, "straight").returncode == 0
+    return config
+
+
+def test_resume_equals_the_straight_run_bit_for_bit(straight):
+    first = launch(straight, "resumed", "train.stop_at=23")
+    assert first.returncode == 0 and final(straight, "resumed", 23)["step"] == 23
+    assert launch(straight, "resumed").returncode == 0
+    assert same_run(straight, "straight", "resumed")
+    assert log(straight, "straight") == log(straight, "resumed")
+
+
+KILL = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import toy, engine.checkpoint
+{patch}
+sys.argv = ["toy.py", *sys.argv[1:]]
+toy.main()
+"""
+IN_A_STEP = """
+real = toy.Toy.step
+def step(self, batch, n):
+    if n == 17: os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, batch, n)
+toy.Toy.step = step
+"""
+IN_A_WRITE = """
+real = engine.checkpoint._Summing.write
+def write(self, data):
+    if "step_0000020" in self.file.name and self.file.tell() > 1000: os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, data)
+engine.checkpoint._Summing.write = write
+"""
+
+
+@pytest.mark.parametrize("patch", [IN_A_STEP, IN_A_WRITE], ids=["in a step", "inside a checkpoint write"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(straight, patch):
+    code = KILL.format(tests=str(TOY.parent), patch=patch)
+    killed = launch_process(["-c", code], straight, "killed")
+    assert killed.returncode == -signal.SIGKILL
+    assert not (straight.parent / "killed" / "checkpoints" / "step_0000020.pt").exists()
+    assert launch(straight, "killed").returncode == 0
+    assert same_run(straight, "straight", "killed") and log(straight, "straight") == log(straight, "killed")
+
+
+def test_sigterm_saves_and_leaves_with_143(config):
+    command = [sys.executable, str(TOY), "--config", str(config), "--run-dir", str(config.parent / "r")]
+    process = subprocess.Popen([*command, "train.total_steps=1000000"], env=ENV, stdout=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while not list((config.parent / "r").glob("checkpoints/*.pt")) and time.time() < deadline:
+        time.sleep(0.05)
+    second = launch(config, "r", "train.total_steps=1000000")
+    assert second.returncode == 2 and f"is being trained by process {process.pid}" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert "stopped by a signal" in process.communicate()[0]
+
+
+def test_a_changed_key_is_refused_and_nothing_is_written(straight):
+    folder = straight.parent / "straight"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    refused = launch(straight, "straight", "train.lr=0.5", "model.width=9")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "train.lr: 0.01 then, 0.5 now" in refused.stderr and "model.width: 3 then, 9 now" in refused.stderr
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    longer = launch(straight, "straight", "train.total_steps=60", "train.log_every=3")
+    assert longer.returncode == 0 and "learning rate's factor" in longer.stdout
+    assert final(straight, "straight", 60)["step"] == 60
+
+
+def test_other_data_are_refused(straight, tmp_path):
+    path = straight.parent / "straight" / "checkpoints" / "step_0000040.pt"
+    state = read_checkpoint(path)
+    state["meta"]["image_size"] = 99
+    save_checkpoint(path, state)
+    refused = launch(straight, "straight", "train.total_steps=50")
+    assert refused.returncode == 2 and "image_size differ" in refused.stderr
+
+
+def test_a_damaged_checkpoint_is_survived(straight):
+    folder = straight.parent / "straight" / "checkpoints"
+    (folder / "step_0000040.pt").write_bytes(b"nonsense")
+    done = launch(straight, "straight")
+    assert done.returncode == 0 and "set aside" in done.stdout
+    assert (folder / "step_0000040.pt.damaged").exists() and final(straight, "straight")["step"] == 40
+
+
+def test_nan_stops_with_step_name_and_checkpoint(config):
+    stopped = launch(config, "nan", "loss.weight=1e38", "train.lr=1e30")
+    assert stopped.returncode == 2 and "Traceback" not in stopped.stderr
+    assert "is inf" in stopped.stderr or "is nan" in stopped.stderr
+
+
+def test_init_from_starts_from_the_named_weights(straight):
+    run = straight.parent / "straight"
+    done = launch(straight, "tuned", f"train.init_from=['{run}:net']", "train.total_steps=1", "train.lr=1e-12")
+    assert done.returncode == 0, done.stderr
+    best = read_checkpoint(run / "checkpoints" / "best.pt")["method"]
+    tuned = final(straight, "tuned", 1)["method"]
+    assert torch.allclose(tuned["net.1.weight"], best["net.1.weight"]) and tuned["warm"] == 0
+    wrong = launch(straight, "wrong", f"train.init_from=['{run}:nothing']")
+    assert wrong.returncode == 2 and "nothing under 'nothing'" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_end_with_one_set_of_weights(config):
+    dump = config.parent / "dump.py"
+    dump.write_text(
+        f"import sys; sys.path.insert(0, {str(TOY.parent)!r})\n"
+        "import torch, toy, engine, os\n"
+        "with engine.start(toy.ToyConfig) as run:\n"
+        "    faces = toy.ToySet(4); m = toy.Toy(run.cfg, {'image_size': 4})\n"
+        "    engine.fit(run, m, faces, faces)\n"
+        "    torch.save(m.state_dict(), run.dir / f'rank{run.rank}.pt')\n"
+    )
+    program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(dump)]
+    done = launch_process(program, config, "two", "model.dropout=0")
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (torch.load(config.parent / "two" / f"rank{r}.pt") for r in (0, 1))
+    differ = [k for k in one if not torch.equal(one[k], two[k]) and "running" not in k]
+    assert not differ
+    assert final(config, "two")["step"] == 40
+    odd = launch_process(program, config, "odd", "train.batch_size=3")
+    assert odd.returncode == 1 and "not divisible by 2 processes" in odd.stderr
+
+
+def test_the_loop_costs_less_than_half_a_millisecond(tmp_path):
+    class Nothing(engine.Method):
+        def __init__(self, cfg):
+            super().__init__(cfg, {})
+            self.w = torch.nn.Parameter(torch.zeros(1))
+
+        def step(self, batch, step):
+            return {"loss": self.w.detach()[0]}
+
+    steps = 400
+    quiet = [f"train.total_steps={steps}", "train.sample_every=0", f"train.save_every={steps}", "train.batch_size=1"]
+    cfg = load_config(ToyConfig, None, quiet)
+    run = engine.Run(cfg, tmp_path, torch.device("cpu"))
+    (tmp_path / "config.yaml").write_text("")
+    faces = ToySet(4)
+    batches = faces.batches(1)
+    start = time.perf_counter()
+    for _ in range(steps):
+        next(batches)
+    bare = time.perf_counter() - start
+    method = Nothing(cfg)
+    SummaryWriter(str(tmp_path))  # its first use imports for a second
+    start = time.perf_counter()
+    engine.fit(run, method, faces)
+    assert (time.perf_counter() - start - bare) / steps < 0.5e-3
