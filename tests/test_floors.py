@@ -1,0 +1,96 @@
+"""The house keeps its floors: who may import whom, and no file that hides a package or a standard module."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+METHODS = ["vae", "interface_gan", "flow", "aae_cgan", "gcgan", "a2f"]
+GROUND = {"engine", "losses", "latents"}
+MAY_IMPORT = {
+    "engine": set(),
+    "losses": set(),
+    "latents": set(),
+    "data": set(),  # and engine.errors, engine.files
+    "evaluation": {"engine", "data", "losses"},
+    **{method: {"engine", "data", "losses", "latents", "evaluation"} for method in METHODS},
+}
+OURS = set(MAY_IMPORT) | {"scripts", "tests"}
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            found.append((node.lineno, node.module))
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_lies_below_it(room):
+    for path in modules(room):
+        for line, name in imports(path):
+            top = name.split(".")[0]
+            if top not in OURS or top == room or top in MAY_IMPORT[room]:
+                continue
+            allowed = room == "data" and name in ("engine.errors", "engine.files")
+            assert allowed, f"{path.relative_to(ROOT)}:{line}: {room} may not import {name}"
+
+
+def test_no_circle_of_imports():
+    edges = {}
+    for room in MAY_IMPORT:
+        for path in modules(room):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            tree = ast.parse(path.read_text())
+            edges[name] = {n.module for n in tree.body if isinstance(n, ast.ImportFrom) and n.module} | {
+                a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names
+            }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name in done or name not in edges:
+            return
+        for other in edges[name]:
+            if not name.startswith(other + "."):  # a submodule may use what its package offers
+                visit(other, (*path, name))
+        done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_no_file_hides_a_package_or_a_standard_module():
+    taken = set(sys.stdlib_module_names) | OURS | {"torch", "numpy", "yaml", "PIL", "pytest"}
+    for room in [*MAY_IMPORT, "scripts"]:
+        for path in (ROOT / room).glob("*.py"):  # a script's folder comes first on sys.path
+            assert path.stem not in taken - {"__init__"}, f"{path.relative_to(ROOT)} hides the module {path.stem}"
+
+
+def test_no_path_edits_and_no_silent_except():
+    for room in MAY_IMPORT:
+        for path in modules(room):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ExceptHandler):
+                    silent = all(isinstance(n, ast.Pass) for n in node.body)
+                    broad = node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
+                    assert not (silent or broad), f"{path.relative_to(ROOT)}:{node.lineno}: swallows an exception"
+            assert "sys.path." not in path.read_text(), path
+
+
+def test_ground_starts_without_heavy_imports():
+    code = "import sys, engine, data, losses, latents; print([m for m in %r if m in sys.modules])"
+    heavy = ["torchvision", "sklearn", "matplotlib", "pandas", "scipy", "cv2", "tensorboard", "torchmetrics"]
+    out = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert out.stdout.strip() == "[]"
