@@ -1,0 +1,227 @@
+"""Attribute vectors of one run: codes of its training faces, the directions and readers fitted on them, in one file.
+
+Codes are mu of the averaged encoder in evaluation mode, of the training split only. A *direction* moves a code, a
+*score* reads it (latents/directions.py): in these code spaces the reader's own normal moves badly.
+"""
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine import UserError
+from engine.files import atomic_write
+from latents.directions import class_means, lda_scores, mean_codes, mean_vectors, ols_vectors
+
+logger = logging.getLogger("faces")
+MIN_SIDE = 20  # faces without and with; fewer make noise, not a direction
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Faces as codes: mu (N, Z); labels (N, L) in {0, 1, NaN}, attributes first, then one column a class; index (N,)
+    rows of the pack."""
+
+    mu: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class AttributeVectors:
+    """One row an attribute or expression of `names`: A rows.
+
+    `direction` (A, Z) goes from without to with at alpha 1; an expression starts at neutral where that exists.
+    `score` (A, Z) reads it, whitened; `class_mean` (A, 2) are its means without and with. `mean_code` (A, 2, Z) is
+    the average face of each side, `origin` (Z,) of all; `count` (A, 2) the faces behind them. `alpha_range` (A, 2):
+    1st and 99th percentile of training faces along the direction, from the origin, in units of alpha. `auc` (A, 2):
+    how well direction and score tell the sides apart on validation faces. `provenance`: data set, split, run, step
+    and sha256 of the weights; `skipped`: labels without a vector, and why.
+    """
+
+    kind: str
+    names: list[str]
+    direction: Tensor
+    score: Tensor
+    class_mean: Tensor
+    origin: Tensor
+    mean_code: Tensor
+    count: Tensor
+    alpha_range: Tensor
+    auc: Tensor
+    provenance: dict[str, Any]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def row(self, name: str) -> int:
+        """The row of an attribute. Raises UserError with the reason if it has none."""
+        if name not in self.names:
+            reason = self.skipped.get(name, f"the run knows {', '.join(self.names)}")
+            raise UserError(f"{name} has no vector: {reason}")
+        return self.names.index(name)
+
+
+def label_names(meta: dict) -> list[str]:
+    """The columns of `Codes.labels`."""
+    return [*meta["attributes"], *meta["classes"]]
+
+
+def label_table(batch: dict[str, Any], meta: dict) -> Tensor:
+    """Labels of a batch (or of a set's arrays) as (N, L) in {0, 1, NaN}; an unknown class is NaN in each."""
+    columns = []
+    if meta["attributes"]:
+        columns.append(torch.as_tensor(batch["attr"]).float())
+    if meta["classes"]:
+        label = torch.as_tensor(batch["label"]).long()
+        one_hot = torch.nn.functional.one_hot(label.clamp_min(0), len(meta["classes"])).float()
+        one_hot[label < 0] = float("nan")
+        columns.append(one_hot)
+    if not columns:
+        raise UserError(f"{meta['dataset']} has neither attributes nor expressions to take vectors of")
+    return torch.cat(columns, 1)
+
+
+@torch.inference_mode()
+def encode(method: Any, faces: Any, batch_size: int = 256) -> Codes:
+    """Codes of every face of a set, in its order, unflipped; on the CPU."""
+    mus, labels, index = [], [], []
+    for batch in faces.once(batch_size, method.device):
+        mus.append(method.ema_encoder(batch["image"])[0].cpu())
+        labels.append(label_table({k: v.cpu() for k, v in batch.items()}, method.meta))
+        index.append(batch["index"].cpu())
+    return Codes(torch.cat(mus), torch.cat(labels), torch.cat(index))
+
+
+def cached_codes(method: Any, faces: Any, run_dir: Path, split: str) -> Codes:
+    """`encode(method, faces)`, kept in the run directory for these weights and these data."""
+    path = run_dir / f"codes_{split}_{method.origin.step}.npz"
+    key = f"{method.origin.sha256} {method.meta['fingerprint']}"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as held:
+            if str(held["key"]) == key:
+                return Codes(*(torch.from_numpy(held[name]) for name in ("mu", "labels", "index")))
+    logger.info(f"encoding {len(faces)} {split} faces into {path}")
+    codes = encode(method, faces)
+    with atomic_write(path) as file:
+        np.savez(file, mu=codes.mu.numpy(), labels=codes.labels.numpy(), index=codes.index.numpy(), key=np.array(key))
+    return codes
+
+
+def fit_vectors(train: Codes, val: Codes, meta: dict, kind: str, provenance: dict[str, Any]) -> AttributeVectors:
+    """Directions of `kind` (ols | mean) and readers of every label that has enough faces on both sides."""
+    names, skipped = label_names(meta), {}
+    for column, name in enumerate(names):
+        sides = [int((train.labels[:, column] == side).sum()) for side in (0, 1)]
+        if min(sides) < MIN_SIDE:
+            skipped[name] = f"{sides[0]} training faces without it and {sides[1]} with it, {MIN_SIDE} are needed"
+    if "neutral" in meta["classes"]:
+        skipped["neutral"] = "it is where the other expressions start; ask for the expression to leave with =0"
+    columns = [c for c, name in enumerate(names) if name not in skipped]
+    if not columns:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise UserError(f"no label has enough faces on both sides; {reasons}")
+    kept = [names[c] for c in columns]
+    mu, labels = train.mu, train.labels[:, columns]
+    direction = _directions(train, meta, kind, kept)
+    score = lda_scores(mu, labels, names=kept)
+    origin = mu.mean(0)
+    along = (mu - origin) @ (direction / direction.square().sum(1, keepdim=True)).T  # (N, A), in units of alpha
+    rank = torch.tensor([0.01, 0.99])
+    val_labels = val.labels[:, columns]
+    readings = torch.stack([val.mu @ direction.T, val.mu @ score.T], 2)  # (N, A, 2)
+    auc = [[area(readings[:, a, i], val_labels[:, a]) for i in range(2)] for a in range(len(kept))]
+    return AttributeVectors(
+        kind=kind,
+        names=kept,
+        direction=direction,
+        score=score,
+        class_mean=class_means(mu, labels, score, kept),
+        origin=origin,
+        mean_code=mean_codes(mu, labels, kept),
+        count=torch.stack([(labels == 0).sum(0), (labels == 1).sum(0)], 1),
+        alpha_range=torch.stack([quantile(along[:, a], rank) for a in range(len(kept))]),
+        auc=torch.tensor(auc),
+        provenance=provenance,
+        skipped=skipped,
+    )
+
+
+def _directions(train: Codes, meta: dict, kind: str, kept: list[str]) -> Tensor:
+    """(A, Z). Attributes are fitted on attributes and expressions on expressions: a smile is not what is left of it
+    once `happy` is held fixed."""
+    names, parts = label_names(meta), []
+    for group, start in ((meta["attributes"], None), (meta["classes"], "neutral")):
+        chosen = [name for name in group if name in kept]
+        if not chosen:
+            continue
+        labels = train.labels[:, [names.index(name) for name in chosen]]
+        if kind == "ols":  # neutral has no column, hence it is the constant from which the others are counted
+            parts.append(ols_vectors(train.mu, labels, names=chosen))
+        else:
+            if start in group:
+                labels = against(labels, train.labels[:, names.index(start)])
+            parts.append(mean_vectors(train.mu, labels, names=chosen))
+    return torch.cat(parts)
+
+
+def against(labels: Tensor, start: Tensor) -> Tensor:
+    """One-hot columns (N, K) of which 0 stays only where `start` (N,) is 1: the other classes become unknown."""
+    return labels.masked_fill((labels == 0) & (start != 1)[:, None], float("nan"))
+
+
+def area(score: Tensor, label: Tensor) -> float:
+    """Area under the ROC curve of `score` (N,) for `label` (N,) in {0, 1, NaN}; NaN without two sides."""
+    known = label.isfinite()
+    score, label = score[known], label[known]
+    positive = int(label.sum())
+    if positive in (0, len(label)):
+        return float("nan")
+    rank = torch.empty(len(score), dtype=torch.float64)
+    rank[score.argsort()] = torch.arange(1, len(score) + 1, dtype=torch.float64)
+    wins = rank[label == 1].sum() - positive * (positive + 1) / 2
+    return float(wins / (positive * (len(label) - positive)))
+
+
+def quantile(values: Tensor, q: Tensor) -> Tensor:
+    """`torch.quantile` without its limit of 16 million values."""
+    return torch.from_numpy(np.quantile(values.numpy(), q.numpy())).float()
+
+
+def save_vectors(vectors: AttributeVectors, path: Path) -> None:
+    """Tensors and plain values, read back with `weights_only=True`."""
+    with atomic_write(path) as file:
+        torch.save({f.name: getattr(vectors, f.name) for f in dataclasses.fields(vectors)}, file)
+
+
+def load_vectors(path: Path, sha256: str) -> AttributeVectors:
+    """Read vectors and refuse those of other weights than the checkpoint `sha256`."""
+    vectors = AttributeVectors(**torch.load(path, map_location="cpu", weights_only=True))
+    if vectors.provenance["sha256"] != sha256:
+        run, step = vectors.provenance["run"], vectors.provenance["step"]
+        raise UserError(
+            f"{path}: fitted to other weights (step {step}); refit with "
+            f"python vae/sample.py vectors --run-dir {run} --kind {vectors.kind}"
+        )
+    return vectors
+
+
+def get_vectors(method: Any, run_dir: Path, kind: str, train: Codes, val: Codes) -> AttributeVectors:
+    """The run's vectors of `kind`: read, or fitted, saved and said so."""
+    path = run_dir / f"vectors_{kind}.pt"
+    if path.is_file():
+        return load_vectors(path, method.origin.sha256)
+    logger.info(f"no {path} yet: fitting the {kind} vectors")
+    vectors = fit_vectors(train, val, method.meta, kind, provenance_of(method))
+    save_vectors(vectors, path)
+    return vectors
+
+
+def provenance_of(method: Any) -> dict[str, Any]:
+    """Where vectors come from."""
+    origin = method.origin
+    facts = {"dataset": method.meta["dataset"], "split": "train", "fingerprint": method.meta["fingerprint"]}
+    return facts | {"run": origin.run, "step": origin.step, "sha256": origin.sha256}

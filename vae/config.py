@@ -1,0 +1,123 @@
+"""Every knob of the variational autoencoder. Loss weights are dimensionless; every term is in nats per image."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data import DataConfig
+from engine import TrainConfig
+from engine.config import require
+from engine.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    arch: Literal["residual", "burgess", "higgins", "vanilla", "dfc"] = "residual"  # a row of the table in model.py
+    latent_dim: int = 128  # Z, >= 1; a smile needs room: 10 latents lose it (README, "The lost smile")
+    width: int = 64  # channels of the first stage, a multiple of 8; `residual` only
+    stages: int | None = None  # how often the picture is halved; null = down to the table's last side
+
+    def __post_init__(self) -> None:
+        require(self.latent_dim >= 1, "latent_dim", "at least 1", self.latent_dim)
+        require(self.width >= 8 and self.width % 8 == 0, "width", "a multiple of 8 (GroupNorm)", self.width)
+        require(self.stages is None or 1 <= self.stages <= 8, "stages", "null or 1 to 8", self.stages)
+
+
+@dataclass
+class LossConfig:
+    # The rate: what a code costs.
+    objective: Literal["autoencoder", "beta", "capacity", "btcvae", "factor"] = "beta"  # autoencoder: z = mu, free
+    beta: float = 1.0  # >= 0; weight of the KL (beta), of the total correlation (btcvae)
+    kl_warmup: float = 0.2  # [0, 1], share of the VAE's steps over which beta rises from 0, at most 5000 (1511.06349)
+    free_bits: float = 0.0  # nats per latent below which the rate is not charged (1606.04934); `beta` only
+    alpha: float = 1.0  # btcvae: weight of the mutual information
+    gamma: float = 1.0  # capacity: of |KL - C|; btcvae: of the dimension-wise KL; factor: of the total correlation
+    capacity: float = 50.0  # nats, C_max (1804.03599)
+    capacity_steps: int = 100_000  # steps over which C rises from 0
+    tc_estimator: Literal["mss", "mws"] = "mss"  # stratified or weighted sampling (1802.04942, appendix C)
+    lr_discriminator: float = 1.0e-5  # factor: Adam (0.5, 0.9) of the discriminator, as in 1802.05983
+
+    # The distortion in pixels: -log p(x|z), summed over the image.
+    pixel: Literal["gaussian", "bernoulli"] = "gaussian"
+    sigma: float | None = None  # units of the [-1, 1] image, > 0; null = calibrated from the error (2006.13202)
+    lambda_pixel: float = 1.0  # >= 0
+    lambda_face: float = 4.0  # >= 0; error at mouth and eyes counts 1 + lambda_face times, rescaled to mean 1
+    face_boxes: list[float] | None = None  # left, top, right, bottom, ... in fractions of the side; without landmarks
+
+    # The distortion in the features of a fixed network.
+    features: Literal["none", "own", "vgg19"] = "none"  # own: taught in the first feature_steps of the run
+    feature_steps: int = 0  # steps in which own features are taught; the VAE starts after them
+    lambda_feature: float = 0.1  # >= 0; at 1 (log form) a tap mean weighs as much as all pixels
+    feature_form: Literal["log", "mse"] = "log"  # log: one calibrated Gaussian a tap; mse: 1610.00291
+    vgg19_weights: str = ""  # path of torchvision's vgg19 state dict; yours, never downloaded here
+    vgg19_taps: list[int] = field(default_factory=lambda: [1, 6, 11])  # ReLU indices: VAE-123; 11, 20, 29: VAE-345
+
+    max_norm: float | None = None  # clip of the VAE's gradient norm; null = none
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "free_bits", "alpha", "gamma", "capacity", "lambda_pixel", "lambda_face"):
+            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        require(self.lambda_feature >= 0, "lambda_feature", "at least 0", self.lambda_feature)
+        require(0 <= self.kl_warmup <= 1, "kl_warmup", "a share in [0, 1]", self.kl_warmup)
+        require(self.sigma is None or self.sigma > 0, "sigma", "null (calibrated) or more than 0", self.sigma)
+        require(self.capacity_steps >= 1, "capacity_steps", "at least 1", self.capacity_steps)
+        require(self.lr_discriminator > 0, "lr_discriminator", "more than 0", self.lr_discriminator)
+        require(self.max_norm is None or self.max_norm > 0, "max_norm", "null or more than 0", self.max_norm)
+        boxes = self.face_boxes
+        valid = boxes is None or (len(boxes) % 4 == 0 and all(0 <= value <= 1 for value in boxes))
+        require(valid, "face_boxes", "null or four fractions in [0, 1] a box: left, top, right, bottom", boxes)
+        own = self.features == "own"
+        steps = self.feature_steps
+        require(steps > 0 if own else steps == 0, "feature_steps", "more than 0 with own features, else 0", steps)
+        if self.features == "vgg19":
+            path = self.vgg19_weights
+            require(bool(path), "vgg19_weights", "the path of torchvision's vgg19 state dict (yours)", path)
+
+
+@dataclass
+class VAETrainConfig(TrainConfig):
+    lr: float = 1.0e-3  # Adam's, > 0
+    beta1: float = 0.9  # Adam's decay of the first moment
+    beta2: float = 0.999  # and of the second
+    ema_decay: float = 0.999  # of the weights that samples, codes and edits use; rises to it with (1 + t) / (10 + t)
+    lr_halve_every: int = 0  # steps after which the rate is halved, again and again (1610.00291); 0 = never
+    lr_warmup: int = 100
+    lr_decay: Literal["cosine", "linear", "none"] = "cosine"
+    lr_floor: float = 0.05
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", "more than 0", self.lr)
+        require(0 <= self.ema_decay < 1, "ema_decay", "a decay in [0, 1)", self.ema_decay)
+        require(self.lr_halve_every >= 0, "lr_halve_every", "at least 0", self.lr_halve_every)
+        super().__post_init__()
+
+
+@dataclass
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: VAETrainConfig = field(default_factory=VAETrainConfig)
+
+    def __post_init__(self) -> None:
+        w = self.loss
+        if w.feature_steps >= self.train.total_steps:
+            raise UserError(
+                f"loss.feature_steps: {w.feature_steps} of train.total_steps={self.train.total_steps} leave no step to "
+                "the autoencoder; lower the one or raise the other"
+            )
+        if w.objective == "factor" and self.train.batch_size % 2:
+            raise UserError(
+                f"train.batch_size: FactorVAE splits the batch in two halves, {self.train.batch_size} is odd"
+            )
+        if w.lambda_pixel == 0 and (w.features == "none" or w.lambda_feature == 0):
+            raise UserError("loss.lambda_pixel: 0 without features leaves nothing to reconstruct; raise one of them")
+
+    @property
+    def vae_steps(self) -> int:
+        """Steps in which the autoencoder itself learns."""
+        return self.train.total_steps - self.loss.feature_steps
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which beta rises from 0, counted from the autoencoder's first."""
+        return min(5000, round(self.loss.kl_warmup * self.vae_steps))

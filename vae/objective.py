@@ -1,0 +1,101 @@
+"""What the five objectives charge for a code: formulas, tensors in and tensors out; nats, batch means.
+
+z, mu, logvar: (B, Z), one sample and its posterior a row. Symbols and equations: README, "The mathematics".
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+LOG_2PI = math.log(2 * math.pi)
+CHUNK = 2**26  # elements of the (B, B, Z) table of densities that may exist at once
+
+
+def decompose_kl(
+    z: Tensor, mu: Tensor, logvar: Tensor, num_train: int, estimator: str = "mss", chunk: int = CHUNK
+) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(q(z|x) || p(z)) split into mutual information, total correlation and dimension-wise KL: three scalars.
+
+    Chen et al. 1802.04942, eq. 2, with the aggregate posterior q(z) estimated from the batch: `mss`, stratified
+    (the batch drawn without replacement from `num_train` images: MI <= log(num_train) always), or `mws`, weighted.
+    The three sum to mean(log q(z|x) - log p(z)) exactly. Above `chunk` elements the table is made in slices of Z,
+    recomputed in the backward pass. Needs 2 <= B <= num_train.
+    """
+    batch, latent_dim = z.shape
+    assert 2 <= batch <= num_train, f"a batch of {batch} of {num_train} images: the total correlation needs 2 <= B <= N"
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    z, mu, logvar = z.to(dtype), mu.to(dtype), logvar.to(dtype)
+    if estimator == "mss":
+        log_weight = mss_log_weights(batch, num_train).to(z)  # (B, B): into the joint once, into each marginal once
+    else:
+        log_weight = z.new_full((batch, batch), -math.log(num_train * batch))
+
+    def densities(part: slice) -> tuple[Tensor, Tensor]:
+        a = log_density(z[:, None, part], mu[None, :, part], logvar[None, :, part])  # (B, B, z)
+        return a.sum(2), torch.logsumexp(a + log_weight[:, :, None], dim=1).sum(1)  # (B, B), (B,)
+
+    width = max(1, chunk // batch**2)
+    if width >= latent_dim:
+        joint, marginals = densities(slice(None))
+    else:
+        parts = [slice(i, i + width) for i in range(0, latent_dim, width)]
+        sums = [checkpoint(densities, part, use_reentrant=False) for part in parts]
+        joint, marginals = (torch.stack(column).sum(0) for column in zip(*sums, strict=True))
+
+    log_qz = torch.logsumexp(joint + log_weight, dim=1)  # log q(z_i)
+    log_qz_x = log_density(z, mu, logvar).sum(1)  # log q(z_i | x_i)
+    log_pz = -0.5 * (z.square() + LOG_2PI).sum(1)
+    return (log_qz_x - log_qz).mean(), (log_qz - marginals).mean(), (marginals - log_pz).mean()
+
+
+def log_density(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """log N(z; mu, exp(logvar)), element by element, broadcasting."""
+    return -0.5 * ((z - mu).square() * torch.exp(-logvar) + logvar + LOG_2PI)
+
+
+def mss_log_weights(batch: int, num_train: int) -> Tensor:
+    """Logarithms of the (B, B) stratified weights, in float64; each row of weights sums to 1.
+
+    Row i belongs to the code of image i. Its own density stands for itself alone, 1/N; the other B - 1 images stand
+    for the N - 1 remaining ones, one of them (the next) with the odd share that makes the estimate unbiased.
+    """
+    n, m = num_train, batch - 1
+    weights = torch.full((batch, batch), 1 / m, dtype=torch.float64)
+    i = torch.arange(batch)
+    weights[i, (i + 1) % batch] = (n - m) / (n * m)
+    weights[i, i] = 1 / n
+    return weights.log()
+
+
+def permute_dims(z: Tensor) -> Tensor:
+    """Each column of z (B, Z) shuffled by itself, over the batch: a sample of the product of marginals
+    (Kim & Mnih 1802.05983, algorithm 1)."""
+    return z.gather(0, torch.rand_like(z).argsort(0))
+
+
+def linear_capacity(step: int, capacity: float, steps: int) -> float:
+    """C(t) in nats: from 0 at step 0 to `capacity` at `steps`, constant afterwards (1804.03599, section 5)."""
+    return capacity * min(1.0, step / max(1, steps))
+
+
+def warm_up(step: int, steps: int) -> float:
+    """min(1, t / T): the share of the rate that is charged at step t; 1 at once for T = 0 (1511.06349)."""
+    return min(1.0, step / steps) if steps else 1.0
+
+
+def beta_effective(beta: float, sigma: float) -> float:
+    """The weight of the KL against *half the squared error summed over an image in [0, 1]*: the one number by which
+    VAEs of different authors compare. `sigma` in units of the [-1, 1] image, hence the half."""
+    return beta * (sigma / 2) ** 2
+
+
+def peer_weights(beta_eff: float, dimensions: int) -> dict[str, float]:
+    """`beta_eff` in the units of well-known code, `dimensions` = C H W. Each value is the weight that its loss puts
+    before the KL: the mean squared error, 255 times the squared error, and the plain squared error, on [0, 1]."""
+    return {
+        "AntixK kld_weight": 2 * beta_eff / dimensions,
+        'YannDubs "gaussian" beta': 510 * beta_eff,
+        "SSE + beta KL": 2 * beta_eff,
+    }

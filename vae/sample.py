@@ -1,0 +1,246 @@
+"""What one does with a trained VAE: `python vae/sample.py MODE --run-dir runs/vae/NAME ...`.
+
+Every mode writes a picture and, beside it, a JSON with its command, step, seed and the hash of the weights. Where a
+face is asked for, give a file (your own photo) or `test:12`, a face of the run's data.
+"""
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from engine import Grid, UserError, save_animation
+from engine.cli import Mode, sample_main
+from engine.journal import start_logging
+from latents.paths import lerp, slerp
+from losses.gaussian import kl_standard_normal
+from vae.attributes import AttributeVectors, area, fit_vectors, label_names, provenance_of, save_vectors
+from vae.edit import add_edit, run_edit
+from vae.export import add_export, run_export
+from vae.session import Session, add_split, rows_with
+
+PRIOR_COMPONENTS = 10
+
+
+def prior(args: argparse.Namespace) -> None:
+    """Faces that were never seen: codes from N(0, I), or from a mixture fitted to the training codes."""
+    session = Session(args)
+    z = draw_codes(session, args.n, args.density) * args.temperature
+    images = session.decode(z)
+    columns = max(1, round(args.n**0.5))
+    images = torch.cat([images, images.new_ones(-len(images) % columns, *images.shape[1:])])  # fill the last row
+    session.write(Grid(images.unflatten(0, (-1, columns))), "prior", density=args.density, n=args.n)
+
+
+def draw_codes(session: Session, n: int, density: str) -> Tensor:
+    """(n, Z), on the CPU, a function of the seed."""
+    if density == "normal":
+        return torch.randn(n, session.method.cfg.model.latent_dim, generator=session.generator)
+    from sklearn.mixture import GaussianMixture
+
+    codes = session.codes("train").mu.double().numpy()
+    mixture = GaussianMixture(PRIOR_COMPONENTS, covariance_type="full", random_state=0, reg_covar=1e-4).fit(codes)
+    mixture.random_state = session.args.seed
+    return torch.from_numpy(mixture.sample(n)[0]).float()[torch.randperm(n, generator=session.generator)]
+
+
+def recon(args: argparse.Namespace) -> None:
+    """Inputs, reconstructions from mu, four times the absolute error: the first n and the worst n of a split."""
+    session, n = Session(args), args.n
+    faces = session.split(args.split)
+    errors = torch.cat([session.error(batch["image"]) for batch in faces.once(256, session.device)])  # (N,) mse
+    level = 10 * torch.log10(4 / errors.clamp_min(1e-10))
+    chosen = torch.cat([torch.arange(min(n, len(level))), level.argsort()[:n]])
+    x = faces.take(chosen.numpy(), session.device)["image"]
+    x_hat = session.reconstruct(x)
+    images = torch.stack([x.cpu(), x_hat, (2 * (x.cpu() - x_hat).abs() - 1).clamp(max=1)])
+    captions = [f"{kind} {level[i]:.1f} dB" for kind, i in zip(["first"] * n + ["worst"] * n, chosen, strict=False)]
+    grid = Grid(images, ["input", "from mu", "error x 4"], captions)
+    session.write(grid, "recon", split=args.split, images=len(level), psnr=round(level.mean().item(), 3))
+    print(f"PSNR {level.mean():.2f} dB over {len(level)} {args.split} faces, unweighted")
+
+
+def traverse(args: argparse.Namespace) -> None:
+    """One face; each row moves one latent, in the order of their KL, named by what it tells best."""
+    session = Session(args)
+    code = session.code_of(args.image)[0]
+    codes = session.codes("val")
+    kl = torch.cat([kl.cpu() for kl in kl_of(session, "val")]).mean(0)
+    order = kl.argsort(descending=True)
+    dims = order if args.dims == "all" else order[: int(args.dims)]
+    grid = session.method.traversal(code.to(session.device), dims.to(session.device), args.range)
+    names = label_names(session.meta) if session.meta["attributes"] or session.meta["classes"] else []
+    rows = []
+    for d in dims.tolist():
+        scores = {n: area(codes.mu[:, d], codes.labels[:, c]) for c, n in enumerate(names)}
+        known = {n: max(v, 1 - v) for n, v in scores.items() if v == v}
+        best = max(known, key=known.get) if known else ""
+        rows.append(f"z{d}  {kl[d]:.1f} nats\n{best} {known[best]:.2f}" if best else f"z{d}  {kl[d]:.1f} nats")
+    path = session.write(Grid(grid.images.cpu(), rows, grid.columns), "traverse", image=args.image)
+    there = grid.images.transpose(0, 1)  # (K, R, C, H, W): a frame shows all rows at one value
+    frames = [torch.cat(list(frame), 2) for frame in torch.cat([there, there.flip(0)[1:-1]])]
+    save_animation(torch.stack(frames).cpu(), path.with_suffix(".webp"))
+
+
+def kl_of(session: Session, split: str) -> list[Tensor]:
+    """KL per face and latent, in batches."""
+    encoder = session.method.ema_encoder
+    with torch.inference_mode():
+        return [kl_standard_normal(*encoder(b["image"])) for b in session.split(split).once(256, session.device)]
+
+
+def vectors(args: argparse.Namespace) -> None:
+    """Fit directions on the training codes, score them on validation, write them and their card."""
+    session = Session(args)
+    fitted = fit_vectors(
+        session.codes("train"), session.codes("val"), session.meta, args.kind, provenance_of(session.method)
+    )
+    save_vectors(fitted, session.dir / f"vectors_{args.kind}.pt")
+    facts = {
+        name: {
+            "count": fitted.count[a].tolist(),
+            "auc_direction": round(fitted.auc[a, 0].item(), 4),
+            "auc_score": round(fitted.auc[a, 1].item(), 4),
+            "alpha_range": [round(v, 3) for v in fitted.alpha_range[a].tolist()],
+        }
+        for a, name in enumerate(fitted.names)
+    }
+    path = session.write(card(session, fitted), f"vectors_{args.kind}", vectors=facts, skipped=fitted.skipped)
+    for name, reason in fitted.skipped.items():
+        print(f"no vector for {name}: {reason}")
+    print(f"{len(fitted.names)} {args.kind} vectors; card: {path}")
+
+
+def card(session: Session, fitted: AttributeVectors) -> Grid:
+    """The average face moved along every direction; beside it counts and how well direction and score tell."""
+    alphas = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    z = fitted.origin + alphas[None, :, None] * fitted.direction[:, None]  # (A, 5, Z)
+    images = session.decode(z.flatten(0, 1)).unflatten(0, (len(fitted.names), len(alphas)))
+    rows = [
+        f"{name}\n{n0} without, {n1} with\nAUC {direction:.2f}, read {score:.2f}"
+        for name, (n0, n1), (direction, score) in zip(
+            fitted.names, fitted.count.tolist(), fitted.auc.tolist(), strict=True
+        )
+    ]
+    return Grid(images, rows, [f"alpha {a:+.0f}" for a in alphas.tolist()])
+
+
+def average(args: argparse.Namespace) -> None:
+    """The average person without and with a feature: decoded mean codes, and their signed difference."""
+    session = Session(args)
+    codes, names = session.codes("train"), label_names(session.meta)
+    given, said = rows_with(codes, session.meta, args.given)
+    if args.attr == ["all"]:
+        sides = [(name, given & (codes.labels[:, names.index(name)] == 1)) for name in session.meta["classes"]]
+        if not sides:
+            raise UserError(f"--attr all: {session.meta['dataset']} has no expressions; name attributes instead")
+        codes_of, counts = mean_faces([rows for _, rows in sides], codes.mu, args.equal_counts, session.generator)
+        columns = [f"{name} n {n}" for (name, _), n in zip(sides, counts, strict=True)]
+        session.write(Grid(session.decode(codes_of)[None], [said], columns), "average", given=args.given)
+        return
+    rows, captions = [], []
+    for request in args.attr:
+        with_rows, name = rows_with(codes, session.meta, [request])
+        without_rows = rows_with(codes, session.meta, [opposite(request)])[0]
+        ends, counts = mean_faces(
+            [given & without_rows, given & with_rows], codes.mu, args.equal_counts, session.generator
+        )
+        images = session.decode(ends)
+        rows.append(torch.cat([images, (images[1:] - images[:1]).clamp(-1, 1)]))
+        captions.append(f"{name}{said}\nn {counts[0]} and {counts[1]}")
+    grid = Grid(torch.stack(rows), captions, ["without", "with", "difference"])
+    session.write(grid, "average", attr=args.attr, given=args.given, equal_counts=args.equal_counts)
+
+
+def opposite(request: str) -> str:
+    """Smiling -> Smiling=0; Smiling=0 -> Smiling=1."""
+    name, _, value = request.partition("=")
+    return f"{name}={1 if value == '0' else 0}"
+
+
+def mean_faces(sides: list[Tensor], mu: Tensor, equal: bool, generator: torch.Generator) -> tuple[Tensor, list[int]]:
+    """Mean codes (K, Z) of K sets of rows (N,) bool, and their sizes; `equal`: of the smallest one's size, by lot."""
+    rows = [torch.nonzero(side).flatten() for side in sides]
+    smallest = min(len(r) for r in rows)
+    if smallest == 0:
+        raise UserError("--attr, --given: no training face on one side; ask for less at once")
+    if equal:
+        rows = [r[torch.randperm(len(r), generator=generator)[:smallest]] for r in rows]
+    return torch.stack([mu[r].mean(0) for r in rows]), [len(r) for r in rows]
+
+
+def interpolate(args: argparse.Namespace) -> None:
+    """A walk between two codes, or a sheet between four: a straight line, an arc for draws of the prior."""
+    session, n = Session(args), args.n
+    if args.prior:
+        corners, path = draw_codes(session, 4 if args.corners == 4 else 2, "normal"), slerp
+    else:
+        if len(args.faces) not in (2, 4):
+            raise UserError(f"interpolate: expected two or four faces (files or test:12), got {len(args.faces)}")
+        corners, path = torch.cat([session.code_of(face) for face in args.faces]), lerp
+    t = torch.linspace(0, 1, n)
+    if len(corners) == 4:
+        left, right = path(corners[0], corners[2], t), path(corners[1], corners[3], t)
+        z = path(left, right, t[:, None]).transpose(0, 1)  # (row, column, Z)
+    else:
+        z = path(corners[0], corners[1], t)[None]
+    images = session.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    written = session.write(Grid(images), "interpolate", faces=args.faces, prior=args.prior)
+    frames = images.flatten(0, 1) if len(corners) == 4 else torch.cat([images[0], images[0].flip(0)[1:-1]])
+    save_animation(frames, written.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
+
+
+def _add_prior(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--n", type=int, default=64, help="faces")
+    parser.add_argument("--density", choices=["normal", "gmm"], default="normal", help="of the codes")
+    parser.add_argument("--temperature", type=float, default=1.0, help="codes are multiplied by it")
+
+
+def _add_recon(parser: argparse.ArgumentParser) -> None:
+    add_split(parser)
+    parser.add_argument("--n", type=int, default=8, help="faces of each kind")
+
+
+def _add_traverse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", default="test:0", help="a file, or test:N")
+    parser.add_argument("--dims", default="8", help="how many latents, or all")
+    parser.add_argument("--range", type=float, default=3.0, help="each goes from -range to range")
+
+
+def _add_vectors(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=["ols", "mean"], default="ols", help="how directions are fitted")
+
+
+def _add_average(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--attr", nargs="+", required=True, help="features, or all: the average expressions")
+    parser.add_argument("--given", nargs="*", default=[], help="only faces with these, as Male=1")
+    parser.add_argument("--equal-counts", action="store_true", help="as many faces on both sides, by lot")
+
+
+def _add_interpolate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("faces", nargs="*", help="two or four: files, or test:N")
+    parser.add_argument("--n", type=int, default=9, help="steps along a side")
+    parser.add_argument("--prior", action="store_true", help="between draws of the prior")
+    parser.add_argument("--corners", type=int, choices=[2, 4], default=2, help="with --prior")
+
+
+MODES = {
+    "prior": Mode(prior, "faces from nothing", _add_prior),
+    "recon": Mode(recon, "inputs and reconstructions, the worst among them", _add_recon),
+    "traverse": Mode(traverse, "what each latent does to a face", _add_traverse),
+    "vectors": Mode(vectors, "attribute directions and their card", _add_vectors),
+    "average": Mode(average, "the average person with and without a feature", _add_average),
+    "edit": Mode(run_edit, "change a face, also your own photo", add_edit),
+    "interpolate": Mode(interpolate, "a walk between faces", _add_interpolate),
+    "export": Mode(run_export, "folders of images that evaluation/ reads", add_export),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    start_logging(None, 0)
+    with torch.inference_mode():
+        sample_main(MODES, __doc__.splitlines()[0], argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""Train a variational autoencoder: `python vae/train.py --config configs/vae/synthetic32.yaml [key=value ...]`.
+
+Beta-VAE (ICLR 2017), capacity annealing (1804.03599), beta-TCVAE (1802.04942), FactorVAE (1802.05983) and the plain
+autoencoder share one step; they differ in `BetaVAE.rate`. Sum over pixels, sum over latents, mean over the batch.
+"""
+
+import logging
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data import build_faces
+from engine import EMA, Grid, Method, UserError, adam, fit, frozen, mean_over_ranks, start
+from losses.gaussian import batch_log_sigma2, gaussian_nll, kl_standard_normal, reparameterize
+from losses.perceptual import feature_distance
+from losses.pixels import boxes_from_eyes, face_weight
+from vae.config import Config
+from vae.model import Decoder, Encoder, FeatureNet, LatentDiscriminator, VGG19Features
+from vae.objective import beta_effective, decompose_kl, linear_capacity, peer_weights, permute_dims, warm_up
+
+logger = logging.getLogger("faces")
+ACTIVE = 0.05  # nats: a latent with less is not used (after Burda 1509.00519)
+
+
+class BetaVAE(Method):
+    """Encoder, decoder, and what their objective needs; `ema_*` are the weights that codes and pictures come from."""
+
+    compilable = ("encoder", "decoder")
+
+    def __init__(self, cfg: Config, meta: dict) -> None:
+        super().__init__(cfg, meta)
+        w, channels, size = cfg.loss, meta["channels"], meta["image_size"]
+        self.dimensions = channels * size**2  # D
+        self.encoder, self.decoder = Encoder(channels, size, cfg.model), Decoder(channels, size, cfg.model)
+        self.ema_encoder, self.ema_decoder = EMA(self.encoder), EMA(self.decoder)
+        self.boxes = face_boxes(cfg, meta) if w.lambda_face else None
+        betas = (cfg.train.beta1, cfg.train.beta2)
+        self.optimizers["vae"] = adam([*self.encoder.parameters(), *self.decoder.parameters()], cfg.train.lr, betas)
+        if w.features == "own":
+            num_outputs = len(meta["attributes"]) + len(meta["classes"])
+            if not num_outputs:
+                raise UserError(f"loss.features: {meta['dataset']} has no labels to teach own features; use none")
+            self.needs = ("image", *(k for k, names in (("attr", "attributes"), ("label", "classes")) if meta[names]))
+            self.feature_net = FeatureNet(channels, size, num_outputs)
+            self.optimizers["features"] = adam(self.feature_net.parameters(), 1e-3)
+        elif w.features == "vgg19":
+            self.feature_net = None  # read at the first step: pictures of a finished run need no VGG-19
+        if w.objective == "factor":
+            self.discriminator = LatentDiscriminator(cfg.model.latent_dim)
+            self.optimizers["discriminator"] = adam(self.discriminator.parameters(), w.lr_discriminator, (0.5, 0.9))
+        # log sigma^2 that evaluation uses: the mean of the last hundred steps where sigma is calibrated.
+        self.register_buffer("log_sigma2", torch.tensor(2 * math.log(w.sigma or 1.0)))
+        # The same faces in every grid of prior draws.
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("prior_noise", torch.randn(64, cfg.model.latent_dim, generator=generator))
+
+    def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        w = self.cfg.loss
+        # 1. With own features, the first steps teach that network the labels; then it is fixed for good.
+        if step < w.feature_steps:
+            return self.teach_features(batch)
+        step -= w.feature_steps
+        self.halve_rate(step)
+
+        # 2. Encode, sample, decode. FactorVAE keeps the other half of the batch for its discriminator.
+        batch, other = halves(batch) if w.objective == "factor" else (batch, None)
+        x = batch["image"]  # (N, C, H, H) in [-1, 1]
+        mu, logvar = self.encoder(x)  # (N, Z), (N, Z)
+        z = mu if w.objective == "autoencoder" else reparameterize(mu, logvar)  # (N, Z)
+        logits = self.decoder.logits(z)  # (N, C, H, H)
+        x_hat = torch.tanh(logits / 2)
+
+        # 3. Distortion: -log p(x|z) on pixels, and on features, in nats per image.
+        recon = self.pixel_nll(x, x_hat, logits, batch)
+        feature = self.feature_nll(x, x_hat)  # 0 where loss.features is none
+
+        # 4. Rate: beta-VAE, capacity, beta-TCVAE or FactorVAE.
+        kl = whole_batch(kl_standard_normal(mu, logvar).mean(0))  # (Z,) nats
+        rate, terms = self.rate(z, mu, logvar, kl, step)
+        loss = w.lambda_pixel * recon + w.lambda_feature * feature + rate
+        self.minimize(loss, "vae", w.max_norm)
+
+        # 5. FactorVAE's discriminator learns to tell codes from codes with permuted dimensions.
+        if other is not None:
+            terms |= self.teach_discriminator(z.detach(), other["image"])
+
+        decay = min(self.cfg.train.ema_decay, (1 + step) / (10 + step))  # short memory while everything moves
+        self.ema_encoder.update(self.encoder, decay)
+        self.ema_decoder.update(self.decoder, decay)
+        if step + 1 == max(200, self.cfg.warmup_steps):
+            self.warn_of_collapse(kl)
+        log = {"loss": loss, "recon": recon, "kl": kl.sum(), "active": (kl > ACTIVE).sum(), "psnr": psnr(x, x_hat)}
+        return log | terms | {"sigma": self.sigma()} | ({"feature": feature} if w.features != "none" else {})
+
+    def pixel_nll(self, x: Tensor, x_hat: Tensor, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """-log p(x|z), nats per image, batch mean; errors at mouth and eyes weigh more, the mean weight being 1."""
+        w = self.cfg.loss
+        weight = None
+        if w.lambda_face:
+            weight = face_weight(x.shape[-1], w.lambda_face, batch.get("landmarks"), self.boxes).to(x.device)
+        if w.pixel == "bernoulli":  # minus the entropy of x01, the least that grey values can reach
+            x01 = (x + 1) / 2
+            entropy = -(torch.xlogy(x01, x01) + torch.xlogy(1 - x01, 1 - x01))
+            error = F.binary_cross_entropy_with_logits(logits, x01, reduction="none") - entropy
+            return (error if weight is None else error * weight).sum() / len(x)
+        if w.sigma is None:
+            log_sigma2 = batch_log_sigma2(x, x_hat, weight, mean_over_ranks)
+            self.log_sigma2.lerp_(log_sigma2, 0.01)
+        else:
+            log_sigma2 = self.log_sigma2
+        return gaussian_nll(x, x_hat, log_sigma2, weight).mean()
+
+    def feature_nll(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """The distance in the maps of a network that never moves, nats per image; 0 without one."""
+        w = self.cfg.loss
+        if w.features == "none":
+            return x.new_zeros(())
+        if self.feature_net is None:
+            self.feature_net = VGG19Features(w.vgg19_weights, tuple(w.vgg19_taps)).to(x.device)
+        with frozen(self.feature_net):
+            with torch.no_grad():
+                target = self.feature_net.features(x)
+            maps = self.feature_net.features(x_hat)
+        return feature_distance(maps, target, w.feature_form, self.dimensions, mean_over_ranks)
+
+    def rate(self, z: Tensor, mu: Tensor, logvar: Tensor, kl: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the code costs, in weighted nats, and the parts worth logging. kl (Z,): of the whole batch."""
+        w, warm = self.cfg.loss, warm_up(step, self.cfg.warmup_steps)
+        if w.objective == "autoencoder":
+            return kl.new_zeros(()), {}
+        if w.objective == "beta":  # beta min(1, t / T) sum_j max(free bits, KL_j)
+            return w.beta * warm * kl.clamp_min(w.free_bits).sum(), {}
+        if w.objective == "capacity":  # gamma |sum_j KL_j - C(t)|, 1804.03599 eq. 8
+            capacity = linear_capacity(step, w.capacity, w.capacity_steps)
+            return w.gamma * (kl.sum() - capacity).abs(), {"capacity": torch.tensor(capacity)}
+        if w.objective == "btcvae":  # alpha MI + beta TC + gamma DWKL, 1802.04942 eq. 4
+            mi, tc, dwkl = decompose_kl(z, mu, logvar, self.meta["num_train"], w.tc_estimator)
+            return w.alpha * mi + w.beta * warm * tc + w.gamma * dwkl, {"mi": mi, "tc": tc, "dwkl": dwkl}
+        joint, permuted = self.discriminator(z).unbind(1)  # KL + gamma E[D_0(z) - D_1(z)], 1802.05983 eq. 3
+        tc = (joint - permuted).mean()
+        return kl.sum() + w.gamma * tc, {"tc": tc}
+
+    def teach_features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One step of the feature network on the labels that the data set has."""
+        x = batch["image"]
+        outputs = self.feature_net(x + 0.02 * torch.randn_like(x))
+        attr_logits, class_logits = outputs.split([len(self.meta["attributes"]), len(self.meta["classes"])], dim=1)
+        loss = outputs.new_zeros(())
+        if attr_logits.shape[1]:
+            known = batch["attr"].isfinite()
+            target = batch["attr"].nan_to_num()
+            bce = F.binary_cross_entropy_with_logits(attr_logits, target, reduction="none")
+            loss = loss + (bce * known).sum() / known.sum().clamp_min(1)
+        if class_logits.shape[1]:  # every expression weighs the same, however rare
+            counts = torch.tensor(self.meta["class_counts"]["train"], dtype=torch.float32, device=x.device)
+            weight = 1 / counts.clamp_min(1)
+            known = batch["label"] >= 0
+            ce = F.cross_entropy(class_logits, batch["label"].clamp_min(0), weight=weight, reduction="none")
+            loss = loss + (ce * known).sum() / (weight[batch["label"].clamp_min(0)] * known).sum().clamp_min(1e-12)
+        self.minimize(loss, "features")
+        return {"features/loss": loss}
+
+    def teach_discriminator(self, z: Tensor, other: Tensor) -> dict[str, Tensor]:
+        """1802.05983, algorithm 2: codes of this half are class 0; of the other half, dimensions permuted, class 1."""
+        with torch.no_grad():
+            permuted = permute_dims(reparameterize(*self.encoder(other)))
+        joint_logits, permuted_logits = self.discriminator(z), self.discriminator(permuted)
+        zeros = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        loss = (F.cross_entropy(joint_logits, zeros) + F.cross_entropy(permuted_logits, zeros + 1)) / 2
+        self.minimize(loss, "discriminator")
+        right = torch.cat([joint_logits[:, 0] > joint_logits[:, 1], permuted_logits[:, 1] > permuted_logits[:, 0]])
+        return {"D/loss": loss, "D/accuracy": right.float().mean()}
+
+    def halve_rate(self, step: int) -> None:
+        """DFC-VAE's schedule: half the rate after every `train.lr_halve_every` steps."""
+        if self.cfg.train.lr_halve_every:
+            for group in self.optimizers["vae"].param_groups:
+                group["lr"] *= 0.5 ** (step // self.cfg.train.lr_halve_every)
+
+    def warn_of_collapse(self, kl: Tensor) -> None:
+        """Say once, after the warm-up, that most of the code carries nothing."""
+        active, size, beta_eff = int((kl > ACTIVE).sum()), len(kl), self.beta_eff()
+        if self.cfg.loss.objective != "autoencoder" and active < size / 4:
+            logger.warning(
+                "%d of %d latents are used: beta_eff %.2g is high here; try loss.sigma=null or loss.beta=%.2g",
+                *(active, size, beta_eff, self.cfg.loss.beta / 10),
+            )
+
+    def sigma(self) -> Tensor:
+        """In units of the [-1, 1] image."""
+        return torch.exp(self.log_sigma2 / 2)
+
+    def beta_eff(self) -> float:
+        """The run's one comparable beta; reads sigma from the device."""
+        return beta_effective(self.cfg.loss.beta, float(self.sigma()))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x_hat from mu: the same picture every time."""
+        return self.ema_decoder(self.ema_encoder(x)[0])
+
+    def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = batch["image"]
+        mu, logvar = self.ema_encoder(x)
+        x_hat = self.ema_decoder(mu)
+        kl = kl_standard_normal(mu, logvar).sum(1).mean()
+        return {"psnr": psnr(x, x_hat), "kl": kl, "nll": gaussian_nll(x, x_hat, self.log_sigma2).mean()}
+
+    def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
+        x = batch["image"]  # (N, C, H, H)
+        mu, logvar = self.ema_encoder(x)
+        prior = self.ema_decoder(self.prior_noise).unflatten(0, (8, 8))
+        order = kl_standard_normal(mu, logvar).mean(0).argsort(descending=True)
+        return {
+            "reconstruction": Grid(torch.stack([x, self.ema_decoder(mu)]), ["input", "reconstruction"]),
+            "prior": Grid(prior),
+            "traversal": self.traversal(mu[0], order[:8]),
+        }
+
+    def traversal(self, code: Tensor, dims: Tensor, reach: float = 3.0, columns: int = 7) -> Grid:
+        """One face, (Z,); each row moves one latent of `dims` from -reach to reach, the others staying."""
+        values = torch.linspace(-reach, reach, columns, device=code.device)
+        z = code.repeat(len(dims), columns, 1)  # (R, K, Z)
+        z[torch.arange(len(dims)), :, dims] = values
+        images = self.ema_decoder(z.flatten(0, 1)).unflatten(0, (len(dims), columns))
+        return Grid(images, [f"z{int(d)}" for d in dims], [f"{v:+.1f}" for v in values.tolist()])
+
+
+def halves(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The two halves of a batch."""
+    half = len(batch["image"]) // 2
+    return {k: v[:half] for k, v in batch.items()}, {k: v[half : 2 * half] for k, v in batch.items()}
+
+
+def whole_batch(value: Tensor) -> Tensor:
+    """The mean over ranks, with this rank's gradient: averaged over ranks, that is the whole batch's gradient."""
+    return value + (mean_over_ranks(value) - value.detach())
+
+
+def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean over images of the peak signal-to-noise ratio, dB; the peak is 2, the width of [-1, 1]."""
+    mse = (x.float() - x_hat.detach().float()).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / mse.clamp_min(1e-10)).mean()
+
+
+def face_boxes(cfg: Config, meta: dict) -> list[list[float]] | None:
+    """Boxes for faces without landmarks: those of the config, else a mean face's around the set's mean eyes."""
+    if cfg.loss.face_boxes:
+        values = cfg.loss.face_boxes
+        return [values[i : i + 4] for i in range(0, len(values), 4)]
+    if meta["eyes"]:
+        return boxes_from_eyes(meta["eyes"])
+    if not meta["landmarks"]:
+        raise UserError(
+            f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; "
+            "give loss.face_boxes, or loss.lambda_face=0"
+        )
+    return None
+
+
+def describe_beta(cfg: Config, meta: dict) -> str:
+    """One sentence: what beta means here, and what it would be called elsewhere."""
+    w, dimensions = cfg.loss, meta["channels"] * meta["image_size"] ** 2
+    sums = "sum over pixels, sum over latents, mean over batch"
+    if w.objective == "autoencoder":
+        return f"plain autoencoder: no rate ({sums})"
+    if w.pixel == "bernoulli":
+        return f"beta {w.beta:g} ({sums}); Bernoulli pixels"
+    sigma = w.sigma or 2 * 10 ** (-24 / 20)
+    beta_eff = beta_effective(w.beta, sigma)
+    peers = ", ".join(f"{name} {value:.2g}" for name, value in peer_weights(beta_eff, dimensions).items())
+    source, where = (f"sigma {w.sigma:g}", "") if w.sigma else ("sigma calibrated", " at 24 dB")
+    return f"beta {w.beta:g} ({sums}); {source}: beta_eff {beta_eff:.2g}{where}; that is {peers}"
+
+
+def main() -> None:
+    with start(Config) as run:
+        faces = build_faces(run.cfg.data)
+        logger.info(describe_beta(run.cfg, faces.meta))
+        fit(run, BetaVAE(run.cfg, faces.meta), faces.train, faces.val)
+
+
+if __name__ == "__main__":
+    main()
