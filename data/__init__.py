@@ -1,0 +1,16 @@
+"""What a face is: readers of data sets, packs of prepared pictures, batches. `data/README.md` is the contract."""
+
+from data.config import DataConfig
+from data.drawn_reader import DrawnFaces
+from data.faces import Faces, FaceSet, build_faces
+from data.fer2013 import FER2013
+from data.folder import Folder
+from data.raw import RawFaces
+
+READERS: dict[str, type[RawFaces]] = {
+    "synthetic": DrawnFaces,
+    "fer2013": FER2013,
+    "folder": Folder,
+}
+
+__all__ = ["READERS", "DataConfig", "FaceSet", "Faces", "RawFaces", "build_faces"]

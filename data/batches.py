@@ -1,0 +1,201 @@
+"""Batches: gather, flip and scale on the device; no Python for a single image."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.order import AUGMENT, Draw, Order, Partners, uniform
+from data.synthetic import MIRROR, MIRROR5
+
+Batch = dict[str, Tensor]
+
+CHUNK_BYTES = 1 << 28  # copied to the GPU at a time
+
+
+class Shelf:
+    """Pictures and labels of a pack, shared by its train, val and test sets; one copy for each device."""
+
+    def __init__(self, images: np.ndarray, labels: dict[str, np.ndarray], resident: float = 0.5) -> None:
+        """images (N, C, H, W) uint8, perhaps memory-mapped; labels: arrays of N rows in the types of a batch."""
+        self.images = torch.from_numpy(images)
+        self.labels = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in labels.items()}
+        self.resident = resident
+        self._on: dict[torch.device, tuple[Tensor, dict[str, Tensor]]] = {}
+
+    def on(self, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures (on `device` if they fit there, else in host memory) and labels (on `device`)."""
+        if device not in self._on:
+            images = self._copy(device) if device.type == "cuda" and self._fits(device) else self.images
+            self._on[device] = images, {key: value.to(device) for key, value in self.labels.items()}
+        return self._on[device]
+
+    def _fits(self, device: torch.device) -> bool:
+        free, _ = torch.cuda.mem_get_info(device)
+        return self.images.numel() <= self.resident * free
+
+    def _copy(self, device: torch.device) -> Tensor:
+        """Piece by piece: a memory-mapped pack is never whole in host memory."""
+        target = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
+        rows = max(1, CHUNK_BYTES // self.images[0].numel())
+        for start in range(0, len(self.images), rows):
+            target[start : start + rows].copy_(self.images[start : start + rows])
+        return target
+
+
+class Augment:
+    """Random window, shift and brightness, drawn as f(seed, epoch, row); off where all shares are 0."""
+
+    def __init__(self, crop: float, shift: float, brightness: float) -> None:
+        self.crop, self.shift, self.brightness = crop, shift, brightness
+
+    def __bool__(self) -> bool:
+        return bool(self.crop or self.shift or self.brightness)
+
+    def numbers(self, draw: Draw, seed: int) -> np.ndarray:
+        """(N, 4) float32: scale, x and y of the window's centre in [-1, 1], gain."""
+        u = uniform(AUGMENT, seed, draw.epoch[:, None], draw.rows[:, None], np.arange(4)[None])
+        scale = 1 - self.crop * u[:, 0]
+        centre = (2 * u[:, 1:3] - 1) * (1 - scale + 2 * self.shift)[:, None]
+        return np.column_stack([scale, centre, 1 + self.brightness * (2 * u[:, 3] - 1)]).astype(np.float32)
+
+    def images(self, x: Tensor, numbers: Tensor) -> Tensor:
+        """x (N, C, H, W) in [-1, 1]; what a window shows beyond the edge repeats the edge."""
+        scale, centre, gain = numbers[:, 0], numbers[:, 1:3], numbers[:, 3]
+        if self.crop or self.shift:
+            theta = torch.zeros(len(x), 2, 3, device=x.device)
+            theta[:, 0, 0] = theta[:, 1, 1] = scale
+            theta[:, :, 2] = centre
+            grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
+            x = torch.nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        return ((x + 1) * gain[:, None, None, None] - 1).clamp(-1, 1) if self.brightness else x
+
+    @staticmethod
+    def points(landmarks: Tensor, numbers: Tensor) -> Tensor:
+        """(N, P, 2) places in the window."""
+        return (landmarks - numbers[:, None, 1:3]) / numbers[:, None, :1]
+
+
+def mirror_points(landmarks: Tensor) -> Tensor:
+    """Mirrored places (N, 5|68, 2): x changes its sign, and left and right points change their places."""
+    swap = torch.from_numpy(MIRROR5 if landmarks.shape[1] == 5 else MIRROR).to(landmarks.device)
+    return landmarks[:, swap] * landmarks.new_tensor([-1, 1])
+
+
+def scaled(x8: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]; round((x + 1) * 127.5) gives the integers back."""
+    return x8.float().div_(127.5).sub_(1)
+
+
+def assemble(
+    x8: Tensor, labels: dict[str, Tensor], draw: Draw, rows: Tensor, prefix: str = "", augment: Augment | None = None,
+    numbers: Tensor | None = None,
+) -> Batch:  # fmt: skip
+    """One batch from gathered pictures x8 (N, C, H, W) uint8 and all labels on the same device."""
+    batch = {prefix + key: value.index_select(0, rows) for key, value in labels.items()}
+    if draw.mirror.any():
+        mirror = _move(draw.mirror, x8.device)
+        x8 = torch.where(mirror[:, None, None, None], x8.flip(-1), x8)
+        if "landmarks" in labels:
+            points = batch[prefix + "landmarks"]
+            batch[prefix + "landmarks"] = torch.where(mirror[:, None, None], mirror_points(points), points)
+    x = scaled(x8)
+    if augment and numbers is not None:
+        x = augment.images(x, numbers)
+        if "landmarks" in labels:
+            batch[prefix + "landmarks"] = augment.points(batch[prefix + "landmarks"], numbers)
+    return {prefix + "image": x, **batch, prefix + "index": rows}
+
+
+def _move(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Batches:
+    """Endless batches of one rank: step s is a pure function of (seed, s, rank, world_size)."""
+
+    def __init__(
+        self, shelf: Shelf, order: Order, batch_size: int, rank: int = 0, world_size: int = 1,
+        device: str | torch.device = "cpu", first_step: int = 0, partners: Partners | None = None,
+        augment: Augment | None = None, stride: int = 1,
+    ) -> None:  # fmt: skip
+        """batch_size is per rank. stride: this set serves every stride-th step only (two sets that take turns)."""
+        self.shelf, self.order, self.partners = shelf, order, partners
+        self.augment = augment or None
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.device = torch.device(device)
+        self.step = first_step
+        self.stride = stride
+        images, _ = shelf.on(self.device)
+        # Pictures in host memory for a GPU: one batch ahead, through pinned buffers.
+        self.ahead = Ahead(images, self.device, self._rows_at) if images.device != self.device else None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = self._batch(self.step)
+        self.step += 1
+        return batch
+
+    def draw(self, step: int) -> Draw:
+        """Which faces step `step` shows on this rank."""
+        start = (step // self.stride * self.world_size + self.rank) * self.batch_size
+        return self.order.at(np.arange(start, start + self.batch_size, dtype=np.int64))
+
+    def _rows_at(self, step: int) -> np.ndarray:
+        return self._with_partners(self.draw(step))
+
+    def _with_partners(self, draw: Draw) -> np.ndarray:
+        if self.partners is None:
+            return draw.rows
+        return np.concatenate([draw.rows, self.partners.of(draw.rows, draw.epoch, self.order.seed)])
+
+    def _batch(self, step: int) -> Batch:
+        draw = self.draw(step)
+        images, labels = self.shelf.on(self.device)
+        rows = _move(self._with_partners(draw), self.device)
+        x8 = self.ahead.take(step) if self.ahead else images.index_select(0, rows)
+        numbers = _move(self.augment.numbers(draw, self.order.seed), self.device) if self.augment else None
+        n = self.batch_size
+        batch = assemble(x8[:n], labels, draw, rows[:n], augment=self.augment, numbers=numbers)
+        if self.partners is not None:
+            batch |= assemble(x8[n:], labels, draw, rows[n:], "pair_", self.augment, numbers)
+        return batch
+
+
+class Ahead:
+    """Gathers the pictures of the next step in a thread while this one is used: two pinned buffers in turn."""
+
+    def __init__(self, images: Tensor, device: torch.device, rows_at: Callable[[int], np.ndarray]) -> None:
+        self.images, self.device, self.rows_at = images, device, rows_at
+        self.buffers: list[Tensor | None] = [None, None]
+        self.copied: list[torch.cuda.Event | None] = [None, None]
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="faces")
+        self.waiting: dict[int, Future] = {}
+
+    def take(self, step: int) -> Tensor:
+        """The pictures (N, C, H, W) uint8 of this step on the device; starts gathering the next."""
+        future = self.waiting.pop(step, None) or self.pool.submit(self._gather, step, self.rows_at(step))
+        buffer = future.result()
+        x8 = buffer.to(self.device, non_blocking=True)
+        if self.device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record()
+            self.copied[step % 2] = event
+        self.waiting = {step + 1: self.pool.submit(self._gather, step + 1, self.rows_at(step + 1))}
+        return x8
+
+    def _gather(self, step: int, numbers: np.ndarray) -> Tensor:
+        slot, rows = step % 2, torch.from_numpy(numbers)
+        event, buffer = self.copied[slot], self.buffers[slot]
+        if event is not None:
+            event.synchronize()  # the copy to the device has read this buffer
+        if buffer is None:
+            shape = (len(rows), *self.images.shape[1:])
+            buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+            self.buffers[slot] = buffer
+        return torch.index_select(self.images, 0, rows, out=buffer)

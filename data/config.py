@@ -1,0 +1,124 @@
+"""Every knob of the data: which faces, how they are cut and sized, which of them, and how batches are drawn."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from engine.errors import UserError
+
+
+@dataclass
+class DataConfig:
+    """What a run sees. Options that a data set does not know are without effect there."""
+
+    # Which faces, and where.
+    dataset: Literal["synthetic", "celeba", "fer2013", "tfd", "folder"] = "synthetic"  # synthetic = drawn, no download
+    root: str = ""  # folder (or .csv, .mat) with the raw files; "" = datasets/<dataset>
+    cache: str = ""  # folder of the packs; "" = $FACES_CACHE, else ~/.cache/faces
+    sets: list[str] = field(default_factory=list)  # two data sets that take turns, as [celeba, folder]; overrules dataset
+    roots: list[str] = field(default_factory=list)  # their folders, in the same order; [] = datasets/<dataset>
+
+    # The picture (decided when the pack is made). crop: auto is 148 below 128 px and 178 from there for CelebA, and
+    # the largest centred square elsewhere.
+    image_size: int = 64  # px, 32 .. 256
+    grayscale: bool = False  # luminance only; grey sets (FER2013, TFD) have one channel in any case
+    crop: str | list[int] = "auto"  # auto | full (padded to a square) | side in px of a centred square | [left, top, right, bottom]
+    eyes: list[float] = field(default_factory=list)  # mean eye places [x, y, x, y] in [-1, 1] of the picture; [] = the reader's
+
+    # Which rows and labels of a pack.
+    classes: list[str] = field(default_factory=list)  # expressions to keep, in this order; [] = all
+    attributes: list[str] = field(default_factory=list)  # attributes to keep, in this order; [] = all
+    num_train: int = 0  # faces; 0 = all of a real set, 20,000 drawn ones
+    num_val: int = 0  # faces; 0 = all, or 2,000 drawn ones
+    num_test: int = 0  # faces; 0 = all, or 2,000 drawn ones
+    merge_val: bool = False  # train on train + val; val is then the test set, so choose no checkpoint by it
+    drop_bad: bool = True  # leave out training images that are black, flat or (FER+) no face; unreadable ones always go
+    dedup: bool = False  # leave out training images that are pixel-identical to a val or test image
+    labels: Literal["hard", "soft", "intensity"] = "hard"  # soft: label_soft from FER+ votes; intensity: from drawn faces
+    landmarks: Literal["own", "file"] = "own"  # own: those of the set; file: landmarks.npz beside the pack
+
+    # How training batches are drawn.
+    flip: Literal["random", "both", "none"] = "random"  # both: an epoch shows each face and its mirror image once
+    balanced: bool = False  # every expression equally often
+    pair: bool = False  # add another face of the same person with another expression
+    augment_crop: float = 0.0  # zoom into a random window; its side is 1 - this .. 1 of the picture; 0 .. 0.5
+    augment_shift: float = 0.0  # random shift, share of the side each way; 0 .. 0.25
+    augment_brightness: float = 0.0  # random gain 1 - this .. 1 + this; 0 .. 0.9
+    resident: float = 0.5  # keep the pack on the GPU if it fits in this share of its free memory; 0 .. 1
+
+    # CelebA.
+    split: Literal["official", "stargan"] = "official"  # stargan: rows shuffled with seed 1234, the first 1,999 are test
+    attr_values: Literal["-1/1", "0/1"] = "-1/1"  # how list_attr_celeba writes no and yes
+
+    # FER2013.
+    ferplus: str = ""  # fer2013new.csv of FER+ (in root, or a path): votes and "not a face"; "" = without
+
+    # TFD.
+    fold: int = 0  # 0 .. 4
+    unlabelled: bool = False  # add the 98,058 unlabelled faces to train (label -1)
+
+    # Folders of images.
+    folders: Literal["expression", "identity"] = "expression"  # what a folder's name says
+    identity_regex: str = ""  # group 1 of its first match in a path below root names the person
+    take_regex: str = ""  # likewise the take (pose, light): pairs are then of one take
+
+    # Drawn faces.
+    seed: int = 0  # of the drawn persons
+    per_identity: int = 10  # faces of one person, >= 1
+    prior: Literal["balanced", "celeba"] = "balanced"  # how often each expression is drawn
+    independent: bool = False  # attributes independent of each other instead of CelebA-like
+    intensity: list[float] = field(default_factory=lambda: [0.4, 1.0])  # strength of expressions, two numbers in 0 .. 1
+
+    def __post_init__(self) -> None:
+        _require(32 <= self.image_size <= 256, "image_size", "32 .. 256 px", self.image_size)
+        limits = {"augment_crop": 0.5, "augment_shift": 0.25, "augment_brightness": 0.9, "resident": 1.0}
+        for name, top in limits.items():
+            _require(0 <= getattr(self, name) <= top, name, f"a number in 0 .. {top}", getattr(self, name))
+        for name in ("num_train", "num_val", "num_test", "seed"):
+            _require(getattr(self, name) >= 0, name, "a number >= 0", getattr(self, name))
+        _require(self.per_identity >= 1, "per_identity", "a number >= 1", self.per_identity)
+        _require(0 <= self.fold <= 4, "fold", "0 .. 4", self.fold)
+        low_high = len(self.intensity) == 2 and 0 <= self.intensity[0] <= self.intensity[1] <= 1
+        _require(low_high, "intensity", "two rising numbers in 0 .. 1, as [0.4, 1]", self.intensity)
+        _require(len(self.eyes) in (0, 4), "eyes", "four numbers [x, y, x, y] in -1 .. 1", self.eyes)
+        for name in ("classes", "attributes"):
+            names = getattr(self, name)
+            _require(len(set(names)) == len(names), name, "each name once", names)
+        _require(len(self.sets) in (0, 2), "sets", "two names, as [celeba, folder]", self.sets)
+        _require(len(self.roots) in (0, 2), "roots", "two folders, in the order of sets", self.roots)
+        _require(not (self.pair and self.sets), "pair", "false where two sets take turns", self.pair)
+        if self.dataset == "synthetic" and self.pair and not self.sets:
+            _require(self.per_identity % 2 == 0, "per_identity", "an even number with pair: true", self.per_identity)
+        if self.labels == "soft":
+            _require(bool(self.ferplus), "labels", "'hard' or data.ferplus=fer2013new.csv for soft labels", self.labels)
+        if self.labels == "intensity":
+            _require(self.dataset == "synthetic", "labels", "intensity only with dataset: synthetic", self.labels)
+        self.crop_box()
+
+    def crop_box(self) -> str | int | tuple[int, int, int, int]:
+        """The crop as 'auto', 'full', a side in px, or four edges in px. Raises UserError for anything else."""
+        crop = self.crop
+        expected = "auto, full, a side in px such as 148, or a square [left, top, right, bottom]"
+        if isinstance(crop, list):
+            good = len(crop) == 4 and crop[2] > crop[0] and crop[2] - crop[0] == crop[3] - crop[1]
+            _require(good, "crop", expected, crop)
+            return tuple(crop)
+        if str(crop) in ("auto", "full"):
+            return str(crop)
+        _require(str(crop).isdigit() and int(crop) >= 8, "crop", expected, crop)
+        return int(crop)
+
+    def root_folder(self) -> Path:
+        """Where the raw files are."""
+        return Path(self.root or f"datasets/{self.dataset}").expanduser()
+
+    def cache_folder(self) -> Path:
+        """Where the packs are."""
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(self.cache or os.environ.get("FACES_CACHE") or f"{home}/faces").expanduser()
+
+
+def _require(condition: bool, key: str, expected: str, value: object) -> None:
+    if not condition:
+        raise UserError(f"{key}: expected {expected}, got {value!r}")

@@ -1,0 +1,30 @@
+"""Names of expressions: one canonical word each, and the other words that folders and files use for it."""
+
+import difflib
+
+# FER2013's codes 0..6 (TFD's 1..7 in the same order), then contempt as the eighth.
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "contempt")
+
+SYNONYMS = {
+    "angry": ("anger", "ang", "an"),
+    "disgust": ("disgusted", "dis", "di"),
+    "fear": ("fearful", "afraid", "scared", "fea", "af", "fe"),
+    "happy": ("happiness", "happily", "joy", "joyful", "hap", "ha"),
+    "sad": ("sadness", "unhappy", "sa"),
+    "surprise": ("surprised", "sur", "su"),
+    "neutral": ("neutrality", "calm", "neu", "ne", "no_emotion"),
+    "contempt": ("contemptuous", "con", "co"),
+}
+_CANONICAL = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
+
+
+def canonical(word: str) -> str | None:
+    """The canonical name of an expression word in any case, or None: 'Happiness' -> 'happy'."""
+    return _CANONICAL.get(word.strip().lower().replace(" ", "_").replace("-", "_"))
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...], n: int = 3) -> str:
+    """', '-joined names that look most like `word`, for error messages; all of a short list."""
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lower, n=n, cutoff=0.4)
+    return ", ".join([lower[name] for name in close] or list(known)[:8])

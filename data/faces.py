@@ -1,0 +1,368 @@
+"""From a pack to what a run sees: which rows, which labels, train, val and test, and `meta`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from data.batches import Augment, Batch, Batches, Shelf, assemble
+from data.config import DataConfig
+from data.emotions import canonical, nearest
+from data.order import Draw, Order, Partners, mixed
+from data.pack import BLACK, FLAT, REFUSED, UNREADABLE, Pack, open_pack
+from data.raw import TEST, TRAIN, VAL, digest, say
+from engine.errors import UserError
+
+SPLITS = ("train", "val", "test")
+HASHED_SHARE = 0.1  # of the training images (or persons) become val, or test, where a set has none
+
+
+@dataclass
+class Faces:
+    """A data set ready for a run. `meta` holds plain values that travel with runs and checkpoints."""
+
+    train: "FaceSet | TakingTurns"
+    val: "FaceSet | TakingTurns"
+    test: "FaceSet | TakingTurns"
+    meta: dict
+
+
+class FaceSet:
+    """Rows of a pack: one of train, val, test. `labels` are arrays with one row for each face of this set."""
+
+    def __init__(
+        self, shelf: Shelf, rows: np.ndarray, cfg: DataConfig, training: bool, num_classes: int = 0,
+        partners: Partners | None = None,
+    ) -> None:  # fmt: skip
+        self.shelf, self.rows, self.cfg, self.training = shelf, np.asarray(rows, np.int64), cfg, training
+        self.num_classes, self.partners = num_classes, partners
+        self.labels = {key: value.numpy()[self.rows] for key, value in shelf.labels.items()}
+        self.labels["index"] = self.rows
+        augment = Augment(cfg.augment_crop, cfg.augment_shift, cfg.augment_brightness)
+        self.augment = augment if training and augment else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(
+        self, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1,
+        device: str | torch.device = "cpu", first_step: int = 0, stride: int = 1,
+    ) -> Batches:  # fmt: skip
+        """Endless batches of `batch_size` faces for this rank, from step `first_step` on.
+
+        Training sets are flipped, balanced and augmented as their config says; others only shuffled. The first
+        `first_step` batches cost nothing.
+        """
+        order = Order(self._decks(), seed, self.cfg.flip if self.training else "none")
+        return Batches(
+            self.shelf, order, batch_size, rank, world_size, device, first_step, self.partners, self.augment, stride
+        )
+
+    def fixed(self, n: int, device: str | torch.device = "cpu") -> Batch:
+        """n faces, always the same, unflipped: spread evenly over the set, expressions in turn (repeated if n > len)."""
+        if not len(self):
+            raise UserError("data: this part of the set is empty with these options; expected at least one face")
+        label = self.labels.get("label", np.zeros(len(self), np.int64))
+        groups = [np.flatnonzero(label == k) for k in np.unique(label)]
+        counts = [len(range(j, n, len(groups))) for j in range(len(groups))]
+        picks = np.empty(n, np.int64)
+        for j, (group, count) in enumerate(zip(groups, counts, strict=True)):
+            # Staggered, so that neighbours in the grid are not neighbours in the set (often one person).
+            share = (np.arange(count) + (j + 0.5) / len(groups)) / max(count, 1)
+            picks[j :: len(groups)] = group[(share * len(group)).astype(np.int64)]
+        return self.take(picks, device)
+
+    def once(self, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
+        """One ordered, unflipped pass; the last batch may be smaller."""
+        for start in range(0, len(self), batch_size):
+            yield self.take(np.arange(start, min(start + batch_size, len(self))), device)
+
+    def take(self, places: np.ndarray, device: str | torch.device = "cpu") -> Batch:
+        """The faces at these places (N,) of the set, unflipped."""
+        device = torch.device(device)
+        rows = self.rows[np.asarray(places, np.int64)]
+        draw = Draw(rows, np.zeros(len(rows), bool), np.zeros(len(rows), np.int64))
+        batch = self._plain(rows, draw, device)
+        if self.partners is not None:
+            batch |= self._plain(self.partners.of(rows, draw.epoch, 0), draw, device, "pair_")
+        return batch
+
+    def _plain(self, rows: np.ndarray, draw: Draw, device: torch.device, prefix: str = "") -> Batch:
+        images, labels = self.shelf.on(device)
+        index = torch.from_numpy(rows)
+        x8 = images.index_select(0, index.to(images.device)).to(device)
+        return assemble(x8, labels, draw, index.to(device), prefix)
+
+    def _decks(self) -> list[np.ndarray]:
+        if not (self.cfg.balanced and self.training):
+            return [self.rows]
+        return [self.rows[self.labels["label"] == k] for k in range(self.num_classes)]
+
+
+class TakingTurns:
+    """Two sets that take turns: step s draws from set s mod 2, and `batch["source"]` (N,) says which."""
+
+    def __init__(self, sets: tuple[FaceSet, FaceSet]) -> None:
+        self.sets = sets
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.sets)
+
+    def batches(
+        self, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1,
+        device: str | torch.device = "cpu", first_step: int = 0,
+    ) -> Iterator[Batch]:  # fmt: skip
+        """Endless batches; the two sets' own keys come in their own steps only."""
+        streams = [part.batches(batch_size, seed, rank, world_size, device, 0, stride=2) for part in self.sets]
+        step = first_step
+        while True:
+            stream = streams[step % 2]
+            stream.step = step
+            yield _with_source(next(stream), step % 2)
+            step += 1
+
+    def fixed(self, n: int, device: str | torch.device = "cpu", source: int = 0) -> Batch:
+        """n faces of one of the two sets, as `FaceSet.fixed`."""
+        return _with_source(self.sets[source].fixed(n, device), source)
+
+    def once(self, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
+        """One pass over the first set, then one over the second."""
+        for source, part in enumerate(self.sets):
+            for batch in part.once(batch_size, device):
+                yield _with_source(batch, source)
+
+
+def _with_source(batch: Batch, source: int) -> Batch:
+    return {**batch, "source": torch.full_like(batch["index"], source)}
+
+
+def build_faces(cfg: DataConfig) -> Faces:
+    """Open (or make) the pack that `cfg` asks for and choose its rows and labels.
+
+    Raises:
+        UserError: raw files are missing or not as expected; a class or attribute is not in the set.
+    """
+    if cfg.sets:
+        return _build_two(cfg)
+    pack = open_pack(cfg)
+    names, labels, wanted = _labels(cfg, pack)
+    split, notes = _complete_split(cfg, pack)
+    rows, more = _rows(cfg, pack, split, wanted)
+    notes += more
+    partners: list[Partners | None] = [None, None, None]
+    if cfg.pair:
+        partners, rows, more = _pairs(labels, pack.labels.get("take"), rows)
+        notes += more
+    _check_balanced(cfg, names["classes"], labels, rows[TRAIN])
+    for note in notes:
+        say(f"{cfg.dataset}: {note}")
+    shelf = Shelf(pack.images, labels, cfg.resident)
+    sets = [
+        FaceSet(shelf, rows[part], cfg, part == TRAIN, len(names["classes"]), partners[part])
+        for part in (TRAIN, VAL, TEST)
+    ]
+    return Faces(*sets, meta=_meta(cfg, pack, names, labels, sets))
+
+
+def _build_two(cfg: DataConfig) -> Faces:
+    parts = []
+    for place, name in enumerate(cfg.sets):
+        root = cfg.roots[place] if cfg.roots else ""
+        parts.append(build_faces(replace(cfg, dataset=name, root=root, sets=[], roots=[])))
+    first, second = parts[0].meta, parts[1].meta
+    if first["channels"] != second["channels"]:
+        raise UserError(
+            f"data.sets: {cfg.sets[0]} has {first['channels']} channels and {cfg.sets[1]} {second['channels']}; "
+            "set data.grayscale: true"
+        )
+    # One vector of labels for both: expressions of whichever set has them, attributes likewise.
+    meta = {key: second[key] if not first[key] else first[key] for key in first}
+    meta |= {key: first[key] + second[key] for key in ("num_train", "num_val", "num_test")}
+    meta |= {
+        "dataset": "+".join(cfg.sets),
+        "keys": [key for key in first["keys"] if key in second["keys"]] + ["source"],
+        "fingerprint": digest([first["fingerprint"], second["fingerprint"]]),
+        "sets": [first, second],
+    }
+    joint = [TakingTurns((getattr(parts[0], name), getattr(parts[1], name))) for name in SPLITS]
+    return Faces(*joint, meta=meta)
+
+
+def _labels(cfg: DataConfig, pack: Pack) -> tuple[dict, dict[str, np.ndarray], np.ndarray]:
+    """Names, labels as batches hold them (N rows), and (N,) bool: the row's class is among those asked for."""
+    stored, labels = pack.labels, {}
+    wanted = np.ones(len(stored["split"]), bool)
+    classes = _choose(cfg, "classes", pack.meta["classes"])
+    attributes = _choose(cfg, "attributes", pack.meta["attributes"])
+    if "label" in stored:
+        old = np.array([pack.meta["classes"].index(name) for name in classes], np.int64)
+        new = np.full(len(pack.meta["classes"]) + 1, -1, np.int64)  # the last place serves -1
+        new[old] = np.arange(len(old))
+        labels["label"] = new[stored["label"]]
+        wanted = (labels["label"] >= 0) | (stored["label"] < 0)
+        if cfg.labels != "hard" and "label_soft" in stored:
+            soft = stored["label_soft"][:, old].astype(np.float32)
+            total = soft.sum(axis=1, keepdims=True)
+            one_hot = (labels["label"][:, None] == np.arange(len(old))).astype(np.float32)
+            labels["label_soft"] = np.where(total > 0, soft / np.maximum(total, 1e-6), one_hot)
+    if "attr" in stored:
+        chosen = stored["attr"][:, [pack.meta["attributes"].index(name) for name in attributes]]
+        labels["attr"] = np.where(chosen < 0, np.nan, chosen).astype(np.float32)
+    for key in ("identity", "landmarks"):
+        if key in stored:
+            labels[key] = stored[key]
+    if cfg.landmarks == "file":
+        labels["landmarks"] = _found_landmarks(pack)
+    return {"classes": classes, "attributes": attributes}, labels, wanted
+
+
+def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
+    asked = getattr(cfg, key)
+    chosen = []
+    for name in asked:
+        match = name if name in known else canonical(name) if key == "classes" else None
+        if match not in known:
+            if not known:
+                raise UserError(f"data.{key}: {cfg.dataset} has none; leave the list empty")
+            raise UserError(f"data.{key}: {cfg.dataset} has no '{name}'; the nearest are {nearest(name, known)}")
+        chosen.append(match)
+    return chosen or list(known)
+
+
+def _found_landmarks(pack: Pack) -> np.ndarray:
+    path = pack.landmarks_file
+    if not path.exists():
+        raise UserError(f"{path}: not there; run python -m data.landmarks --config FILE, or set data.landmarks: own")
+    with np.load(path) as stored:
+        fingerprint, points = str(stored["fingerprint"]), stored["points"].astype(np.float32)
+    if fingerprint != pack.meta["fingerprint"] or len(points) != pack.meta["count"]:
+        raise UserError(f"{path}: belongs to another pack; run python -m data.landmarks --config FILE again")
+    return points
+
+
+def _complete_split(cfg: DataConfig, pack: Pack) -> tuple[np.ndarray, list[str]]:
+    """The split asked for; a missing part is filled so that nobody trains blind or tests on what was trained on."""
+    name = f"split_fold{cfg.fold}" if cfg.dataset == "tfd" else f"split_{cfg.split}"
+    split, notes = pack.labels.get(name, pack.labels["split"]).copy(), []
+    if not (split == TEST).any() and (split == VAL).any():
+        split[split == VAL] = TEST
+        notes.append("there is no third part, so what came as validation is the test set")
+    # A person stays on one side, and so do copies of one picture.
+    identity = pack.labels.get("identity", np.full(len(split), -1))
+    share = np.where(
+        identity >= 0, mixed(1, identity) * 2.0**-64, mixed(2, pack.labels["pixels"]) * 2.0**-64
+    )  # fmt: skip
+    for part, low in ((TEST, 0.0), (VAL, HASHED_SHARE)):
+        if not (split == part).any() and not (part == VAL and cfg.merge_val):
+            split[(split == TRAIN) & (share >= low) & (share < low + HASHED_SHARE)] = part
+            notes.append(f"{SPLITS[part]} is a hashed {HASHED_SHARE:.0%} of the training part")
+    return split, notes
+
+
+def _rows(cfg: DataConfig, pack: Pack, split: np.ndarray, wanted: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
+    """Rows of train, val and test. Faults and copies leave the training rows only, so that test figures compare."""
+    fault, pixels, notes = pack.labels["fault"], pack.labels["pixels"], []
+    usable = wanted & (fault != UNREADABLE)
+    if cfg.merge_val:
+        split = np.where(split == VAL, TRAIN, split)
+    train = usable & (split == TRAIN)
+    if cfg.drop_bad:
+        bad = train & np.isin(fault, (BLACK, FLAT, REFUSED))
+        train &= ~bad
+        if bad.any():
+            kinds = ((BLACK, "all black"), (FLAT, "flat"), (REFUSED, "refused by the set"))
+            text = ", ".join(f"{(bad & (fault == k)).sum()} {name}" for k, name in kinds if (bad & (fault == k)).any())
+            notes.append(f"drop_bad leaves out {bad.sum()} training images: {text}")
+    if cfg.dedup:
+        copies = train & np.isin(pixels, pixels[usable & (split != TRAIN)])
+        train &= ~copies
+        notes.append(f"dedup leaves out {copies.sum()} training images that are copies of val or test images")
+    test = np.flatnonzero(usable & (split == TEST))
+    val = test if cfg.merge_val else np.flatnonzero(usable & (split == VAL))
+    limits = (cfg.num_train, cfg.num_val, cfg.num_test)
+    parts = (np.flatnonzero(train), val, test)
+    return [_limited(part, limit) for part, limit in zip(parts, limits, strict=True)], notes
+
+
+def _limited(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` rows, spread evenly."""
+    if not limit or limit >= len(rows):
+        return rows
+    return rows[(np.arange(limit) * len(rows)) // limit]
+
+
+def _pairs(
+    labels: dict[str, np.ndarray], take: np.ndarray | None, rows: list[np.ndarray]
+) -> tuple[list[Partners], list[np.ndarray], list[str]]:
+    """Partners within each part; faces without one leave it."""
+    missing = [key for key in ("label", "identity") if key not in labels]
+    if missing:
+        raise UserError(f"data.pair: expected a set with {' and '.join(missing)} labels; use pair: false")
+    partners, kept, notes = [], [], []
+    for part, mine in enumerate(rows):
+        found = Partners(mine, labels["label"][mine], labels["identity"][mine], None if take is None else take[mine])
+        has_one = found.exists(mine)
+        if not has_one.all():
+            notes.append(f"pair leaves out {(~has_one).sum()} {SPLITS[part]} faces without another expression")
+        partners.append(found)
+        kept.append(mine[has_one])
+    if not len(kept[TRAIN]):
+        raise UserError("data.pair: no person of the training set shows two expressions; use pair: false")
+    return partners, kept, notes
+
+
+def _check_balanced(cfg: DataConfig, classes: list[str], labels: dict[str, np.ndarray], train: np.ndarray) -> None:
+    if not cfg.balanced:
+        return
+    if "label" not in labels:
+        raise UserError(f"data.balanced: {cfg.dataset} has no expressions to balance; use balanced: false")
+    counts = _counts(labels["label"][train], len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty:
+        raise UserError(f"data.balanced: no training image shows {', '.join(empty)}; leave it out of data.classes")
+
+
+def _counts(label: np.ndarray, num_classes: int) -> list[int]:
+    return np.bincount(label[label >= 0], minlength=num_classes).tolist() if num_classes else []
+
+
+def _meta(cfg: DataConfig, pack: Pack, names: dict, labels: dict, sets: list[FaceSet]) -> dict:
+    """What travels with runs and checkpoints: plain values only."""
+    stored = pack.meta
+    eyes = [cfg.eyes[:2], cfg.eyes[2:]] if cfg.eyes else _mean_eyes(labels) or stored["eyes"]
+    choice = [
+        *(names["classes"], names["attributes"], cfg.merge_val, cfg.drop_bad, cfg.dedup, cfg.labels, cfg.landmarks),
+        *(cfg.split, cfg.fold, cfg.pair, [len(part) for part in sets]),
+    ]
+    keys = ["image", *labels, "index"]
+    if cfg.pair:
+        keys += [f"pair_{key}" for key in keys]
+    class_counts = {
+        name: _counts(part.labels["label"], len(names["classes"])) if "label" in labels else []
+        for name, part in zip(SPLITS, sets, strict=True)
+    }
+    return {
+        "dataset": cfg.dataset,
+        "channels": stored["channels"],
+        "image_size": stored["image_size"],
+        "crop": stored["crop"],
+        "eyes": eyes,
+        "classes": names["classes"],
+        "attributes": names["attributes"],
+        "identities": int(labels["identity"].max(initial=-1)) + 1 if "identity" in labels else 0,
+        "landmarks": labels["landmarks"].shape[1] if "landmarks" in labels else 0,
+        **{f"num_{name}": len(part) for name, part in zip(SPLITS, sets, strict=True)},
+        "class_counts": class_counts,
+        "keys": keys,
+        "fingerprint": digest([stored["fingerprint"], choice]),
+    }
+
+
+def _mean_eyes(labels: dict[str, np.ndarray]) -> list[list[float]] | None:
+    """Mean eye places of the landmarks, image-left eye first, or None where there are none."""
+    points = labels.get("landmarks")
+    if points is None or np.isnan(points).all():
+        return None
+    eyes = (points[:, 0], points[:, 1]) if points.shape[1] == 5 else (points[:, 36:42], points[:, 42:48])
+    return [[round(float(np.nanmean(eye[..., axis])), 4) for axis in (0, 1)] for eye in eyes]

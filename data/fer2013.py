@@ -1,0 +1,251 @@
+"""FER2013: 35,887 grey faces of 48 x 48 px with seven expressions, as one csv, two csv files, or folders."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.config import DataConfig
+from data.emotions import EMOTIONS
+from data.folder import Entry, classify, scan
+from data.raw import TEST, TRAIN, VAL, BadImage, Index, RawFaces, decode, digest, missing
+from engine.errors import UserError
+
+CLASSES = list(EMOTIONS[:7])
+USAGES = {"Training": TRAIN, "PublicTest": VAL, "PrivateTest": TEST}
+SIDE = 48
+WHERE = (
+    "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge "
+    "or https://www.kaggle.com/datasets/msambare/fer2013"
+)
+# Official numbers of PublicTest images by class, angry .. neutral; the folders of atulapra's copy count on in that order.
+PUBLIC_COUNTS = (467, 56, 496, 895, 653, 415, 607)
+PRIVATE_COUNTS = (491, 55, 528, 879, 594, 416, 626)
+FERPLUS_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+# FER+ columns in the order of CLASSES.
+FERPLUS_ORDER = [FERPLUS_COLUMNS.index(n) for n in ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")]
+NOT_A_FACE = "not a face (FER+)"
+
+
+@dataclass
+class Rows:
+    """Where each row of the csv files is: file number, byte offset and length of the pixels, label, usage, line."""
+
+    file: list[int]
+    start: list[int]
+    length: list[int]
+    label: list[int]
+    usage: list[str]
+    line: list[int]
+
+
+class FER2013(RawFaces):
+    """`fer2013.csv`, `icml_face_data.csv`, `train.csv` + `test.csv`, or folders of emotions, found in this order."""
+
+    options = ("ferplus",)
+    channels = 1
+    eyes = None
+
+    def __init__(self, cfg: DataConfig) -> None:
+        super().__init__(cfg)
+        self.files = self._csv_files()
+        self.entries = [] if self.files else scan(self.root)
+        if not self.files and not self.entries:
+            what = "fer2013.csv, icml_face_data.csv, train.csv (and test.csv), or train/ and test/ with emotion folders"
+            raise missing(self.root, "FER2013", what, WHERE)
+        self.sources = list(self.files) or sorted({entry.path.parent for entry in self.entries})
+        self.votes_file = self._votes_file()
+        if self.votes_file:
+            self.sources.append(self.votes_file)
+        self.handles: list[int] = []
+
+    def fingerprint(self) -> str:
+        names = [entry.path.name for entry in self.entries]
+        return digest([super().fingerprint(), names])
+
+    def name(self, i: int) -> str:
+        if self.entries:
+            return self.entries[i].path.relative_to(self.root).as_posix()
+        return f"{self.files[self.rows.file[i]].name}, line {self.rows.line[i]}"
+
+    def read(self, i: int) -> np.ndarray:
+        if self.entries:
+            return decode(self.entries[i].path, self.name(i))
+        file, start, length = self.rows.file[i], self.rows.start[i], self.rows.length[i]
+        text = os.pread(self.handles[file], length, start)
+        if text.translate(None, b"0123456789 "):
+            raise BadImage(f"{self.name(i)}: the pixels are not whole numbers in 0 .. 255")
+        pixels = np.fromstring(text, dtype=np.int64, sep=" ")
+        if len(pixels) != SIDE * SIDE:
+            raise BadImage(f"{self.name(i)}: {len(pixels)} pixels, expected {SIDE * SIDE}")
+        if pixels.max() > 255:
+            raise BadImage(f"{self.name(i)}: a pixel is above 255")
+        return pixels.astype(np.uint8).reshape(SIDE, SIDE, 1)
+
+    def build_index(self) -> Index:
+        return self._index_of_csv() if self.files else self._index_of_folders()
+
+    # csv files
+
+    def _csv_files(self) -> list[Path]:
+        if self.root.is_file():
+            return [self.root]
+        for folder in (self.root, self.root / "fer2013"):
+            for names in (("fer2013.csv",), ("icml_face_data.csv",), ("train.csv", "test.csv")):
+                if (folder / names[0]).is_file():
+                    return [folder / name for name in names if (folder / name).is_file()]
+        return []
+
+    def _index_of_csv(self) -> Index:
+        self.rows = Rows([], [], [], [], [], [])
+        for number, path in enumerate(self.files):
+            self.handles.append(os.open(path, os.O_RDONLY))
+            _read_csv(path, number, self.rows)
+        label = np.array(self.rows.label, np.int64)
+        usage, notes = self.rows.usage, []
+        if "" in usage:
+            usage, note = _usage_of_kaggle_pair(self.rows, self.files)
+            notes += note
+        split = np.array([USAGES[name] for name in usage], np.int8)
+        labels, bad = {"label": label}, {}
+        if self.votes_file:
+            votes = _read_votes(self.votes_file, usage)
+            labels["label_soft"] = _shares(votes)
+            bad = {int(row): NOT_A_FACE for row in np.flatnonzero(votes[:, -1] > votes[:, :-1].max(axis=1))}
+        return Index(split, labels, {"classes": CLASSES}, bad, notes)
+
+    def _votes_file(self) -> Path | None:
+        if not self.cfg.ferplus:
+            return None
+        if self.entries:
+            raise UserError("data.ferplus: votes join by csv row; expected fer2013.csv, not folders of images")
+        folder = self.root.parent if self.root.is_file() else self.root
+        for path in (folder / self.cfg.ferplus, Path(self.cfg.ferplus).expanduser()):
+            if path.is_file():
+                return path
+        raise missing(folder / self.cfg.ferplus, "FER+", "fer2013new.csv", "https://github.com/microsoft/FERPlus")
+
+    # Folders
+
+    def _index_of_folders(self) -> Index:
+        label, present = classify(self.entries, self.root, [])
+        unknown = [name for name in present if name not in CLASSES]
+        if unknown:
+            raise UserError(f"{self.root}: FER2013 has no '{unknown[0]}'; use dataset: folder for other collections")
+        label = np.array([CLASSES.index(name) for name in present], np.int64)[label]
+        named = [_usage_by_name(entry.path.name) for entry in self.entries]
+        if all(usage is not None for usage in named):
+            split = np.array(named, np.int8)
+        else:
+            split = np.array([TRAIN if e.split is None else e.split for e in self.entries], np.int8)
+            split = _split_of_counted_names(self.entries, label, split)
+        return Index(split, {"label": label}, {"classes": CLASSES})
+
+
+def _read_csv(path: Path, number: int, rows: Rows) -> None:
+    """Note where the pixels of each row are; the pixels themselves are read when they are packed."""
+    with open(path, "rb") as file:
+        header = [name.strip().strip('"').strip().lower() for name in file.readline().decode("utf-8-sig").split(",")]
+        if "pixels" not in header:
+            raise UserError(f"{path}, line 1: no column 'pixels' (found {', '.join(header)[:80]}); expected "
+                            "emotion,pixels,Usage as in Kaggle's fer2013.csv")  # fmt: skip
+        if "emotion" not in header and path.name != "test.csv":
+            raise UserError(f"{path}, line 1: no column 'emotion'; only test.csv comes without it")
+        places = {name: header.index(name) for name in ("pixels", "emotion", "usage") if name in header}
+        offset = file.tell()
+        for line_number, line in enumerate(file, start=2):
+            if line.strip():
+                _note_row(path, number, line_number, line, offset, places, len(header), rows)
+            offset += len(line)
+
+
+def _note_row(
+    path: Path, number: int, line_number: int, line: bytes, offset: int, places: dict, columns: int, rows: Rows
+) -> None:
+    cells = line.split(b",")
+    where = f"{path}, line {line_number}"
+    if len(cells) != columns:
+        raise UserError(f"{where}: {len(cells)} cells, expected {columns}; the file is damaged, get it again")
+    start = offset + sum(len(cell) + 1 for cell in cells[: places["pixels"]])
+    cell = cells[places["pixels"]]
+    inner = cell.strip().strip(b'"')
+    rows.file.append(number)
+    rows.start.append(start + cell.index(inner) if inner else start)
+    rows.length.append(len(inner))
+    rows.line.append(line_number)
+    rows.label.append(_label(cells[places["emotion"]], where) if "emotion" in places else -1)
+    usage = cells[places["usage"]].decode().strip().strip('"') if "usage" in places else ""
+    if usage not in USAGES and "usage" in places:
+        raise UserError(f"{where}: Usage '{usage[:40]}'; expected Training, PublicTest or PrivateTest")
+    rows.usage.append(usage)
+
+
+def _label(cell: bytes, where: str) -> int:
+    text = cell.decode(errors="replace").strip().strip('"')
+    if text not in ("0", "1", "2", "3", "4", "5", "6"):
+        meaning = ", ".join(f"{k} {name}" for k, name in enumerate(CLASSES))
+        raise UserError(f"{where}: emotion '{text[:20]}'; expected 0 .. 6 ({meaning})")
+    return int(text)
+
+
+def _usage_of_kaggle_pair(rows: Rows, files: list[Path]) -> tuple[list[str], list[str]]:
+    """Usage of train.csv and test.csv, which have no such column: test.csv is PublicTest, then PrivateTest."""
+    test = [row for row, file in enumerate(rows.file) if files[file].name == "test.csv"]
+    usage = ["Training"] * len(rows.file)
+    whole = len(test) == sum(PUBLIC_COUNTS) + sum(PRIVATE_COUNTS)
+    for place, row in enumerate(test):
+        usage[row] = "PrivateTest" if whole and place >= sum(PUBLIC_COUNTS) else "PublicTest"
+    notes = [f"{files[-1]} has no labels: its {len(test)} faces get -1; fer2013.csv has them"] if test else []
+    return usage, notes
+
+
+def _usage_by_name(name: str) -> int | None:
+    match = re.match(r"(Training|PublicTest|PrivateTest)_\d+", name)
+    return USAGES[match.group(1)] if match else None
+
+
+def _split_of_counted_names(entries: list[Entry], label: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """A whole test folder of `im<k>.png` counts PublicTest first, then PrivateTest, class by class."""
+    test = np.flatnonzero(split == TEST)
+    numbers = [re.fullmatch(r"im(\d+)", entries[row].path.stem) for row in test]
+    whole = np.bincount(label[test], minlength=7).tolist() == np.add(PUBLIC_COUNTS, PRIVATE_COUNTS).tolist()
+    if not whole or not all(numbers):
+        return split
+    public = [int(match.group(1)) < PUBLIC_COUNTS[label[row]] for match, row in zip(numbers, test, strict=True)]
+    split = split.copy()
+    split[test[public]] = VAL
+    return split
+
+
+def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
+    """(N, 10) votes, joined by row: the numbers in FER+'s image names drift away from the rows of fer2013.csv."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    header = [name.strip() for name in lines[0].split(",")] if lines else []
+    absent = [name for name in ("Usage", *FERPLUS_COLUMNS) if name not in header]
+    if absent:
+        raise UserError(f"{path}, line 1: no column '{absent[0]}'; expected FER+'s fer2013new.csv")
+    rows = [line.split(",") for line in lines[1:] if line.strip()]
+    if len(rows) < len(usage):
+        raise UserError(f"{path}: {len(rows)} rows for {len(usage)} faces; expected one row for each row of the csv")
+    places = [header.index(name) for name in FERPLUS_COLUMNS]
+    votes = np.zeros((len(usage), len(places)), np.int64)
+    for number, (cells, expected) in enumerate(zip(rows, usage, strict=False)):
+        where = f"{path}, line {number + 2}"
+        if len(cells) != len(header):
+            raise UserError(f"{where}: {len(cells)} cells, expected {len(header)}")
+        if cells[header.index("Usage")].strip() != expected:
+            raise UserError(f"{where}: Usage is {cells[header.index('Usage')]}, the face there is {expected}; "
+                            "the two files are not of the same rows")  # fmt: skip
+        counts = [cells[place].strip() for place in places]
+        if not all(count.isdigit() for count in counts):
+            raise UserError(f"{where}: expected ten whole numbers of votes")
+        votes[number] = counts
+    return votes
+
+
+def _shares(votes: np.ndarray) -> np.ndarray:
+    """(N, 7) float32 votes over the seven expressions, divided by their sum; rows without such a vote are zero."""
+    seven = votes[:, FERPLUS_ORDER].astype(np.float32)
+    return seven / np.maximum(seven.sum(axis=1, keepdims=True), 1)

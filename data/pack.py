@@ -1,0 +1,373 @@
+"""Packs: every picture of a set cut, resized and kept as one uint8 array, made once.
+
+A pack is a folder: `images.npy` (N, C, H, W) uint8, `labels.npz` (labels and facts of each row), `meta.json`. It holds
+all rows and all labels of its set; which of them a run sees (`data.faces`) costs nothing, so one pack serves many runs.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from data.config import DataConfig
+from data.raw import BadImage, RawFaces, digest, say
+from engine.errors import UserError
+from engine.files import atomic_dir, lock
+
+VERSION = 1  # of the pack's layout and of how pictures are cut and resized
+CHUNK = 64  # pictures a worker prepares at a time
+MAX_UNREADABLE = 0.2  # a set with more than this share of unreadable files is refused
+FLAT_STD = 2.0  # grey levels; under this a picture shows nothing (a real face has 20 and more)
+FINE, UNREADABLE, BLACK, FLAT, REFUSED = range(5)
+FAULTS = ("fine", "unreadable", "all black", "flat", "refused by its set")
+
+
+@dataclass
+class Pack:
+    """An open pack. `images` is memory-mapped; what is read stays in the page cache."""
+
+    folder: Path
+    images: np.ndarray  # (N, C, H, W) uint8
+    labels: dict[str, np.ndarray]  # keys of a batch, and split, split_*, fault, pixels (hash of the source pixels)
+    meta: dict
+
+    @property
+    def landmarks_file(self) -> Path:
+        """Where landmarks found afterwards stand."""
+        return self.folder / "landmarks.npz"
+
+
+def open_pack(cfg: DataConfig) -> Pack:
+    """Open the pack of `cfg`, making it first if it is missing, damaged or older than its raw files.
+
+    A second process that wants the same pack waits for the first. Without the raw files an existing pack is used.
+
+    Raises:
+        UserError: neither a pack nor raw files are there, or the raw files are not as expected.
+    """
+    # Here, since data/__init__ holds the one dict from name to reader and imports this module.
+    from data import READERS
+
+    reader_class = READERS[cfg.dataset]
+    try:
+        reader = reader_class(cfg)
+    except UserError:
+        folder = _pack_without_source(cfg, reader_class)
+        if folder is None:
+            raise
+        return _load(folder)
+    folder = pack_folder(cfg, reader_class)
+    source = reader.fingerprint()
+    if not _is_complete(folder, source):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock(folder.parent / f"{folder.name}.lock", wait=True, message="is being filled"):
+            if not _is_complete(folder, source):
+                _make(folder, reader, cfg, source)
+    return _load(folder)
+
+
+def pack_folder(cfg: DataConfig, reader_class: type[RawFaces]) -> Path:
+    """cache/<set>-<size>-<options>-<root>: two digests, so that a pack whose raw files are gone can be found."""
+    root = "" if cfg.dataset == "synthetic" else str(cfg.root_folder().resolve())
+    return cfg.cache_folder() / f"{_stem(cfg, reader_class)}-{digest(root)[:6]}"
+
+
+def _stem(cfg: DataConfig, reader_class: type[RawFaces]) -> str:
+    facts = {name: getattr(cfg, name) for name in reader_class.options}
+    facts |= {"crop": resolve_crop(cfg, reader_class), "grayscale": cfg.grayscale, "version": VERSION}
+    return f"{cfg.dataset}-{cfg.image_size}-{digest(facts)[:10]}"
+
+
+def resolve_crop(cfg: DataConfig, reader_class: type[RawFaces]) -> str | int | tuple[int, int, int, int]:
+    """The crop with `auto` replaced by what it means for this set and size."""
+    crop = cfg.crop_box()
+    if crop != "auto":
+        return crop
+    if reader_class.auto_crop == "celeba":
+        return 148 if cfg.image_size < 128 else 178
+    return reader_class.auto_crop
+
+
+def _pack_without_source(cfg: DataConfig, reader_class: type[RawFaces]) -> Path | None:
+    exact = pack_folder(cfg, reader_class)
+    others = sorted(cfg.cache_folder().glob(f"{_stem(cfg, reader_class)}-??????"))
+    for folder in [exact, *(others if len(others) == 1 else [])]:
+        if _is_complete(folder, None):
+            return folder
+    return None
+
+
+def _is_complete(folder: Path, source: str | None) -> bool:
+    """Whether a whole pack of this version (and source, if known) stands here."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        size = (folder / "images.npy").stat().st_size
+        labels = (folder / "labels.npz").stat().st_size
+    except (OSError, ValueError):
+        return False
+    whole = size == meta.get("image_bytes") and labels == meta.get("label_bytes") and meta.get("version") == VERSION
+    return whole and source in (None, meta.get("source"))
+
+
+def _load(folder: Path) -> Pack:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    # Copy-on-write: torch wants a writable array, the file stays untouched.
+    images = np.load(folder / "images.npy", mmap_mode="c")
+    with np.load(folder / "labels.npz") as stored:
+        labels = {key: stored[key] for key in stored.files}
+    return Pack(folder, images, labels, meta)
+
+
+def _make(folder: Path, reader: RawFaces, cfg: DataConfig, source: str) -> None:
+    index = reader.index
+    for note in index.notes:
+        say(note)
+    if not len(reader):
+        raise UserError(f"{cfg.root_folder()}: no faces found for dataset {cfg.dataset}")
+    with atomic_dir(folder) as temporary:
+        channels = 1 if cfg.grayscale else reader.channels
+        with open(temporary / "images.npy", "wb") as file:
+            facts, content = _write_images(file, reader, cfg, channels)
+        _refuse_if_unreadable(facts, cfg)
+        labels = _final_labels(reader, facts)
+        for key in sorted(labels):
+            content.update(key.encode() + np.ascontiguousarray(labels[key]).tobytes())
+        np.savez(temporary / "labels.npz", **labels)
+        meta = _describe(reader, cfg, facts, channels)
+        meta |= {"source": source, "fingerprint": content.hexdigest()[:16]}
+        meta["image_bytes"] = (temporary / "images.npy").stat().st_size
+        meta["label_bytes"] = (temporary / "labels.npz").stat().st_size
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass
+class Facts:
+    """What the pass over the pictures found, a row each."""
+
+    fault: np.ndarray  # (N,) uint8, one of FAULTS
+    pixels: np.ndarray  # (N,) uint64 hash of the source pixels
+    box: np.ndarray  # (N, 4) left, top, right, bottom of the crop in source px; NaN if unreadable
+    size: np.ndarray  # (N, 2) width, height of the source
+    named: list[str]  # the unreadable ones, with the reason
+
+
+def _write_images(file: BinaryIO, reader: RawFaces, cfg: DataConfig, channels: int) -> tuple[Facts, "hashlib._Hash"]:
+    """Write images.npy from the front to the back; only a few chunks are in memory at any time."""
+    count, size = len(reader), cfg.image_size
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, channels, size, size)}
+    np.lib.format.write_array_header_1_0(file, header)
+    facts = Facts(
+        np.zeros(count, np.uint8), np.zeros(count, np.uint64), np.full((count, 4), np.nan, np.float32),
+        np.zeros((count, 2), np.int32), [],
+    )  # fmt: skip
+    content = hashlib.sha256()
+    with Progress(count, f"packing {cfg.dataset} at {size} px") as progress:
+        for rows, images, errors in _prepared(reader, cfg, channels, facts):
+            data = images.tobytes()
+            file.write(data)
+            content.update(data)
+            facts.named += errors
+            progress.update(len(rows))
+    return facts, content
+
+
+def _prepared(reader: RawFaces, cfg: DataConfig, channels: int, facts: Facts) -> Iterator[tuple]:
+    """Chunks in order from a pool of threads (decoding and drawing free the interpreter's lock), a few ahead."""
+    crop, width = resolve_crop(cfg, type(reader)), reader.crop_width
+    chunks = [range(i, min(i + CHUNK, len(reader))) for i in range(0, len(reader), CHUNK)]
+    workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+    def prepare(rows: range) -> tuple[range, np.ndarray, list[str]]:
+        images = np.zeros((len(rows), channels, cfg.image_size, cfg.image_size), np.uint8)
+        errors = []
+        for k, picture in enumerate(reader.read_many(rows)):
+            if isinstance(picture, BadImage):
+                facts.fault[rows[k]] = UNREADABLE
+                errors.append(str(picture))
+                continue
+            height, wide = picture.shape[:2]
+            box = crop_box(wide, height, crop, width)
+            images[k] = cut(picture, box, cfg.image_size, channels)
+            facts.box[rows[k]], facts.size[rows[k]] = box, (wide, height)
+            facts.fault[rows[k]] = _fault(picture)
+            facts.pixels[rows[k]] = _pixel_hash(picture)
+        return rows, images, errors
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: list[Future] = []
+        try:
+            for rows in chunks:
+                waiting.append(pool.submit(prepare, rows))
+                if len(waiting) > 2 * workers:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _fault(picture: np.ndarray) -> int:
+    low, high = int(picture.min()), int(picture.max())
+    if high == 0:
+        return BLACK
+    # A cheap bound first: the deviation cannot exceed half the range.
+    return FLAT if high - low < 64 and picture.std(dtype=np.float64) < FLAT_STD else FINE
+
+
+def _pixel_hash(picture: np.ndarray) -> int:
+    shape = repr(picture.shape).encode()
+    return int.from_bytes(hashlib.blake2b(shape + picture.tobytes(), digest_size=8).digest(), "little")
+
+
+def crop_box(width: int, height: int, crop: str | int | tuple, reference: int | None = None) -> tuple[float, ...]:
+    """(left, top, right, bottom) of a square in px of a picture; it may reach beyond the picture for `full`.
+
+    reference: the width in px that numbers in `crop` refer to, so that 148 of CelebA's 178 means the same share of a
+    larger copy.
+    """
+    scale = width / reference if reference else 1.0
+    if isinstance(crop, tuple):
+        return tuple(edge * scale for edge in crop)
+    if crop == "centre":
+        side = float(min(width, height))
+    elif crop == "full":
+        side = float(max(width, height))
+    else:
+        side = crop * scale
+    # Rounded to whole pixels at the native scale, as torchvision's CenterCrop does.
+    left, top = (width - side) / 2, (height - side) / 2
+    if scale == 1.0:
+        left, top = float(round(left)), float(round(top))
+    return left, top, left + side, top + side
+
+
+def cut(picture: np.ndarray, box: tuple[float, ...], size: int, channels: int) -> np.ndarray:
+    """Cut `box` out of (H, W, 1|3), antialias to (channels, size, size) uint8; beyond the edges they are repeated."""
+    height, width = picture.shape[:2]
+    left, top, right, bottom = box
+    if left < 0 or top < 0 or right > width or bottom > height:
+        pad = [max(0, int(np.ceil(v))) for v in (-top, bottom - height, -left, right - width)]
+        picture = np.pad(picture, (pad[:2], pad[2:], (0, 0)), mode="edge")
+        left, right, top, bottom = left + pad[2], right + pad[2], top + pad[0], bottom + pad[0]
+    if picture.shape[2] == 3 and channels == 1:
+        image = Image.fromarray(picture).convert("L")
+    else:
+        image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    if (right - left, bottom - top) != (size, size) or left != int(left) or top != int(top):
+        image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+    elif image.size != (size, size):
+        image = image.crop((int(left), int(top), int(right), int(bottom)))
+    array = np.asarray(image)
+    return array[None].repeat(channels, axis=0) if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _refuse_if_unreadable(facts: Facts, cfg: DataConfig) -> None:
+    if not facts.named:
+        return
+    shown = "; ".join(facts.named[:5]) + (f"; and {len(facts.named) - 5} more" if len(facts.named) > 5 else "")
+    total = len(facts.fault)
+    if len(facts.named) > MAX_UNREADABLE * total:
+        raise UserError(f"{cfg.root_folder()}: {len(facts.named)} of {total} images cannot be read ({shown}); "
+                        "expected at most a fifth; get the set again")  # fmt: skip
+    say(f"{len(facts.named)} of {total} images cannot be read and are left out: {shown}")
+
+
+def _final_labels(reader: RawFaces, facts: Facts) -> dict[str, np.ndarray]:
+    """Labels in the forms of a batch, landmarks in [-1, 1] of the packed picture, and the facts of each row."""
+    labels = dict(reader.labels)
+    fault = facts.fault.copy()
+    for row in reader.index.bad:
+        fault[row] = fault[row] or REFUSED
+    labels |= {"split": reader.split.astype(np.int8), "fault": fault, "pixels": facts.pixels}
+    for key in ("identity", "take"):
+        if key in labels:
+            labels[key] = _from_zero(labels[key])
+    if "attr" in labels:
+        attr = labels["attr"]
+        labels["attr"] = np.where(np.isnan(attr), -1, attr).astype(np.int8)
+    if "landmarks" in labels:
+        corner, side = facts.box[:, None, :2], (facts.box[:, 2] - facts.box[:, 0])[:, None, None]
+        points = (labels["landmarks"] + 0.5 - corner) / side * 2 - 1
+        labels["landmarks"] = points.astype(np.float32)
+    return labels
+
+
+def _from_zero(numbers: np.ndarray) -> np.ndarray:
+    """Any numbers as 0, 1, 2, ... in their order; -1 stays."""
+    known = np.unique(numbers[numbers >= 0])
+    return np.where(numbers >= 0, np.searchsorted(known, numbers), -1).astype(np.int64)
+
+
+def _describe(reader: RawFaces, cfg: DataConfig, facts: Facts, channels: int) -> dict:
+    crop = resolve_crop(cfg, type(reader))
+    return {
+        "version": VERSION,
+        "dataset": cfg.dataset,
+        "root": "" if cfg.dataset == "synthetic" else str(cfg.root_folder().resolve()),
+        "count": len(reader),
+        "channels": channels,
+        "image_size": cfg.image_size,
+        "crop": crop if isinstance(crop, str) else ",".join(str(v) for v in np.atleast_1d(crop)),
+        "eyes": _eyes(reader, facts),
+        "classes": list(reader.names.get("classes", [])),
+        "attributes": list(reader.names.get("attributes", [])),
+        "options": {name: getattr(cfg, name) for name in type(reader).options},
+        "faults": {FAULTS[k]: int((facts.fault == k).sum()) for k in range(1, 4)},
+        "unreadable": facts.named[:1000],
+        "bad": {reader.name(row): reason for row, reason in list(reader.index.bad.items())[:1000]},
+        "notes": reader.index.notes,
+    }
+
+
+def _eyes(reader: RawFaces, facts: Facts) -> list[list[float]] | None:
+    """Mean eye places in [-1, 1] of the packed picture, from the reader's in [-1, 1] of the source."""
+    readable = np.flatnonzero(facts.size[:, 0] > 0)
+    if reader.eyes is None or not len(readable):
+        return None
+    # The median picture: all have one shape where eye places are known at all.
+    row = readable[len(readable) // 2]
+    (left, top, right, bottom), (width, height) = facts.box[row], facts.size[row]
+    return [
+        [
+            round(float((((x + 1) / 2 * width) - left) / (right - left) * 2 - 1), 4),
+            round(float((((y + 1) / 2 * height) - top) / (bottom - top) * 2 - 1), 4),
+        ]
+        for x, y in reader.eyes
+    ]
+
+
+class Progress(contextlib.AbstractContextManager):
+    """A tqdm bar on a terminal; elsewhere a plain line every ten seconds."""
+
+    def __init__(self, total: int, title: str) -> None:
+        from tqdm import tqdm
+
+        self.total, self.title, self.done, self.start = total, title, 0, time.monotonic()
+        self.said = self.start
+        self.bar = tqdm(total=total, desc=title, unit=" images", disable=None)
+
+    def update(self, count: int) -> None:
+        self.done += count
+        self.bar.update(count)
+        if self.bar.disable and time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            say(self._line())
+
+    def _line(self) -> str:
+        rate = self.done / max(time.monotonic() - self.start, 1e-6)
+        return f"{self.title}: {self.done:,} of {self.total:,} images, {rate:,.0f} images/s"
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+        if error[0] is None:
+            say(self._line())
