@@ -117,8 +117,8 @@ class Journal:
             return
         now = time.perf_counter()
         speed = (step - self.clock_step) / max(1e-9, now - self.clock)
-        self.clock, self.clock_step = now, step
         self._write(step, row | {"steps_per_s": round(speed, 3), "images_per_s": round(speed * self.batch_size, 1)})
+        self.restart_clock(step)
         left = (self.total - step) / max(1e-9, speed)
         figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items())
         rates = f"{speed:.1f} steps/s  {speed * self.batch_size:.0f} images/s  ETA {_clock(left)}"
