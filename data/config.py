@@ -16,15 +16,15 @@ class DataConfig:
     dataset: Literal["synthetic", "celeba", "fer2013", "tfd", "folder"] = "synthetic"  # synthetic = drawn, no download
     root: str = ""  # folder (or .csv, .mat) with the raw files; "" = datasets/<dataset>
     cache: str = ""  # folder of the packs; "" = $FACES_CACHE, else ~/.cache/faces
-    sets: list[str] = field(default_factory=list)  # two data sets that take turns, as [celeba, folder]; overrules dataset
+    sets: list[str] = field(default_factory=list)  # two that take turns, as [celeba, folder]; [] = dataset alone
     roots: list[str] = field(default_factory=list)  # their folders, in the same order; [] = datasets/<dataset>
 
     # The picture (decided when the pack is made). crop: auto is 148 below 128 px and 178 from there for CelebA, and
     # the largest centred square elsewhere.
     image_size: int = 64  # px, 32 .. 256
     grayscale: bool = False  # luminance only; grey sets (FER2013, TFD) have one channel in any case
-    crop: str | list[int] = "auto"  # auto | full (padded to a square) | side in px of a centred square | [left, top, right, bottom]
-    eyes: list[float] = field(default_factory=list)  # mean eye places [x, y, x, y] in [-1, 1] of the picture; [] = the reader's
+    crop: str | list[int] = "auto"  # auto | full (padded) | px of a centred square | [left, top, right, bottom]
+    eyes: list[float] = field(default_factory=list)  # mean places [x, y, x, y] in [-1, 1]; [] = the set's
 
     # Which rows and labels of a pack.
     classes: list[str] = field(default_factory=list)  # expressions to keep, in this order; [] = all
@@ -33,9 +33,9 @@ class DataConfig:
     num_val: int = 0  # faces; 0 = all, or 2,000 drawn ones
     num_test: int = 0  # faces; 0 = all, or 2,000 drawn ones
     merge_val: bool = False  # train on train + val; val is then the test set, so choose no checkpoint by it
-    drop_bad: bool = True  # leave out training images that are black, flat or (FER+) no face; unreadable ones always go
+    drop_bad: bool = True  # leave out training images that are black, flat or (FER+) no face
     dedup: bool = False  # leave out training images that are pixel-identical to a val or test image
-    labels: Literal["hard", "soft", "intensity"] = "hard"  # soft: label_soft from FER+ votes; intensity: from drawn faces
+    labels: Literal["hard", "soft", "intensity"] = "hard"  # soft: also FER+ votes; intensity: also drawn strengths
     landmarks: Literal["own", "file"] = "own"  # own: those of the set; file: landmarks.npz beside the pack
 
     # How training batches are drawn.
@@ -48,7 +48,7 @@ class DataConfig:
     resident: float = 0.5  # keep the pack on the GPU if it fits in this share of its free memory; 0 .. 1
 
     # CelebA.
-    split: Literal["official", "stargan"] = "official"  # stargan: rows shuffled with seed 1234, the first 1,999 are test
+    split: Literal["official", "stargan"] = "official"  # stargan: shuffled with seed 1234, first 1,999 test
     attr_values: Literal["-1/1", "0/1"] = "-1/1"  # how list_attr_celeba writes no and yes
 
     # FER2013.

@@ -60,7 +60,7 @@ class FaceSet:
         )
 
     def fixed(self, n: int, device: str | torch.device = "cpu") -> Batch:
-        """n faces, always the same, unflipped: spread evenly over the set, expressions in turn (repeated if n > len)."""
+        """n faces, always the same, unflipped: spread over the set, expressions in turn, repeated if n > len."""
         if not len(self):
             raise UserError("data: this part of the set is empty with these options; expected at least one face")
         label = self.labels.get("label", np.zeros(len(self), np.int64))
@@ -250,12 +250,13 @@ def _complete_split(cfg: DataConfig, pack: Pack) -> tuple[np.ndarray, list[str]]
         notes.append("there is no third part, so what came as validation is the test set")
     # A person stays on one side, and so do copies of one picture.
     identity = pack.labels.get("identity", np.full(len(split), -1))
-    share = np.where(
-        identity >= 0, mixed(1, identity) * 2.0**-64, mixed(2, pack.labels["pixels"]) * 2.0**-64
-    )  # fmt: skip
-    for part, low in ((TEST, 0.0), (VAL, HASHED_SHARE)):
+    key = np.where(identity >= 0, mixed(1, identity), mixed(2, pack.labels["pixels"]))
+    for part in (TEST, VAL):
         if not (split == part).any() and not (part == VAL and cfg.merge_val):
-            split[(split == TRAIN) & (share >= low) & (share < low + HASHED_SHARE)] = part
+            # The keys with the smallest hashes: their number is exact, also in a set of 30 persons.
+            keys = np.unique(key[split == TRAIN])
+            chosen = keys[: int(np.ceil(HASHED_SHARE * len(keys)))] if len(keys) > 2 else keys[:0]
+            split[(split == TRAIN) & np.isin(key, chosen)] = part
             notes.append(f"{SPLITS[part]} is a hashed {HASHED_SHARE:.0%} of the training part")
     return split, notes
 

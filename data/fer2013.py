@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DataConfig
-from data.emotions import EMOTIONS
+from data.emotions import EMOTIONS, canonical
 from data.folder import Entry, classify, scan
 from data.raw import TEST, TRAIN, VAL, BadImage, Index, RawFaces, decode, digest, missing
 from engine.errors import UserError
@@ -20,12 +20,14 @@ WHERE = (
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge "
     "or https://www.kaggle.com/datasets/msambare/fer2013"
 )
-# Official numbers of PublicTest images by class, angry .. neutral; the folders of atulapra's copy count on in that order.
+# Official numbers of images by class, angry .. neutral; copies as folders of im<k>.png count in that order.
 PUBLIC_COUNTS = (467, 56, 496, 895, 653, 415, 607)
 PRIVATE_COUNTS = (491, 55, 528, 879, 594, 416, 626)
-FERPLUS_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-# FER+ columns in the order of CLASSES.
-FERPLUS_ORDER = [FERPLUS_COLUMNS.index(n) for n in ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")]
+FERPLUS_COLUMNS = (
+    *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
+    *("unknown", "NF"),
+)
+FERPLUS_ORDER = [[canonical(name) for name in FERPLUS_COLUMNS].index(name) for name in CLASSES]
 NOT_A_FACE = "not a face (FER+)"
 
 

@@ -34,7 +34,7 @@ def uniform(*parts: np.ndarray | int) -> np.ndarray:
 
 @dataclass
 class Draw:
-    """Rows of one batch: `rows` (N,) pack rows, `mirror` (N,) bool, `epoch` (N,) how often the deck was gone through."""
+    """One batch: `rows` (N,) pack rows, `mirror` (N,) bool, `epoch` (N,) how often the deck was gone through."""
 
     rows: np.ndarray
     mirror: np.ndarray

@@ -225,8 +225,10 @@ def _fault(picture: np.ndarray) -> int:
 
 
 def _pixel_hash(picture: np.ndarray) -> int:
-    shape = repr(picture.shape).encode()
-    return int.from_bytes(hashlib.blake2b(shape + picture.tobytes(), digest_size=8).digest(), "little")
+    # SHA-1 in hardware is three times faster than blake2b; nobody forges copies here.
+    digest_of = hashlib.sha1(repr(picture.shape).encode(), usedforsecurity=False)
+    digest_of.update(np.ascontiguousarray(picture))
+    return int.from_bytes(digest_of.digest()[:8], "little")
 
 
 def crop_box(width: int, height: int, crop: str | int | tuple, reference: int | None = None) -> tuple[float, ...]:

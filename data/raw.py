@@ -51,7 +51,7 @@ class RawFaces:
 
     options: tuple[str, ...] = ()  # keys of DataConfig that change what this reader gives
     channels = 3  # 1 where the set is grey
-    # Mean eye places [[x, y], [x, y]] (image-left eye first) in [-1, 1] from edge to edge of what `read` gives, or None.
+    # Mean eye places [[x, y], [x, y]], image-left eye first, in [-1, 1] edge to edge of what `read` gives, or None.
     eyes: list[list[float]] | None = None
     auto_crop: str | int = "centre"  # what crop: auto means here
     crop_width: int | None = None  # width in px that a crop's numbers refer to; None: the picture's own

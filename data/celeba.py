@@ -1,0 +1,268 @@
+"""CelebA: aligned faces of 178 x 218 px with 40 attributes, persons and five landmarks; images in a folder or a zip.
+
+Files are joined by image name. Line 1 of the text files, which says how many rows follow, is not trusted: subsets
+keep the official number.
+"""
+
+import random
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.config import DataConfig
+from data.raw import IMAGE_SUFFIXES, TEST, TRAIN, BadImage, Index, RawFaces, decode, digest, missing
+from engine.errors import UserError
+
+WHERE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Google Drive, 'Align&Cropped Images' and 'Anno')"
+FOLDERS = ("", "celeba", "CelebA", "Img", "Anno", "Eval")  # of the official download, of torchvision, of mirrors
+IMAGES = "img_align_celeba"
+STARGAN_SEED, STARGAN_TEST = 1234, 1999  # of yunjey/stargan: lines shuffled, the first 1,999 are the test set
+
+
+@dataclass
+class Table:
+    """One annotation file: a row of whole numbers for each image name."""
+
+    path: Path
+    names: list[str]
+    header: list[str]
+    values: np.ndarray  # (N, columns) int64
+    lines: list[int]  # where each row stands, for messages
+
+    def joined(self, names: list[str], absent: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in the order of `names`, `absent` where there is none; and (N,) bool: there is one."""
+        place = {name: i for i, name in enumerate(self.names)}
+        rows = np.array([place.get(name, -1) for name in names], np.int64)
+        return np.where(rows[:, None] >= 0, self.values[rows], absent), rows >= 0
+
+
+class CelebA(RawFaces):
+    """`root/` with `img_align_celeba/` or `img_align_celeba.zip`, and CelebA's text files or Kaggle's csv ones."""
+
+    options = ("attr_values",)
+    auto_crop = "celeba"
+    crop_width = 178
+    eyes = [[-0.2157, 0.0248], [0.2169, 0.0239]]  # means of the official landmarks: (69.3, 111.2) and (107.8, 111.1) px
+
+    def __init__(self, cfg: DataConfig) -> None:
+        super().__init__(cfg)
+        self.archive, self.folder = self._find_archive(), self._find_folder()
+        if not self.archive and not self.folder:
+            what = f"{IMAGES}/ or {IMAGES}.zip, list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt"
+            raise missing(self.root, "CelebA", what, WHERE)
+        stems = {
+            "attr": "list_attr_celeba",
+            "split": "list_eval_partition",
+            "identity": "identity_CelebA",
+            "landmarks": "list_landmarks_align_celeba",
+        }
+        self.texts = {key: path for key, stem in stems.items() if (path := self._find_text(stem))}
+        self.sources = [path for path in (self.folder or self.archive, *self.texts.values()) if path]
+        self.zip: zipfile.ZipFile | None = None
+
+    def fingerprint(self) -> str:
+        facts = [super().fingerprint()]
+        if self.archive and not self.folder:
+            facts.append(zlib.crc32(_tail(self.archive)))
+        return digest(facts)
+
+    def name(self, i: int) -> str:
+        return self.members[i]
+
+    def read(self, i: int) -> np.ndarray:
+        name = self.members[i]
+        if self.zip is None:
+            return decode(self.folder / name, name)
+        try:
+            data = self.zip.read(self.paths[name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise BadImage(f"{self.archive.name}/{name}: cannot be read ({error})") from None
+        return decode(data, name)
+
+    def build_index(self) -> Index:
+        notes: list[str] = []
+        self.members = self._members()
+        labels: dict[str, np.ndarray] = {}
+        names: dict[str, list[str]] = {}
+        tables = {key: read_table(path) for key, path in self.texts.items()}
+        if "attr" in tables:
+            order = tables["attr"].names
+            labels["attr"], names["attributes"] = self._attributes(tables["attr"], notes)
+        else:
+            order = sorted(self.members)
+            notes.append(f"{self.root}: no list_attr_celeba.txt, so the faces have no attributes")
+        if "identity" in tables:
+            labels["identity"] = self._column(tables["identity"], 0, None)[:, 0]
+        if "landmarks" in tables:
+            points, known = self._joined(tables["landmarks"], 10, 0)
+            labels["landmarks"] = np.where(known[:, None, None], points.reshape(-1, 5, 2), np.nan).astype(np.float32)
+        split = np.full(len(self.members), TRAIN, np.int8)
+        if "split" in tables:
+            split = self._column(tables["split"], 0, 2)[:, 0].astype(np.int8)
+            if (split < 0).any():
+                notes.append(f"{(split < 0).sum()} images are not in {self.texts['split'].name}: they join train")
+                split[split < 0] = TRAIN
+        labels["split_stargan"] = stargan_split(order, self.members)
+        return Index(split, labels, names, {}, notes)
+
+    # Files
+
+    def _find_archive(self) -> Path | None:
+        places = [self.root] if self.root.suffix == ".zip" else [self.root / f / f"{IMAGES}.zip" for f in FOLDERS]
+        return next((path for path in places if path.is_file()), None)
+
+    def _find_folder(self) -> Path | None:
+        for parent in FOLDERS:
+            folder = self.root / parent / IMAGES
+            # Kaggle's copy has the folder in a folder of the same name.
+            for path in (folder / IMAGES, folder):
+                if path.is_dir():
+                    return path
+        return None
+
+    def _find_text(self, stem: str) -> Path | None:
+        base = self.root.parent if self.root.is_file() else self.root
+        places = [base / parent / f"{stem}{suffix}" for parent in FOLDERS for suffix in (".txt", ".csv")]
+        return next((path for path in places if path.is_file()), None)
+
+    def _members(self) -> list[str]:
+        """Names of the images that are there, sorted."""
+        if self.folder:
+            names = [path.name for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        else:
+            try:
+                self.zip = zipfile.ZipFile(self.archive)
+            except (zipfile.BadZipFile, OSError) as error:
+                size = self.archive.stat().st_size
+                raise UserError(
+                    f"{self.archive}: is no whole zip file ({error}; it has {size:,} bytes, the official one "
+                    "1,443,490,838); the download was cut short, get it again"
+                ) from None
+            paths = [p for p in self.zip.namelist() if Path(p).suffix.lower() in IMAGE_SUFFIXES and "__MACOSX" not in p]
+            self.paths = {Path(path).name: path for path in paths}
+            names = list(self.paths)
+        if not names:
+            raise UserError(f"{self.folder or self.archive}: holds no images; expected 000001.jpg .. 202599.jpg")
+        return sorted(names)
+
+    # Labels
+
+    def _joined(self, table: Table, columns: int, absent: int) -> tuple[np.ndarray, np.ndarray]:
+        if table.values.shape[1] != columns:
+            raise UserError(
+                f"{table.path}, line {table.lines[0]}: {table.values.shape[1]} values after the image name, "
+                f"expected {columns}"
+            )
+        rows, known = table.joined(self.members, absent)
+        if not known.any():
+            raise UserError(
+                f"{table.path}: names none of the images of {self.folder or self.archive} (there {self.members[0]}, "
+                f"here {table.names[0]}); expected the files of one set"
+            )
+        return rows, known
+
+    def _column(self, table: Table, low: int, high: int | None) -> np.ndarray:
+        """(N, 1) values in low .. high by name, -1 where there is no row."""
+        wrong = (table.values[:, :1] < low) | (table.values[:, :1] > (high if high is not None else np.inf))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            expected = f"{low} .. {high}" if high is not None else f"a number >= {low}"
+            raise UserError(
+                f"{table.path}, line {table.lines[row]}: value {table.values[row, 0]} for {table.names[row]}; "
+                f"expected {expected}"
+            )
+        return self._joined(table, 1, -1)[0]
+
+    def _attributes(self, table: Table, notes: list[str]) -> tuple[np.ndarray, list[str]]:
+        """(N, A) in {0, 1, NaN} and the names."""
+        if not table.header:
+            raise UserError(f"{table.path}: has no line of attribute names; expected CelebA's list_attr_celeba.txt")
+        low = -1 if self.cfg.attr_values == "-1/1" else 0
+        wrong = (table.values != low) & (table.values != 1)
+        if wrong.any():
+            row, column = (int(v) for v in np.argwhere(wrong)[0])
+            other = "; set data.attr_values: 0/1 if no is written as 0" if table.values[row, column] == 0 else ""
+            raise UserError(
+                f"{table.path}, line {table.lines[row]}: {table.header[column]} is {table.values[row, column]} for "
+                f"{table.names[row]}; expected {low} or 1{other}"
+            )
+        rows, known = self._joined(table, len(table.header), low)
+        if not known.all():
+            notes.append(f"{(~known).sum()} images are not in {table.path.name}: their attributes are unknown")
+        surplus = len(table.names) - int(known.sum())
+        if surplus:
+            notes.append(f"{surplus} rows of {table.path.name} have no image in {self.folder or self.archive}")
+        return np.where(known[:, None], rows == 1, np.nan).astype(np.float32), table.header
+
+
+def read_table(path: Path) -> Table:
+    """Read one annotation file in any of its forms: CRLF or LF, blanks or commas, with or without its headers.
+
+    Raises:
+        UserError: no rows, a row with more or fewer values than the others, or a value that is no whole number.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    comma = path.suffix == ".csv"
+    names, rests, lines, header = [], [], [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        name, _, rest = (line.strip().partition(",") if comma else line.strip().partition(" "))  # fmt: skip
+        if not name:
+            continue
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            names.append(name)
+            rests.append(rest)
+            lines.append(number)
+        elif names:
+            raise UserError(f"{path}, line {number}: starts with '{name[:30]}'; expected an image name as 000001.jpg")
+        elif rest or not name.isdigit():
+            header = [word.strip() for word in line.split(",")] if comma else line.split()
+    if not names:
+        raise UserError(f"{path}: has no row that starts with an image name; expected rows as '000001.jpg 1 -1'")
+    if header and len(header) == _count(rests[0], comma) + 1:
+        header = header[1:]  # csv files name the first column too
+    expected = len(header) if len(header) > 1 else _count(rests[0], comma)
+    return Table(path, names, header, _whole_numbers(path, rests, lines, names, expected), lines)
+
+
+def _count(rest: str, comma: bool) -> int:
+    return len(rest.split(",")) if comma else len(rest.split())
+
+
+def _whole_numbers(path: Path, rests: list[str], lines: list[int], names: list[str], expected: int) -> np.ndarray:
+    """(N, expected) int64. All rows at once, since 8 million words would take half a gigabyte; then look for faults."""
+    comma = path.suffix == ".csv"
+    if not any(_count(rest, comma) != expected for rest in rests):
+        text = " ".join(rests).replace(",", " ")
+        if not text.translate(str.maketrans("", "", "0123456789-+ ")):
+            values = np.fromstring(text, dtype=np.int64, sep=" ")
+            if len(values) == expected * len(rests):
+                return values.reshape(len(rests), expected)
+    for rest, line, name in zip(rests, lines, names, strict=True):
+        words = rest.split(",") if comma else rest.split()
+        if len(words) != expected:
+            raise UserError(
+                f"{path}, line {line}: {len(words)} values for {name}, expected {expected}; the file is damaged, "
+                "get it again"
+            )
+        for word in words:
+            if not word.strip().lstrip("+-").isdigit():
+                raise UserError(f"{path}, line {line}: '{word[:30]}' is no whole number")
+    raise UserError(f"{path}: the numbers cannot be read; the file is damaged, get it again")
+
+
+def stargan_split(lines: list[str], members: list[str]) -> np.ndarray:
+    """StarGAN's split: lines of the attribute file shuffled with seed 1234, the first 1,999 are for testing."""
+    order = list(lines)
+    random.Random(STARGAN_SEED).shuffle(order)
+    test = set(order[:STARGAN_TEST])
+    return np.array([TEST if name in test else TRAIN for name in members], np.int8)
+
+
+def _tail(path: Path) -> bytes:
+    """The last 64 KiB: the end of the zip's directory, with sizes and CRCs."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 65_536))
+        return file.read()
