@@ -1,11 +1,13 @@
 """Experiments as typed dataclasses: default < YAML < `key=value`; a fault is one sentence with file, line and key."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
 import re
 import types
 import typing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -69,43 +71,45 @@ def require(condition: bool, key: str, expected: str, value: Any) -> None:
         raise UserError(f"{key}: expected {expected}, got {value!r}")
 
 
-def load_config(config_class: type, path: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> Any:
+def load_config(config_class: type, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Any:
     """Build `config_class` from its defaults, a YAML file and `key=value` strings, later ones winning.
 
     Raises:
         UserError: an unknown key, a wrong type or an impossible value, with file, line, key and remedy.
     """
-    tree, places = {}, {}
-    if path is not None:
-        _read_yaml(config_class, Path(path), tree, places)
+    hints = _hints(config_class)
+    pairs = [] if path is None else list(_file_pairs(Path(path), hints))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"command line: '{text}' is not of the form key=value, as in train.total_steps=6")
-        node = _compose(value, "command line", key) or yaml.ScalarNode("tag:yaml.org,2002:null", "")
-        _insert(config_class, key, node, "command line", tree, places)
-    return _build(config_class, tree, places, prefix="")
+        node = _compose(value, f"command line: {key}") or yaml.ScalarNode("tag:yaml.org,2002:null", "")
+        pairs += _pairs(node, key, "command line", hints)
+    values, places = {}, {}
+    for key, node, where in pairs:
+        if key not in hints:
+            raise UserError(f"{where}: {key}: no such key{_nearest(key, hints)}")
+        if places.get(key, "command line").partition(", line")[0] == where.partition(", line")[0] != "command line":
+            raise UserError(f"{where}: {key}: stands here a second time; keep one of the two")
+        values[key], places[key] = _convert(node, hints[key], where, key), where
+    return _build(config_class, values, places, prefix="")
 
 
-def read_system(path: str | Path, overrides: typing.Sequence[str], known: typing.Iterable[str]) -> str:
+def read_system(path: str | Path, overrides: Sequence[str], known: Iterable[str]) -> str:
     """The value of the top-level key `system` of a family with several systems."""
-    node = _compose(_read_text(Path(path)), str(path), "")
+    node = _compose(_read_text(Path(path)), str(path))
     pairs = {k.value: v.value for k, v in node.value} if isinstance(node, yaml.MappingNode) else {}
-    for text in overrides:
-        if text.startswith("system="):
-            pairs["system"] = text.partition("=")[2]
+    pairs |= dict(text.split("=", 1) for text in overrides if text.startswith("system="))
     if pairs.get("system") not in known:
         raise UserError(f"{path}: system: expected one of {', '.join(known)}, got {pairs.get('system')!r}")
     return pairs["system"]
 
 
-def to_dict(config: Any) -> dict:
+def to_dict(config: Any) -> Any:
     """A config as nested plain values (tuples become lists), as it stands in `config.yaml`."""
-    plain = lambda v: [plain(x) for x in v] if isinstance(v, (list, tuple)) else v  # noqa: E731
-    return {
-        f.name: to_dict(v) if dataclasses.is_dataclass(v := getattr(config, f.name)) else plain(v)
-        for f in dataclasses.fields(config)
-    }
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return [to_dict(v) for v in config] if isinstance(config, (list, tuple)) else config
 
 
 def to_yaml(config: Any) -> str:
@@ -122,25 +126,26 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def describe(config_class: type) -> str:
-    """One line per knob: dotted key, type, default and the comment that stands beside the field."""
+    """One line a knob: dotted key, default, type and the comment that stands beside the field."""
+    defaults, hints = flatten(to_dict(config_class())), _hints(config_class)
+    comments = {}
+    for block, kind in typing.get_type_hints(config_class).items():
+        for cls in reversed(getattr(kind, "__mro__", (object,))[:-1]):
+            if dataclasses.is_dataclass(cls):
+                found = re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(cls), flags=re.M)
+                comments |= {f"{block}.{name}": text for name, text in found}
     lines = []
-    for block in dataclasses.fields(config_class):
-        kind = typing.get_type_hints(config_class)[block.name]
-        if not dataclasses.is_dataclass(kind):
-            lines.append(f"  {block.name} = {block.default}")
-            continue
-        comments, hints = _comments(kind), typing.get_type_hints(kind)
-        for f in dataclasses.fields(kind):
-            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            name = f"{block.name}.{f.name} = {'null' if default is None else default}"
-            lines.append(f"  {name:<38} {_type_name(hints[f.name])}; {comments.get(f.name, '')}".rstrip("; "))
+    for key, default in defaults.items():
+        name = f"{key} = {'null' if default is None else default}"
+        lines.append(f"  {name:<38} {_type_name(hints[key])}; {comments.get(key, '')}".rstrip("; "))
     return "\n".join(lines)
 
 
-def _comments(config_class: type) -> dict[str, str]:
+def _hints(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: declared type} of all single values."""
     found = {}
-    for cls in reversed(config_class.__mro__[:-1]):
-        found |= dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(cls), flags=re.M))
+    for name, kind in typing.get_type_hints(config_class).items():
+        found |= _hints(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
     return found
 
 
@@ -153,66 +158,39 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: is not UTF-8 text; expected a YAML file") from None
 
 
-def _compose(text: str, where: str, key: str) -> yaml.Node | None:
+def _compose(text: str, where: str) -> yaml.Node | None:
     try:
         return yaml.compose(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark and not key else f": {key}" if key else ""
-        problem = getattr(error, "problem", None) or "not readable"
-        raise UserError(f"{where}{line}: is not valid YAML ({problem})") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: is not valid YAML ({problem or 'not readable'})") from None
 
 
-def _read_yaml(config_class: type, path: Path, tree: dict, places: dict) -> None:
-    root = _compose(_read_text(path), str(path), "")
-    if root is None:
+def _file_pairs(path: Path, hints: dict[str, Any]) -> Iterator[tuple[str, yaml.Node, str]]:
+    root = _compose(_read_text(path), str(path))
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path}, line 1: expected blocks of 'key: value' lines")
+    for key, value in root.value if root else ():
+        yield from _pairs(value, key.value, f"{path}, line {key.start_mark.line + 1}", hints)
+
+
+def _pairs(node: yaml.Node, key: str, where: str, hints: dict[str, Any]) -> Iterator[tuple[str, yaml.Node, str]]:
+    """(dotted key, value, place) of every single value below `key`."""
+    if not any(known.startswith(f"{key}.") for known in hints):
+        yield key, node, where
         return
-    _insert_mapping(config_class, "", root, str(path), tree, places)
-
-
-def _insert_mapping(config_class: type, prefix: str, node: yaml.Node, file: str, tree: dict, places: dict) -> None:
     if not isinstance(node, yaml.MappingNode):
-        name = prefix.rstrip(".") or "the file"
-        raise UserError(f"{file}, line {node.start_mark.line + 1}: {name}: expected a block of 'key: value' lines")
-    seen = set()
-    for key_node, value_node in node.value:
-        where = f"{file}, line {key_node.start_mark.line + 1}"
-        key = f"{prefix}{key_node.value}"
-        if key in seen:
-            raise UserError(f"{where}: {key}: stands here a second time; keep one of the two")
-        seen.add(key)
-        _insert(config_class, key, value_node, where, tree, places)
+        raise UserError(f"{where}: {key}: expected a block of 'key: value' lines")
+    for name, value in node.value:
+        place = where if where == "command line" else f"{where.partition(', line')[0]}, line {name.start_mark.line + 1}"
+        yield from _pairs(value, f"{key}.{name.value}", place, hints)
 
 
-def _insert(config_class: type, key: str, node: yaml.Node, where: str, tree: dict, places: dict) -> None:
-    kind, branch, parts = config_class, tree, key.split(".")
-    for depth, part in enumerate(parts):
-        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-        if part not in hints:
-            raise UserError(f"{where}: {key}: no such key{_nearest(config_class, key)}")
-        kind = hints[part]
-        if dataclasses.is_dataclass(kind):
-            branch = branch.setdefault(part, {})
-        elif depth < len(parts) - 1:
-            raise UserError(f"{where}: {key}: no such key; {'.'.join(parts[: depth + 1])} is a single value")
-    if dataclasses.is_dataclass(kind):
-        _insert_mapping(config_class, f"{key}.", node, where.partition(", line")[0], tree, places)
-    else:
-        branch[parts[-1]] = _convert(node, kind, where, key)
-        places[key] = where
-
-
-def _nearest(config_class: type, key: str) -> str:
-    keys = _keys(config_class)
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    close = close or [k for k in keys if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+def _nearest(key: str, hints: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
+    close = close or [k for k in hints if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
     return f"; did you mean {close[0]}?" if close else "; --help lists the keys"
-
-
-def _keys(config_class: type, prefix: str = "") -> list[str]:
-    hints = typing.get_type_hints(config_class)
-    nested = [_keys(k, f"{prefix}{n}.") if dataclasses.is_dataclass(k) else [prefix + n] for n, k in hints.items()]
-    return [key for keys in nested for key in keys]
 
 
 def _type_name(kind: Any) -> str:
@@ -230,7 +208,7 @@ def _convert(node: yaml.Node, kind: Any, where: str, key: str) -> Any:
     try:
         return _coerce(node, kind)
     except ValueError:
-        text = yaml.serialize(node, explicit_end=False).strip().removesuffix("\n...").strip()
+        text = yaml.serialize(node).strip().removesuffix("\n...").strip()
         close = difflib.get_close_matches(text, [str(a) for a in get_args(kind)], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"{where}: {key}: expected {_type_name(kind)}, got {text}{hint}") from None
@@ -239,57 +217,47 @@ def _convert(node: yaml.Node, kind: Any, where: str, key: str) -> Any:
 def _coerce(node: yaml.Node, kind: Any) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        # Strings last: they accept any scalar.
-        for option in sorted(args, key=lambda a: a is str):
-            try:
+        for option in sorted(args, key=lambda a: a is str):  # strings last: they accept any scalar
+            with contextlib.suppress(ValueError):
                 return _coerce(node, option)
-            except ValueError:
-                continue
-        raise ValueError
-    if origin in (list, tuple):
-        if not isinstance(node, yaml.SequenceNode):
-            raise ValueError
+    elif origin in (list, tuple) and isinstance(node, yaml.SequenceNode):
         fixed = origin is tuple and Ellipsis not in args
-        if fixed and len(args) != len(node.value):
-            raise ValueError
-        return origin(_coerce(n, args[i] if fixed else args[0]) for i, n in enumerate(node.value))
-    if kind is list or not isinstance(node, yaml.ScalarNode):
-        if isinstance(node, yaml.ScalarNode):
-            raise ValueError
+        if not fixed or len(args) == len(node.value):
+            return origin(_coerce(n, args[i] if fixed else args[0]) for i, n in enumerate(node.value))
+    elif kind is list and isinstance(node, yaml.SequenceNode):
         return yaml.safe_load(yaml.serialize(node))
-    return _scalar(node, kind, origin, args)
+    elif isinstance(node, yaml.ScalarNode):
+        return _scalar(node, kind, args if origin is Literal else ())
+    raise ValueError
 
 
-def _scalar(node: yaml.ScalarNode, kind: Any, origin: Any, args: tuple) -> Any:
+def _scalar(node: yaml.ScalarNode, kind: Any, choices: tuple) -> Any:
     text, null = node.value, node.tag.endswith(":null")
-    if origin is Literal:
-        for option in args:
-            if text == str(option) or (isinstance(option, bool) and text.lower() == str(option).lower()):
-                return option
-    elif kind is type(None) and null:
+    for option in choices:
+        if text.lower() == str(option).lower() if isinstance(option, bool) else text == str(option):
+            return option
+    if kind is type(None) and null:
         return None
-    elif kind is bool and node.tag.endswith(":bool"):
+    if kind is bool and node.tag.endswith(":bool"):
         return text.lower() in ("true", "yes", "on")
-    elif kind is int and re.fullmatch(r"[+-]?\d[\d_]*", text) and node.style is None:
+    if kind is int and re.fullmatch(r"[+-]?\d[\d_]*", text) and node.style is None:
         return int(text)
-    elif kind is float and NUMBER.match(text.replace("_", "")):
+    if kind is float and NUMBER.match(text.replace("_", "")):
         return float(text.replace("_", ""))
-    elif kind is str and not (null and node.style is None):
+    if kind is str and not (null and node.style is None):
         return text
     raise ValueError
 
 
-def _build(kind: type, tree: dict, places: dict, prefix: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    values = {
-        f.name: _build(hints[f.name], tree.get(f.name, {}), places, f"{prefix}{f.name}.")
-        if dataclasses.is_dataclass(hints[f.name])
-        else tree[f.name]
-        for f in dataclasses.fields(kind)
-        if dataclasses.is_dataclass(hints[f.name]) or f.name in tree
-    }
+def _build(kind: type, values: dict[str, Any], places: dict[str, str], prefix: str) -> Any:
+    given = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            given[name] = _build(hint, values, places, f"{prefix}{name}.")
+        elif prefix + name in values:
+            given[name] = values[prefix + name]
     try:
-        return kind(**values)
+        return kind(**given)
     except UserError as error:
         key, colon, rest = str(error).partition(":")
         full = key if "." in key else f"{prefix}{key}"

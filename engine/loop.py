@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +45,6 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
     """
     t, device = run.cfg.train, run.device
     state = _State(run, method)
-    pending = Pending(state.pending)
     if state.step >= t.total_steps:
         logger.info(f"{run.dir} is complete ({state.step} steps); a larger train.total_steps goes on")
         return
@@ -54,36 +54,29 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
     method.train()
     with _signals() as told, contextlib.closing(journal):
         for step in range(state.step, t.total_steps):
-            # 1. One batch, one seed, one update.
             seed_everything(seed_of(t.seed, run.rank, step), device)
             batch = next(batches)
             if step == state.step:
-                _check_needs(method, batch)
-                if step == 0 and not t.init_from:
-                    method.warm_start(batch)
-                ranks.broadcast(chain(method.parameters(), method.buffers()))
-                seed_everything(seed_of(t.seed, run.rank, step), device)
+                _prepare(run, method, batch, step)
             _set_rates(method, t, step)
             with _autocast(t, device):
-                pending.add(step, method.step(batch, step))
-            done = step + 1
-            # 2. Reports, each on its own cadence.
-            last, signal_told = done == t.total_steps, ranks.any_rank(told[0])
+                state.pending.add(step, method.step(batch, step))
+
+            done, signal_told = step + 1, ranks.any_rank(told[0])
+            last = done == t.total_steps
             leave = last or bool(signal_told) or done == t.stop_at
-            if done % t.log_every == 0 or last:
-                journal.scalars(done, pending.row(state.last_good), final=last)
-            validate = t.validate_every and val is not None and (done % t.validate_every == 0 or last)
-            sample = t.sample_every and (done % t.sample_every == 0 or last)
-            save = done % t.save_every == 0 or leave
+            validate = val is not None and _due(done, t.validate_every, last)
+            sample, save = _due(done, t.sample_every, last), _due(done, t.save_every, leave)
+            if _due(done, t.log_every, last):
+                journal.scalars(done, state.pending.row(state.last_good), final=last)
             if validate or sample or save:
                 ranks.broadcast(method.buffers())
-            if validate:
-                state.validated(done, _validate(run, method, val), journal)
-            if sample:
-                _sample(run, method, shown, done)
-            if save:
-                state.save(done, pending.plain(state.last_good))
-            if validate or sample or save:
+                if validate:
+                    state.validated(done, _validate(run, method, val), journal)
+                if sample:
+                    _sample(run, method, shown, done)
+                if save:
+                    state.save(done)
                 journal.restart_clock(done)
             if leave:
                 break
@@ -92,20 +85,38 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
         raise SystemExit(128 + signal_told)
 
 
+def _due(done: int, every: int, in_any_case: bool) -> bool:
+    return every > 0 and (done % every == 0 or in_any_case)
+
+
+def _prepare(run: Run, method: Method, batch: dict, step: int) -> None:
+    """Once a process, with its first batch: check it, start warm at step 0, make all ranks equal, seed again."""
+    missing = [key for key in method.needs if key not in batch]
+    if missing:
+        raise UserError(
+            f"{type(method).__name__} needs {', '.join(missing)}, and these data have only {', '.join(batch)}; "
+            "choose another data.dataset or switch off the option that asks for it"
+        )
+    if step == 0 and not run.cfg.train.init_from:
+        method.warm_start(batch)
+    ranks.broadcast(chain(method.parameters(), method.buffers()))
+    seed_everything(seed_of(run.cfg.train.seed, run.rank, step), run.device)
+
+
 class _State:
-    """What of a run outlives the process: where it is, its best figure, its checkpoints."""
+    """What of a run outlives the process: where it is, what is not logged yet, its best figure, its checkpoints."""
 
     def __init__(self, run: Run, method: Method) -> None:
         self.run, self.method, self.t = run, method, run.cfg.train
-        self.step, self.best, self.pending, self.last_good = 0, None, [], None
+        self.step, self.best, self.pending, self.last_good = 0, None, Pending(), None
         method.to(run.device)
         if self.t.channels_last:
             method.to(memory_format=torch.channels_last)
         for group in (g for o in method.optimizers.values() for g in o.param_groups):
             group["initial_lr"] = group["lr"]
+        self.plain_meta = json.loads(json.dumps(method.meta))  # tuples become lists
         had_checkpoint = bool(checkpoints(run.dir))
-        # Rank 0 decides, so that all read the same file.
-        path = latest_checkpoint(run.dir, logger.warning) if run.rank == 0 else None
+        path = latest_checkpoint(run.dir, logger.warning) if run.rank == 0 else None  # rank 0 sets damaged ones aside
         ranks.barrier()
         path = path or latest_checkpoint(run.dir)
         if path is not None:
@@ -122,19 +133,18 @@ class _State:
             for name in method.compilable:
                 getattr(method, name).compile()
 
-    def _resume(self, path: Any) -> None:
+    def _resume(self, path: Path) -> None:
         saved = read_checkpoint(path, self.run.device)
-        if saved["meta"] != json.loads(json.dumps(self.method.meta)):
-            differ = [
-                k for k in self.method.meta if saved["meta"].get(k) != json.loads(json.dumps(self.method.meta[k]))
-            ]
+        differ = [k for k in self.plain_meta if saved["meta"].get(k) != self.plain_meta[k]]
+        if differ:
             raise UserError(
                 f"{path} is of other data ({', '.join(differ)} differ); give the same data or another --run-dir"
             )
         load_weights(self.method, saved["method"], path)
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
-        self.step, self.best, self.pending, self.last_good = saved["step"], saved["best"], saved["pending"], path
+        self.step, self.best, self.last_good = saved["step"], saved["best"], path
+        self.pending = Pending(saved["pending"])
         if saved["total_steps"] != self.t.total_steps:
             was, now = (_rate(self.t, self.step, total) for total in (saved["total_steps"], self.t.total_steps))
             logger.warning(
@@ -143,45 +153,34 @@ class _State:
             )
         logger.info(f"resumed from {path} after {self.step} steps")
 
-    def _snapshot(self, step: int, pending: list) -> dict:
-        return {
+    def save(self, step: int, name: str = "") -> None:
+        """Write the checkpoint of `step` (or one of that name) and drop old ones."""
+        path = self.run.dir / "checkpoints" / (name or f"step_{step:07d}.pt")
+        state = {
             "step": step,
             "method": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
-            "pending": pending,
+            "pending": self.pending.plain(self.last_good),
             "best": self.best,
             "total_steps": self.t.total_steps,
-            "meta": json.loads(json.dumps(self.method.meta)),
+            "meta": self.plain_meta,
             "config": to_dict(self.run.cfg),
         }
-
-    def save(self, step: int, pending: list) -> None:
-        """Write the checkpoint of `step`, drop old ones."""
         if self.run.rank == 0:
-            path = self.run.dir / "checkpoints" / f"step_{step:07d}.pt"
-            save_checkpoint(path, self._snapshot(step, pending))
+            save_checkpoint(path, state)
             drop_old(self.run.dir, self.t.keep_last)
-            self.last_good = path
+        self.last_good = path
         ranks.barrier()
 
     def validated(self, step: int, row: dict[str, float], journal: Journal) -> None:
         """Log a validation; keep the weights if the method's figure has never been better."""
         journal.validation(step, row)
-        if self.method.best is None or self.run.rank != 0:
+        if self.method.best is None:
             return
         name, sense = self.method.best
         if self.best is None or (row[name] < self.best if sense == "min" else row[name] > self.best):
             self.best = row[name]
-            save_checkpoint(self.run.dir / "checkpoints" / "best.pt", self._snapshot(step, []))
-
-
-def _check_needs(method: Method, batch: dict) -> None:
-    missing = [key for key in method.needs if key not in batch]
-    if missing:
-        raise UserError(
-            f"{type(method).__name__} needs {', '.join(missing)}, and these data have only {', '.join(batch)}; "
-            "choose another data.dataset or switch off the option that asks for it"
-        )
+            self.save(step, "best.pt")
 
 
 def _rate(t: Any, step: int, total: int) -> float:

@@ -192,7 +192,7 @@ def _write_environment(run_dir: Path, cfg: Any, device: torch.device, world: int
 
 @contextlib.contextmanager
 def _memory_is_a_sentence() -> Iterator[list]:
-    """Out of memory, on a GPU or a CPU, becomes one sentence with the batch size."""
+    """Out of memory, on a GPU or a CPU, becomes one sentence with the batch size. Yields a list for the config."""
     current: list = []
     try:
         yield current
