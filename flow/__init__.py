@@ -1,0 +1,1 @@
+"""Glow: exact likelihood, exact codes of real faces, and edits of them."""
