@@ -36,7 +36,8 @@ class Codes:
 class AttributeVectors:
     """One row an attribute or expression of `names`: A rows.
 
-    `direction` (A, Z) goes from without to with at alpha 1; an expression starts at neutral where that exists.
+    `direction` (A, Z) goes from without to with at alpha 1; an expression starts at neutral where that exists, whose
+    own direction then is 0 (from happy to sad: sad - happy).
     `score` (A, Z) reads it, whitened; `class_mean` (A, 2) are its means without and with. `mean_code` (A, 2, Z) is
     the average face of each side, `origin` (Z,) of all; `count` (A, 2) the faces behind them. `alpha_range` (A, 2):
     1st and 99th percentile of training faces along the direction, from the origin, in units of alpha. `auc` (A, 2):
@@ -118,8 +119,6 @@ def fit_vectors(train: Codes, val: Codes, meta: dict, kind: str, provenance: dic
         sides = [int((train.labels[:, column] == side).sum()) for side in (0, 1)]
         if min(sides) < MIN_SIDE:
             skipped[name] = f"{sides[0]} training faces without it and {sides[1]} with it, {MIN_SIDE} are needed"
-    if "neutral" in meta["classes"]:
-        skipped["neutral"] = "it is where the other expressions start; ask for the expression to leave with =0"
     columns = [c for c, name in enumerate(names) if name not in skipped]
     if not columns:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
@@ -129,7 +128,7 @@ def fit_vectors(train: Codes, val: Codes, meta: dict, kind: str, provenance: dic
     direction = _directions(train, meta, kind, kept)
     score = lda_scores(mu, labels, names=kept)
     origin = mu.mean(0)
-    along = (mu - origin) @ (direction / direction.square().sum(1, keepdim=True)).T  # (N, A), in units of alpha
+    along = (mu - origin) @ (direction / direction.square().sum(1, keepdim=True).clamp_min(1e-12)).T  # (N, A), alpha
     rank = torch.tensor([0.01, 0.99])
     val_labels = val.labels[:, columns]
     readings = torch.stack([val.mu @ direction.T, val.mu @ score.T], 2)  # (N, A, 2)
@@ -155,17 +154,19 @@ def _directions(train: Codes, meta: dict, kind: str, kept: list[str]) -> Tensor:
     once `happy` is held fixed."""
     names, parts = label_names(meta), []
     for group, start in ((meta["attributes"], None), (meta["classes"], "neutral")):
-        chosen = [name for name in group if name in kept]
-        if not chosen:
-            continue
-        labels = train.labels[:, [names.index(name) for name in chosen]]
-        if kind == "ols":  # neutral has no column, hence it is the constant from which the others are counted
-            parts.append(ols_vectors(train.mu, labels, names=chosen))
-        else:
-            if start in group:
-                labels = against(labels, train.labels[:, names.index(start)])
-            parts.append(mean_vectors(train.mu, labels, names=chosen))
-    return torch.cat(parts)
+        chosen = [name for name in group if name in kept and name != start]
+        rows = {start: torch.zeros(train.mu.shape[1])}
+        if chosen:
+            labels = train.labels[:, [names.index(name) for name in chosen]]
+            if kind == "ols":  # neutral has no column, hence it is the constant from which the others are counted
+                fitted = ols_vectors(train.mu, labels, names=chosen)
+            else:
+                if start in kept:
+                    labels = against(labels, train.labels[:, names.index(start)])
+                fitted = mean_vectors(train.mu, labels, names=chosen)
+            rows |= dict(zip(chosen, fitted, strict=True))
+        parts += [rows[name] for name in group if name in kept]
+    return torch.stack(parts)
 
 
 def against(labels: Tensor, start: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Session:
         """Mean squared error of each image's reconstruction, (N,), unweighted, on the [-1, 1] scale."""
         return (self.reconstruct(x) - x.cpu()).square().flatten(1).mean(1)
 
-    def face(self, name: str, eyes: Sequence[float] | None = None) -> tuple[Tensor, Tensor | None, AlignedFace | None]:
+    def face(self, name: str, eyes: str | None = None) -> tuple[Tensor, Tensor | None, AlignedFace | None]:
         """A face by `test:12` or by file: image (1, C, H, H), labels (1, L) or None, the aligned photo or None."""
         split, colon, number = name.partition(":")
         if colon and split in ("train", "val", "test"):
@@ -76,7 +76,7 @@ class Session:
             return batch["image"], label_table(batch, self.meta) if known else None, None
         aligned = load_face(name, self.meta, eyes)
         if self.error(aligned.image).item() > self.usual_error:
-            print(f"{name}: does not look like the training crops: give --eyes x1,y1,x2,y2")
+            print(f"{name}: does not look like the training crops: give --eyes x1,y1,x2,y2 (or whole)")
         return aligned.image, None, aligned
 
     @cached_property

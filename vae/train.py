@@ -274,8 +274,8 @@ def describe_beta(cfg: Config, meta: dict) -> str:
     return f"beta {w.beta:g} ({sums}); {source}: beta_eff {beta_eff:.2g}{where}; that is {peers}"
 
 
-def main() -> None:
-    with start(Config) as run:
+def main(argv: list[str] | None = None) -> None:
+    with start(Config, argv=argv) as run:
         faces = build_faces(run.cfg.data)
         logger.info(describe_beta(run.cfg, faces.meta))
         fit(run, BetaVAE(run.cfg, faces.meta), faces.train, faces.val)

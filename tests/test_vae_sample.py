@@ -1,0 +1,212 @@
+"""Every mode of vae/sample.py on a run of a few steps, and what its edits promise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation.manifest import read_manifest
+from vae import sample, train
+from vae.attributes import against, area, load_vectors
+from vae.config import Config
+from vae.edit import blocks, paint, strip_of
+
+SMALL = [
+    *("data.num_train=300", "data.num_val=40", "data.num_test=40", "model.width=8", "model.latent_dim=8"),
+    *("train.total_steps=20", "train.batch_size=16", "train.val_images=32", "train.sample_size=4"),
+]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae") / "run"
+    config = Path(__file__).parent.parent / "configs/vae/demo.yaml"
+    train.main(["--config", str(config), "--run-dir", str(folder), *SMALL])
+    return folder
+
+
+def call(run_dir: Path, mode: str, *options: str) -> None:
+    sample.main([mode, "--run-dir", str(run_dir), "--device", "cpu", *options])
+
+
+def facts(path: Path) -> dict:
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A large grey-bordered photo with a drawn face in it."""
+    from data import synthetic
+
+    face = synthetic.render(synthetic.factors(0, np.arange(1) + 7), 96)[0].transpose(1, 2, 0)
+    picture = np.full((140, 180, 3), 90, np.uint8)
+    picture[20:116, 30:126] = face
+    path = tmp_path_factory.mktemp("photo") / "me.png"
+    Image.fromarray(picture).save(path)
+    return path
+
+
+EYES = "65.4,65.1,90.6,65.1"  # of the face that `photo` draws
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "files"),
+    [
+        ("prior", ["--n", "5"], ["prior.png", "prior.json"]),
+        ("prior", ["--n", "4", "--density", "gmm"], ["prior.png"]),
+        ("recon", ["--n", "3"], ["recon.png", "recon.json"]),
+        ("traverse", ["--dims", "3"], ["traverse.png", "traverse.webp"]),
+        ("vectors", [], ["vectors_ols.png", "vectors_ols.json", "../vectors_ols.pt"]),
+        ("vectors", ["--kind", "mean"], ["vectors_mean.png", "../vectors_mean.pt"]),
+        ("average", ["--attr", "Smiling", "Beard", "--given", "Male=1", "--equal-counts"], ["average.png"]),
+        ("average", ["--attr", "all"], ["average.png", "average.json"]),
+        ("edit", ["--attr", "Smiling=flip", "--n", "3"], ["edit.png", "edit.json"]),
+        ("edit", ["--attr", "happy", "Male=+0.5", "--kind", "ols", "--keep", "Young", "test:1"], ["edit.png"]),
+        ("edit", ["--attr", "sad=0.5", "--n", "2", "--strip", "0:1:3", "--kind", "mean"], ["edit.png", "edit.webp"]),
+        ("edit", ["--attr", "happy=0", "--n", "2", "--detail", "decode", "--k", "20"], ["edit.png"]),
+        ("interpolate", ["test:0", "test:1", "--n", "3"], ["interpolate.png", "interpolate.webp"]),
+        ("interpolate", ["--prior", "--corners", "4", "--n", "3"], ["interpolate.png"]),
+    ],
+)
+def test_every_mode_writes_its_files(run_dir: Path, mode: str, options: list[str], files: list[str]) -> None:
+    call(run_dir, mode, *options)
+    for name in files:
+        path = run_dir / "pictures" / name
+        assert path.is_file(), name
+        path.unlink() if path.suffix != ".pt" else None
+
+
+def test_a_picture_tells_how_it_was_made(run_dir: Path, tmp_path: Path) -> None:
+    call(run_dir, "prior", "--n", "4", "--seed", "3", "--out", str(tmp_path / "faces.png"))
+    record = facts(tmp_path / "faces.png")
+    assert record["seed"] == 3 and record["step"] == 20 and len(record["sha256"]) == 64
+    first = (tmp_path / "faces.png").read_bytes()
+    call(run_dir, "prior", "--n", "4", "--seed", "3", "--out", str(tmp_path / "again.png"))
+    assert (tmp_path / "again.png").read_bytes() == first
+
+
+def test_an_unknown_attribute_is_one_sentence(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        call(run_dir, "edit", "--attr", "Smilling=1", "--n", "1")
+    assert "Smiling" in capsys.readouterr().err
+
+
+def test_an_own_photo_keeps_its_pixels_where_nothing_changes(run_dir: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "edit.png"
+    call(run_dir, "edit", str(photo), "--eyes", EYES, "--attr", "Smiling=+0.0", "--out", str(out))
+    before, after = (np.asarray(Image.open(p).convert("RGB")) for p in (photo, tmp_path / "edit_me.png"))
+    assert np.array_equal(before, after)
+    call(run_dir, "edit", str(photo), "--eyes", EYES, "--attr", "Smiling=+3.0", "--out", str(out))
+    after = np.asarray(Image.open(tmp_path / "edit_me.png").convert("RGB"))
+    assert after.shape == before.shape and not np.array_equal(before, after)
+    assert np.array_equal(before[:, :20], after[:, :20])  # far from the face
+
+
+def test_blending_leaves_the_rest_alone() -> None:
+    x, before = torch.rand(2, 3, 32, 32), torch.zeros(2, 3, 32, 32)
+    assert torch.equal(paint(x, before, before, "blend"), x)
+    after = before.clone()
+    after[:, :, 20:24, 10:20] = 1.0
+    edited = paint(x, before, after, "blend")
+    assert torch.equal(edited[:, :, :15], x[:, :, :15]) and (edited[:, :, 22, 15] == 1).all()
+    assert torch.equal(paint(x, before, after, "decode"), after)
+
+
+def test_export_of_edits_has_sources_and_true_answers(run_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "edits"
+    options = ["--what", "edit", "--attr", "Smiling=flip", "--n", "6"]
+    call(run_dir, "export", *options, "--out", str(out))
+    rows = read_manifest(out)
+    assert len(rows) == 6 and {row.kind for row in rows} == {"edit"}
+    assert {row.target for row in rows} <= {"Smiling=0", "Smiling=1"}
+    assert all(row.truth and row.source_label for row in rows)
+    source, truth = (np.asarray(Image.open(out / name)).astype(int) for name in (rows[0].source, rows[0].truth))
+    change = np.abs(source - truth).max(2)
+    assert change[20:].max() > 30 > change[:4].max()  # the mouth, and not the hair
+    assert facts(out / "export.png")["base"] == "source"
+
+
+@pytest.mark.parametrize("what", ["sample", "reconstruction"])
+def test_export_of_samples_and_reconstructions(run_dir: Path, tmp_path: Path, what: str) -> None:
+    call(run_dir, "export", "--what", what, "--n", "3", "--out", str(tmp_path / what))
+    rows = read_manifest(tmp_path / what)
+    assert len(rows) == 3 and all(row.kind == what and bool(row.source) == (what != "sample") for row in rows)
+
+
+def test_vectors_of_other_weights_are_refused(run_dir: Path) -> None:
+    call(run_dir, "vectors")
+    path = run_dir / "vectors_ols.pt"
+    state = torch.load(path, weights_only=True)
+    assert set(load_vectors(path, state["provenance"]["sha256"]).names) >= {"Smiling", "happy"}
+    with pytest.raises(Exception, match="fitted to other weights .*vae/sample.py vectors"):
+        load_vectors(path, "0" * 64)
+
+
+def test_the_average_of_one_face_is_its_reconstruction(run_dir: Path) -> None:
+    from argparse import Namespace
+
+    from vae.session import Session
+
+    with torch.inference_mode():
+        session = Session(Namespace(run_dir=run_dir, step=None, device="cpu", seed=0, out=None))
+        codes = session.codes("train")
+        rows = torch.arange(len(codes.mu))
+        ends, counts = sample.mean_faces([rows == 4, rows == 9], codes.mu, False, session.generator)
+        x = session.split("train").take(np.array([4, 9]))["image"]
+        assert counts == [1, 1] and torch.allclose(session.decode(ends), session.reconstruct(x), atol=1e-4)
+
+
+def test_area_under_the_curve() -> None:
+    label = torch.tensor([0, 0, 1, 1, float("nan")])
+    assert area(torch.tensor([0.1, 0.2, 0.3, 0.4, 9.0]), label) == 1.0
+    assert area(torch.tensor([0.1, 0.3, 0.2, 0.4, 9.0]), label) == 0.75
+    assert area(torch.tensor([0.1]), torch.tensor([1.0])) != area(torch.tensor([0.1]), torch.tensor([1.0]))  # NaN
+
+
+def test_against_leaves_only_the_class_to_start_from() -> None:
+    one_hot = torch.tensor([[1.0, 0], [0, 1], [0, 0]])  # happy, sad, neutral
+    found = against(one_hot, torch.tensor([0.0, 0, 1]))
+    assert found.nan_to_num(-1).tolist() == [[1, -1], [-1, 1], [0, 0]]
+
+
+def test_blocks_and_strips() -> None:
+    grid = blocks([torch.zeros(13, 1, 4, 4), torch.ones(13, 1, 4, 4)], ["a", "b"])
+    assert grid.images.shape[:2] == (4, 12) and grid.rows == ["a", "b", "a", "b"]
+    assert grid.images[3, 0].mean() == 1 and grid.images[0].sum() == 0
+    assert strip_of("-1:2:4") == [-1, 0, 1, 2]
+    with pytest.raises(Exception, match="from:to:number"):
+        strip_of("3")
+
+
+@pytest.mark.slow
+def test_every_config_takes_one_step(repo: Path, tmp_path: Path) -> None:
+    """Each YAML file on a stand-in for its data: same size and channels, noise instead of faces."""
+    from engine import load_config
+
+    from test_vae_model import vgg_weights  # isort: skip
+
+    weights = vgg_weights(tmp_path / "vgg19.pth", 11)
+    files = sorted((repo / "configs/vae").glob("*.yaml"))
+    assert len(files) >= 24
+    for path in files:
+        extra = [f"loss.vgg19_weights={weights}"] if "dfc" in path.stem else []
+        cfg: Config = load_config(Config, path, ["train.batch_size=2", *extra])
+        small = cfg.model.arch == "residual"
+        cfg.model.width = 8 if small else cfg.model.width
+        size, channels = cfg.data.image_size, 1 if cfg.data.grayscale else 3
+        meta = {
+            **{"dataset": cfg.data.dataset, "channels": channels, "image_size": size, "eyes": None, "landmarks": 0},
+            **{"attributes": ["Smiling"], "classes": [], "class_counts": {"train": []}, "num_train": 1000},
+        }
+        if cfg.data.dataset in ("synthetic", "celeba"):
+            meta["eyes"] = [[-0.26, -0.06], [0.26, -0.06]]
+        method = train.BetaVAE(cfg, meta)
+        x = torch.rand(2, channels, size, size) * 2 - 1
+        logged = method.step({"image": x, "attr": torch.tensor([[0.0], [1]])}, cfg.loss.feature_steps)
+        assert torch.isfinite(logged["loss"]), path.name
+        head = path.read_text().split("\n")
+        assert any(f"Command: python vae/train.py --config configs/vae/{path.name}" in line for line in head), path.name
+        assert any(line.startswith("# Measured:") for line in head), path.name
