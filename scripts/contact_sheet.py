@@ -76,8 +76,10 @@ def edits_sheet(seed: int, size: int, columns: int = 3) -> Image.Image:
         cells.append(np.asarray(captioned(tile(x, 1, 4), [edit], 4 * size)))
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
     gap = np.full((cells[0].shape[0], 6, 3), 255, np.uint8)
-    rows = [np.concatenate(sum([[c, gap] for c in cells[k : k + columns]], []), 1) for k in range(0, len(cells), columns)]
-    return Image.fromarray(np.concatenate(rows))
+    cells = [np.concatenate([c, gap], 1) for c in cells]
+    return Image.fromarray(
+        np.concatenate([np.concatenate(cells[k : k + columns], 1) for k in range(0, len(cells), columns)])
+    )
 
 
 def large_sheet(seed: int, indices: list[int], columns: int = 4, size: int = 256) -> Image.Image:

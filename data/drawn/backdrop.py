@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data.drawn.names import STYLES
 from data.drawn.scene import EVERYWHERE, Scene
 
 NECK = (-0.75, 0.75, 0.55, 1.35)
@@ -41,7 +42,8 @@ def cloth_and_neck(s: Scene) -> None:
 
 
 def ears(s: Scene) -> None:
-    for v in s.on(EARS, sides=True):
+    covered = np.isin(s.f["style"], [STYLES.index(n) for n in ("bob", "long", "wavy")])
+    for v in s.on(EARS, ~covered, sides=True):
         size = 1 + 0.18 * v.ear
         narrow = 1 - 3.0 * v.side * v.yaw
         rx, ry = 0.068 * size * narrow, 0.142 * size

@@ -52,8 +52,8 @@ def _rims(v: View, t: np.ndarray, g: np.ndarray, up: np.ndarray, low: np.ndarray
     wing = female * (0.5 + 0.5 * v.lash)
     tw = np.clip((t - 0.55) / 0.75, 0, 1)  # the wing sweeps out and up, past the corner
     upper = up - 0.050 * wing * tw * tw
-    thick = lash * np.clip(1.25 - 0.30 * (1 - t), 0.55, 1.3) * np.where(t > 1, np.clip(1 - (t - 1) / 0.22, 0, 1) * wing, 1)
-    thick = thick * (t > -1.02)
+    beyond = np.where(t > 1, np.clip(1 - (t - 1) / 0.22, 0, 1) * wing, 1) * (t > -1.02)
+    thick = lash * np.clip(0.95 + 0.30 * t, 0.55, 1.3) * beyond
     v.paint(0.92 * v.band(upper - thick, upper + 0.35 * thick), "ink")
     v.paint(0.50 * ends * v.line(v.y - low - 0.004, 0.009), "line")
     press = np.clip(0.75 * np.maximum(v.A6, 0.8 * v.A7), 0, 0.7)
@@ -76,5 +76,5 @@ def brows(s: Scene) -> None:
         ends = v.cov(v.bxi - 0.008 - v.x) * v.cov(v.x - v.bxo)
         cover = v.band(mid - half, mid + half) * ends
         v.paint(0.92 * cover, "brow")
-        strokes = np.sin(90 * (0.55 * v.x + (1.1 - 1.6 * t) * v.y)) * v.fade(90)
-        v.paint(np.clip(0.42 * strokes, 0, 0.5) * cover, "ink")
+        strokes = np.sin(90 * (0.55 * v.x + (1.1 - 1.6 * t) * v.y) + 1.5 * np.sin(37 * v.x)) * v.fade(90)
+        v.paint(np.clip(0.30 * strokes, 0, 0.5) * cover, "ink")

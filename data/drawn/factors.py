@@ -8,18 +8,28 @@ import numpy as np
 from data.drawn.hashing import PERSON, PICTURE, bell, uniform
 from data.drawn.names import CLASSES, STYLES
 
-PERSON_PLACES = (
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+PERSON_PLACES = _names(
     "sex age tone face_w face_h jaw taper chin eye_w eye_h eye_d eye_tilt iris brow_t brow_arch brow_slope brow_y "
     "nose_l nose_w nose_tip mouth_w lip_u lip_l mouth_y ear style haircol hairline freckle lines beard lipred cheek "
     "iris_r volume part lash bags glasses_id"
-).split()
+)
 AUS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 27, 43)
 PICTURE_PLACES = (
     ["expr", "intensity", "side", "open"]
     + [f"jitter{n}" for n in AUS]
     + [f"asym{n}" for n in AUS]
-    + "ground cloth hat hat_look lx shift_x shift_y scale roll yaw gaze_x gaze_y blur noise exposure glasses "
-    "lipstick lip_colour rosy earring bangs".split()
+    + _names("ground cloth hat hat_look lx shift_x shift_y scale roll yaw gaze_x gaze_y blur noise exposure glasses")
+    + _names("lipstick lip_colour rosy earring bangs")
+)
+
+BELLS = _names(
+    "face_w face_h jaw taper chin eye_w eye_d eye_tilt brow_slope brow_y nose_l mouth_w mouth_y ear iris_r volume "
+    "hairline"
 )
 
 # CelebA-like shares of the expressions, in the order of CLASSES.
@@ -67,8 +77,7 @@ def _person(u: dict, independent: bool) -> dict:
     mc = np.zeros(len(male)) if independent else np.where(male, 1.0, -1.0)
     tone, old = u["tone"] ** 1.3, u["age"] > OLD
     old_c = np.zeros_like(old) if independent else old
-    f = {k: bell(u[k]) for k in "face_w face_h jaw taper chin eye_w eye_d eye_tilt brow_slope brow_y nose_l".split()}
-    f |= {k: bell(u[k]) for k in "mouth_w mouth_y ear iris_r volume hairline".split()}
+    f = {k: bell(u[k]) for k in BELLS}
     f |= {"male": male.astype(np.float64), "age": u["age"], "tone": tone, "lipred": u["lipred"], "lash": u["lash"]}
     f["brow_t"] = kinds(u["brow_t"], 0.14 + 0.11 * mc)
     f["brow_arch"] = kinds(u["brow_arch"], 0.25 - 0.14 * mc)

@@ -19,7 +19,10 @@ CUTS = {
     "wavy": (0.15, 0.14, 0.86, 0.66, 1.50, 0.76, 0.03, 0.18, 1.0),
     "bun": (0.07, 0.03, 0.95, 0.06, -1.0, 0.60, 0.0, 0.05, 1.0),
 }
-COLUMNS = ("hair_top", "hair_side", "hair_open", "hair_end", "back_end", "back_w", "hair_wave", "hair_skew", "hair_alpha")
+COLUMNS = (
+    *("hair_top", "hair_side", "hair_open", "hair_end", "back_end", "back_w", "hair_wave", "hair_skew", "hair_alpha"),
+)
+SOFT = {"bob": 0.04, "long": 0.34, "wavy": 0.34}  # over what height the front hair fades at its end; else .10
 HAT_LINE = -0.445  # above it a hat hides all hair
 FRONT = (-0.92, 0.92, -1.02, 0.80)
 BUN = (-0.24, 0.24, -1.10, -0.60)
@@ -35,7 +38,9 @@ def cuts(f: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     vol = 1 + 0.35 * f["volume"].astype(np.float64)
     values = dict(zip(COLUMNS, table.T, strict=True))
     values["hair_top"] = values["hair_top"] * vol
+    values["back_w"] = values["back_w"] + values["hair_side"] * (vol - 1)
     values["hair_side"] = values["hair_side"] * vol
+    values["hair_soft"] = np.array([SOFT.get(n, 0.10) for n in STYLES])[f["style"]]
     bangs = f["bangs"].astype(np.float64)
     values["hair_line"] = np.minimum(-0.50 + 0.035 * f["hairline"] - 0.11 * f["receding"] * (1 - bangs), -0.30)
     return {k: v.astype(np.float32) for k, v in values.items()}
@@ -49,7 +54,9 @@ def strands(v: View, x: np.ndarray) -> np.ndarray:
 
 def under_hat(v: View) -> np.ndarray | float:
     """What a hat leaves of the hair: 1 below its line."""
-    return 1 - v.hat * v.cov(v.y - HAT_LINE) if v.scene.f["hat"].any() else 1.0
+    if not v.scene.f["hat"].any():
+        return 1.0
+    return 1 - v.hat * v.cov(v.y - HAT_LINE - 0.9 * np.maximum(0, np.abs(v.X) - v.a - 0.03))  # comes out rounded
 
 
 def back(s: Scene) -> None:
@@ -105,7 +112,7 @@ def front(s: Scene) -> None:
         wide = v.a + 0.012 + v.hair_side * narrow
         d, u, w = head(v.X, v.y, wide, v.bu + v.hair_top, 1.6 * np.maximum(v.hair_end + 0.12, 0.45), 0.25, 0)
         hole = _opening(v)
-        end = soft(v.y - v.hair_end, 0.10)
+        end = soft(v.y - v.hair_end, v.hair_soft)
         rest = under_hat(v)
         v.paint(0.34 * v.skull * soft(-hole - 0.045, 0.09) * soft(v.y - v.hair_end - 0.03, 0.14) * rest, "shadow")
         cover = v.cov(np.maximum(d + curl(v), -hole)) * end * rest * v.hair_alpha
@@ -118,7 +125,8 @@ def front(s: Scene) -> None:
 def _comb(v: View, cover: np.ndarray, u: np.ndarray, w: np.ndarray) -> None:
     """Colour of the front hair: locks, the dark of the far side, a ring of light that moves with the light."""
     v.paint(cover, "hair")
-    locks = strands(v, v.x)
+    meridian = np.sqrt(np.maximum(0.22, 1 - 0.9 * np.minimum(w * w, 1) * (w < 0)))  # locks meet towards the crown
+    locks = strands(v, v.x / meridian)
     v.paint(cover * np.clip(0.16 + 0.34 * locks + 0.30 * u * u - 0.28 * v.lx * u, 0, 0.95), "hair_shade")
     ring = np.maximum(0, 1 - np.abs(w + 0.70 + 0.12 * u * u) / 0.16) * np.maximum(0, 1 - (u - 0.35 * v.lx) ** 2)
     v.paint(cover * np.clip(ring * (0.42 + 0.30 * locks), 0, 1), "hair_shine")

@@ -22,13 +22,14 @@ def beard(s: Scene) -> None:
         edge = np.where(x < v.mw, np.minimum(over, cheek), cheek)
         grown = np.where(full, np.float32(0.035), np.float32(0))
         d, _, w = head(v.X, v.y, v.a + 0.5 * grown, v.bu, v.bl + grown, v.c, v.tp)
-        cover = soft(edge - v.y, np.where(full, np.float32(0.05), np.float32(0.16))) * v.cov(d) * np.clip(4 * v.y, 0, 1)
-        v.paint(cover * np.where(full, np.float32(0.95), np.float32(0.52)), "beard")
+        cover = soft(edge - v.y, np.where(full, np.float32(0.05), np.float32(0.20))) * v.cov(d) * np.clip(4 * v.y, 0, 1)
+        v.paint(cover * np.where(full, np.float32(0.95), np.float32(0.42)), "beard")
         _texture(v, cover * full, w)
     for v in s.on(BEARD, kind == GOATEE):
-        q = np.sqrt((v.x / 0.175) ** 2 + ((v.y - v.bl + 0.085) / 0.185) ** 2 + 1e-6)
+        w = (v.y - v.bl + 0.085) / 0.185
+        q = np.sqrt((v.x / (0.175 - 0.060 * np.clip(-w, 0, 1))) ** 2 + w * w + 1e-6)  # narrower towards the lip
         d = head(v.X, v.y, v.a + 0.02, v.bu, v.bl + 0.035, v.c, v.tp)[0]
-        cover = soft((q - 1) * 0.18, 0.04) * v.cov(d)
+        cover = soft((q - 1) * 0.16, 0.05) * v.cov(d)
         v.paint(0.95 * cover, "beard")
         _texture(v, cover, v.y / v.bl)
     for v in s.on(BEARD, (kind == MOUSTACHE) | (kind == FULL)):
@@ -37,7 +38,8 @@ def beard(s: Scene) -> None:
         cy = v.per_side("cy")
         ride = v.my - v.lu - 0.6 * v.up - 0.26 * v.gap - 0.012 + 0.35 * (cy + 0.05) * t * t
         ends = v.cov((np.abs(t) - 1.06) * mw)
-        cover = v.band(ride - 0.062 + 0.030 * t * t, ride + 0.024 + 0.03 * t * t) * ends
+        tip = 0.045 * np.clip((np.abs(t) - 0.70) / 0.36, 0, 1) ** 2  # thins to a tip
+        cover = v.band(ride - 0.062 + 0.030 * t * t + tip, ride + 0.024 + 0.03 * t * t - 0.5 * tip) * ends
         v.paint(0.95 * cover, "beard")
         _texture(v, 0.6 * cover, v.y / v.bl)
 
@@ -66,7 +68,8 @@ def mouth(s: Scene) -> None:
 def _light(v: View, t: np.ndarray, m) -> None:
     """Gloss on the lower lip, a dark edge below it, so that lips read on any skin."""
     y = v.y - m.il - 0.38 * (m.ol - m.il)
-    shine = np.maximum(0, 1 - (y / np.maximum(0.32 * v.ll, 0.006)) ** 2) * np.clip(1 - ((t - 0.15 * v.lx) / 0.55) ** 2, 0, 1)
+    shine = np.maximum(0, 1 - (y / np.maximum(0.32 * v.ll, 0.006)) ** 2)
+    shine = shine * np.maximum(0, 1 - ((t - 0.15 * v.lx) / 0.55) ** 2)
     v.paint((0.30 + 0.20 * v.lipstick) * shine * v.band(m.il, m.ol), "gloss")
     v.paint(0.30 * v.band(m.ol - 0.30 * v.ll * m.g, m.ol), "lip_line")
 
@@ -89,5 +92,5 @@ def _corners(v: View) -> None:
     v.paint(pit * v.bump(v.mw + 0.006, y, 0.030, 0.030 + 0.022 * v.A14), "line")
     s = (v.y - y - 0.01) / 0.12
     d = v.x - v.mw - 0.012 - 0.035 * np.clip(s, 0, 1)
-    strength = np.clip(0.55 * v.A15 + 0.8 * v.lines**2 - 0.05, 0, 0.8)
+    strength = np.clip(0.42 * v.A15 + 0.65 * v.lines**2 - 0.05, 0, 0.8)
     v.paint(strength * v.line(d, 0.014) * np.clip(5 * s, 0, 1) * np.clip(2.5 * (1 - s), 0, 1), "line")

@@ -7,7 +7,7 @@ bytes never depend on its neighbours. The layer's own formula must vanish outsid
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -19,7 +19,7 @@ MAX_ROLL, MAX_SCALE, MIN_SCALE, MAX_SHIFT_X, MAX_SHIFT_Y, MAX_YAW = np.deg2rad(8
 EVERYWHERE: Box = (-9.0, 9.0, -9.0, 9.0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def window(box: Box, size: int) -> tuple[slice, slice]:
     """Rows and columns of a size x size picture that a box can touch under any pose."""
     corners = np.array([(x, y) for x in (box[0] - MAX_YAW, box[1] + MAX_YAW) for y in box[2:]])

@@ -118,7 +118,10 @@ def lids(t: np.ndarray, p: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lips(t: np.ndarray, p: SimpleNamespace) -> SimpleNamespace:
-    """The mouth's lines at t (-1, 1 its corners): mid, inner iu, il, outer ou, ol; G the opening's profile, g = 1-t²."""
+    """The mouth's lines y at t (-1, 1 its corners): mid; inner iu, il; outer ou, ol.
+
+    g = 1 - t² is the lips' profile, G the opening's (squarer as `sq` grows).
+    """
     g = np.maximum(0, 1 - t * t)
     root = np.sqrt(g)
     t2 = np.minimum(t * t, 1.6)

@@ -70,12 +70,13 @@ def freckles(s: Scene) -> None:
         h = (key(s.f["seed"][rows], FRECKLES, s.f["identity"][rows]) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
         bits = grain(h.reshape(-1, 1, 1), (cx + 128).astype(np.uint32), (cy + 128).astype(np.uint32))
         part = [((bits >> np.uint32(8 * k)) & np.uint32(255)).astype(np.float32) / 255 for k in range(3)]
-        x, y = v.x - (cx + 0.3 + 0.4 * part[0]) / CELLS, v.y - (cy + 0.3 + 0.4 * part[1]) / CELLS
-        r = 0.012 * (0.6 + 0.4 * part[2])
-        where = np.clip(2.4 * np.maximum(v.bump(0.30, 0.13, 0.26, 0.20, np.abs(v.x)), v.bump(0, 0.08, 0.20, 0.16)), 0, 1)
-        shown = np.clip((where - 0.9 * part[2]) * 4, 0, 1)
+        x, y = v.x - (cx + 0.2 + 0.6 * part[0]) / CELLS, v.y - (cy + 0.2 + 0.6 * part[1]) / CELLS
+        r = 0.012 * (1.0 - 0.5 * part[2])
+        cheeks, bridge = v.bump(0.30, 0.13, 0.26, 0.20, np.abs(v.x)), v.bump(0, 0.08, 0.20, 0.16)
+        where = np.minimum(2.4 * np.maximum(cheeks, bridge), 1)
+        shown = np.clip((where - 1.1 * part[2]) * 3, 0, 1)
         thin = np.minimum(1, 2 * r / v.px)  # a dot below a pixel's size only tints it
-        v.paint(0.75 * v.freckle * shown * thin * v.cov(np.sqrt(x * x + y * y) - np.maximum(r, 0.5 * v.px)) * v.skull,
+        v.paint(0.62 * v.freckle * shown * thin * v.cov(np.sqrt(x * x + y * y) - np.maximum(r, 0.5 * v.px)) * v.skull,
                 "line")  # fmt: skip
 
 

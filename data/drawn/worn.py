@@ -58,31 +58,34 @@ def _dome(v: View, cover: np.ndarray, u: np.ndarray, w: np.ndarray) -> None:
 
 
 def _beanie(v: View) -> None:
-    bend = 0.10 * (1 - (v.X / v.a) ** 2)
-    edge = -0.40 + bend
+    edge = -0.375 + 0.065 * (1 - (v.X / v.a) ** 2)
     v.paint(0.40 * v.skull * np.clip(1 - (v.y - edge) / 0.07, 0, 1) * (v.y > edge), "shadow")
     d, u, w = head(v.X, v.y + 0.30, v.a + 0.075, v.bu - 0.15, v.bu - 0.15, 0.35, 0)
-    cover = v.cov(np.maximum(d, v.y - edge + 0.06))
+    cover = v.cov(np.maximum(d, v.y - edge + 0.08))
     _dome(v, cover, u, w)
     ribs = np.sin(46 * v.X) * v.fade(46)
     v.paint(cover * np.clip(0.45 * ribs, 0, 0.5), "hat_shade")
-    cuff = v.cov(np.maximum(np.abs(v.X) - v.a - 0.085, np.abs(v.y - edge + 0.06) - 0.062))
+    x, y = np.abs(v.X) - v.a - 0.005, np.abs(v.y - edge + 0.065) - 0.018  # a roll: a box with round ends
+    cuff = v.cov(np.sqrt(np.maximum(x, 0) ** 2 + np.maximum(y, 0) ** 2 + 1e-8) + np.minimum(np.maximum(x, y), 0) - 0.05)
     v.paint(cuff, "hat")
     v.paint(cuff * np.clip(0.22 + 0.35 * u * u - 0.35 * v.lx * u + 0.40 * ribs, 0, 0.85), "hat_shade")
-    v.paint(cuff * 0.6 * v.line(v.y - edge + 0.122, 0.014), "hat_shade")
+    v.paint(cuff * 0.6 * v.line(v.y - edge + 0.130, 0.014), "hat_shade")
 
 
 def _cap(v: View) -> None:
-    v.paint(0.40 * v.skull * np.clip(1 - (v.y + 0.33) / 0.09, 0, 1) * (v.y > -0.36), "shadow")
-    d, u, w = head(v.X, v.y + 0.30, v.a + 0.065, v.bu - 0.20, v.bu - 0.20, 0.35, 0)
-    cover = v.cov(np.maximum(d, v.y + 0.43))
+    """A dome, seams that meet at its button, and a bill that bends down over the forehead."""
+    d, u, w = head(v.X, v.y + 0.30, v.a + 0.045, v.bu - 0.20, v.bu - 0.20, 0.35, 0)
+    cover = v.cov(np.maximum(d, v.y + 0.385))
     _dome(v, cover, u, w)
-    for k in (-0.42, 0.0, 0.42):
-        seam = v.line(v.X - k * (v.a + 0.065) * np.sqrt(np.maximum(0, 1 - np.minimum(w * w, 1))), 0.010)
-        v.paint(0.30 * cover * seam, "hat_shade")
-    sag = 0.05 * (v.X / (v.a + 0.10)) ** 2
-    top, low = -0.470 + sag, -0.325 - 1.2 * sag
-    brim = v.band(top, low) * v.cov(np.abs(v.X) - v.a - 0.10)
-    v.paint(brim, "hat")
-    v.paint(brim * np.clip(0.15 + (v.y - top) / 0.145 * 0.5 - 0.3 * v.lx * v.X, 0, 0.8), "hat_shade")
-    v.paint(0.5 * brim * v.line(v.y - top - 0.012, 0.012), "hat_shine")
+    bow = np.sqrt(np.maximum(0, 1 - np.minimum(w * w, 1)))
+    for k in (-0.45, 0.0, 0.45):
+        v.paint(0.30 * cover * v.line(v.X - k * (v.a + 0.045) * bow, 0.010), "hat_shade")
+    half = v.a - 0.055
+    arch = np.sqrt(np.maximum(0, 1 - (v.X / half) ** 2))
+    top, low = -0.425 - 0.035 * arch, -0.425 + 0.135 * arch
+    below = np.clip(1 - (v.y - low) / 0.10, 0, 1) * (v.y > low - 0.02) * np.clip(4 * arch, 0, 1)
+    v.paint(0.45 * v.skull * below, "shadow")
+    bill = v.band(top, low)
+    v.paint(bill, "hat")
+    v.paint(bill * np.clip(0.62 - 3.2 * (v.y - top) - 0.25 * v.lx * v.X, 0, 0.75), "hat_shade")
+    v.paint(0.65 * bill * v.line(v.y - low + 0.022, 0.014), "hat_shine")
