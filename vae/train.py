@@ -181,12 +181,11 @@ class BetaVAE(Method):
 
     def warn_of_collapse(self, kl: Tensor) -> None:
         """Say once, after the warm-up, that most of the code carries nothing."""
-        active, size, beta_eff = int((kl > ACTIVE).sum()), len(kl), self.beta_eff()
-        if self.cfg.loss.objective != "autoencoder" and active < size / 4:
-            logger.warning(
-                "%d of %d latents are used: beta_eff %.2g is high here; try loss.sigma=null or loss.beta=%.2g",
-                *(active, size, beta_eff, self.cfg.loss.beta / 10),
-            )
+        w, active = self.cfg.loss, int((kl > ACTIVE).sum())
+        if w.objective != "autoencoder" and active < len(kl) / 4:
+            remedy = ("loss.sigma=null or " if w.sigma else "") + f"loss.beta={w.beta / 10:g}"
+            used, beta_eff = f"{active} of {len(kl)} latents are used", self.beta_eff()
+            logger.warning(f"{used}: beta_eff {beta_eff:.2g} is high here; try {remedy}")
 
     def sigma(self) -> Tensor:
         """In units of the [-1, 1] image."""

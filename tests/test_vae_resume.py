@@ -1,0 +1,156 @@
+"""A resumed VAE is the straight one, bit for bit; two ranks are one."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from engine import Run, fit
+from engine.checkpoint import checkpoints, read_checkpoint
+from vae.config import Config, LossConfig, ModelConfig, VAETrainConfig
+from vae.model import LatentDiscriminator
+from vae.train import BetaVAE
+
+SIZE = 16
+META = {
+    **{"dataset": "noise", "channels": 1, "image_size": SIZE, "landmarks": 0, "eyes": [[-0.3, 0.0], [0.3, 0.0]]},
+    **{"classes": [], "attributes": ["Smiling"], "class_counts": {"train": []}, "num_train": 32, "keys": []},
+}
+
+
+class Noise:
+    """32 faces of noise; batch t is a function of t."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.image = torch.rand(32, 1, SIZE, SIZE, generator=generator) * 2 - 1
+        self.attr = (self.image.mean((1, 2, 3)) > 0).float()[:, None]
+
+    def __len__(self) -> int:
+        return 32
+
+    def take(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"image": self.image[rows], "attr": self.attr[rows], "index": rows}
+
+    def fixed(self, n: int, device: Any = "cpu") -> dict[str, Tensor]:
+        return self.take(torch.arange(n))
+
+    def batches(self, batch_size: int, seed: int, rank: int, world: int, device: Any, first: int) -> Iterator[dict]:
+        step = first
+        while True:
+            yield self.take(torch.randperm(32, generator=torch.Generator().manual_seed(step))[:batch_size])
+            step += 1
+
+
+def config(loss: dict[str, Any], arch: str = "burgess", **train: Any) -> Config:
+    cadence = {"log_every": 7, "validate_every": 25, "sample_every": 0, "save_every": 1000, "val_images": 8}
+    return Config(
+        model=ModelConfig(arch=arch, latent_dim=4, width=8),
+        loss=LossConfig(**loss),
+        train=VAETrainConfig(**{"total_steps": 40, "batch_size": 4, "sample_size": 4} | cadence | train),
+    )
+
+
+def state_after(folder: Path, cfg: Config, stops: tuple[int, ...]) -> dict:
+    for stop in stops:
+        torch.manual_seed(0)
+        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
+        fit(Run(part, folder, torch.device("cpu")), BetaVAE(part, META), Noise(), Noise())
+    return read_checkpoint(checkpoints(folder)[-1])
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize(
+    ("loss", "arch"),
+    [
+        ({"objective": "autoencoder"}, "burgess"),
+        ({"objective": "beta", "kl_warmup": 0.6, "free_bits": 0.01}, "burgess"),  # resumed within the warm-up
+        ({"objective": "capacity", "capacity_steps": 30, "capacity": 3}, "burgess"),  # within the ramp
+        ({"objective": "btcvae", "beta": 6.4, "pixel": "bernoulli"}, "burgess"),
+        ({"objective": "factor", "gamma": 2.0, "lr_discriminator": 1e-3}, "burgess"),
+        ({"features": "own", "feature_steps": 24}, "burgess"),  # while the features are being taught
+        ({"features": "own", "feature_steps": 16}, "burgess"),  # and after
+        ({"objective": "beta"}, "vanilla"),  # BatchNorm's buffers
+    ],
+    ids=lambda value: "-".join(str(v) for v in value.values()) if isinstance(value, dict) else value,
+)
+def test_forty_steps_are_twenty_and_twenty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: dict[str, Any], arch: str
+) -> None:
+    monkeypatch.setattr("vae.train.LatentDiscriminator", functools.partial(LatentDiscriminator, hidden=16))
+    cfg = config(loss, arch)
+    straight = state_after(tmp_path / "straight", cfg, (0,))
+    resumed = state_after(tmp_path / "resumed", cfg, (20, 0))
+    assert straight["step"] == resumed["step"] == 40
+    for key in ("method", "optimizers", "pending"):
+        assert equal(straight[key], resumed[key]), key
+    rows = [(tmp_path / name / "log.jsonl").read_text().count('"loss"') for name in ("straight", "resumed")]
+    assert rows[0] == rows[1] > 0
+
+
+def collapse_log(tmp_path: Path, beta: float, caplog: pytest.LogCaptureFixture) -> tuple[float, str]:
+    cfg = config({"beta": beta, "kl_warmup": 0.1}, total_steps=210, batch_size=8)
+    with caplog.at_level("WARNING", logger="faces"):
+        state_after(tmp_path / str(beta), cfg, (0,))
+    last = [line for line in (tmp_path / str(beta) / "log.jsonl").read_text().splitlines() if '"active"' in line][-1]
+    text, _ = caplog.text, caplog.clear()
+    return float(last.split('"active": ')[1].split(",")[0]), text
+
+
+def test_a_collapsed_code_is_said_once_and_a_sound_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("faces"), "propagate", True)
+    active, text = collapse_log(tmp_path, 1000.0, caplog)
+    assert active < 2 and text.count("latents are used") == 1 and "loss.beta=100" in text
+    active, text = collapse_log(tmp_path, 0.1, caplog)
+    assert active >= 2 and "latents are used" not in text
+
+
+def _rank(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    # No draw of noise in these steps: ranks draw their own.
+    method = BetaVAE(config({"objective": "autoencoder", "features": "own", "feature_steps": 1}), META).train()
+    for step in range(1, 4):
+        rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
+        method.step(Noise().take(rows), step)
+    if rank == 0:
+        torch.save(method.state_dict(), f"{folder}/{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
+    """Calibrated sigma, weighted pixels and the features' distance are of the whole batch."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_rank, (2, port, str(tmp_path)), nprocs=2)
+    _rank(0, 1, port, str(tmp_path))
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    for key, value in one.items():
+        assert torch.allclose(value.float(), two[key].float(), atol=2e-5), key
