@@ -20,7 +20,7 @@ from engine import Grid, UserError, save_animation
 from engine.grids import save_image, to_pil
 from latents.directions import alphas_to_targets, kept_matches, knn_vectors, orthogonalise, side_of
 from vae.attributes import AttributeVectors, Codes, against, get_vectors, label_names
-from vae.session import Session
+from vae.session import Session, spread
 
 KINDS = ("knn", "ols", "mean")
 MATCH = ("Male", "Mouth_Slightly_Open")  # neighbours agree with the face on these, where they exist
@@ -205,7 +205,7 @@ def faces_to_edit(
     session: Session, args: argparse.Namespace
 ) -> tuple[Tensor, Tensor | None, list[AlignedFace | None], list[str]]:
     """Images (N, C, H, H), labels (N, L) or None, aligned photos (None for faces of the data), names."""
-    names = args.images or [f"{args.split}:{i}" for i in range(min(args.n, len(session.split(args.split))))]
+    names = args.images or [f"{args.split}:{i}" for i in spread(args.n, len(session.split(args.split)))]
     found = [session.face(name, args.eyes) for name in names]
     unknown = torch.full((1, len(label_names(session.meta))), float("nan"))
     labels = torch.cat([unknown if label is None else label for _, label, _ in found])
@@ -239,7 +239,7 @@ def blocks(kinds: Sequence[Tensor], names: Sequence[str]) -> Grid:
 
 def add_edit(parser: argparse.ArgumentParser) -> None:
     """The options of `edit`."""
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: the first of --split")
+    parser.add_argument("images", nargs="*", help="photos, or test:N; none: --n of --split")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of which, without images")
     parser.add_argument("--n", type=int, default=12, help="how many of them")
     parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")

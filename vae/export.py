@@ -17,7 +17,7 @@ from engine.grids import to_pil
 from evaluation.manifest import Row, write_export, write_manifest
 from vae.attributes import label_names, label_table
 from vae.edit import add_move, open_editor, paint
-from vae.session import Session, add_split
+from vae.session import Session, add_split, spread
 from vae.train import BetaVAE
 
 SPLITS = ("train", "val", "test")
@@ -47,11 +47,10 @@ def export_samples(session: Session, folder: Path) -> tuple[list[Row], dict]:
 
 
 def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], dict]:
-    """Reconstructions or edits of the first --n faces of a split (0: all), with their sources."""
+    """Reconstructions or edits of --n faces spread over a split (0: all), with their sources."""
     args, meta = session.args, session.meta
     faces = session.split(args.split)
-    places = np.arange(min(args.n or len(faces), len(faces)))
-    batch = faces.take(places)
+    batch = faces.take(spread(args.n, len(faces)))
     x, index = batch["image"], batch["index"].tolist()
     mu = session.encode(x)
     before = session.decode(mu)

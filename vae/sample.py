@@ -17,7 +17,7 @@ from losses.gaussian import kl_standard_normal
 from vae.attributes import AttributeVectors, area, fit_vectors, label_names, provenance_of, save_vectors
 from vae.edit import add_edit, run_edit
 from vae.export import add_export, run_export
-from vae.session import Session, add_split, rows_with
+from vae.session import Session, add_split, rows_with, spread
 
 PRIOR_COMPONENTS = 10
 
@@ -45,16 +45,16 @@ def draw_codes(session: Session, n: int, density: str) -> Tensor:
 
 
 def recon(args: argparse.Namespace) -> None:
-    """Inputs, reconstructions from mu, four times the absolute error: the first n and the worst n of a split."""
+    """Inputs, reconstructions from mu, four times the absolute error: n spread over a split and its worst n."""
     session, n = Session(args), args.n
     faces = session.split(args.split)
     errors = torch.cat([session.error(batch["image"]) for batch in faces.once(256, session.device)])  # (N,) mse
     level = 10 * torch.log10(4 / errors.clamp_min(1e-10))
-    chosen = torch.cat([torch.arange(min(n, len(level))), level.argsort()[:n]])
+    chosen = torch.cat([torch.from_numpy(spread(n, len(level))), level.argsort()[:n]])
     x = faces.take(chosen.numpy(), session.device)["image"]
     x_hat = session.reconstruct(x)
     images = torch.stack([x.cpu(), x_hat, (2 * (x.cpu() - x_hat).abs() - 1).clamp(max=1)])
-    captions = [f"{kind} {level[i]:.1f} dB" for kind, i in zip(["first"] * n + ["worst"] * n, chosen, strict=False)]
+    captions = [f"{kind} {level[i]:.1f} dB" for kind, i in zip(["any"] * n + ["worst"] * n, chosen, strict=False)]
     grid = Grid(images, ["input", "from mu", "error x 4"], captions)
     session.write(grid, "recon", split=args.split, images=len(level), psnr=round(level.mean().item(), 3))
     print(f"PSNR {level.mean():.2f} dB over {len(level)} {args.split} faces, unweighted")

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,6 +112,12 @@ class Session:
         record = {"command": ["python", "vae/sample.py", *sys.argv[1:]], "seed": self.args.seed}
         record |= {"run": origin.run, "step": origin.step, "sha256": origin.sha256} | facts
         atomic_text(path.with_suffix(".json"), json.dumps(record, indent=1))
+
+
+def spread(n: int, total: int) -> np.ndarray:
+    """n places of `total`, evenly spread (all for 0 or more than there are): neighbours are often one person."""
+    n = min(n or total, total)
+    return np.arange(n) * total // n
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
