@@ -1,0 +1,326 @@
+"""Train the adversarial autoencoder with a conditional GAN: `python aae_cgan/train.py --config FILE [key=value ...]`.
+
+One step is one batch: the latent critic and the image critic move once, encoder and generator in every n_critic-th.
+Phases (schedule.py): the guide, the autoencoder, the conditional GAN, then both halves together.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aae_cgan.augment import diff_augment, jitter
+from aae_cgan.config import Config
+from aae_cgan.edit import class_order, strip_of
+from aae_cgan.linear import LinearPath, fit_linear
+from aae_cgan.model import Encoder, Generator, Guide, ImageCritic, LatentCritic, refuse_batch_norm
+from aae_cgan.schedule import PHASES, Clock, clock, generator_steps
+from aae_cgan.targets import Request, conditions, draw_request, mix_labels
+from data import build_faces
+from engine import EMA, Grid, Method, UserError, adam, find_checkpoint, fit, fp32, frozen, start
+from engine.checkpoint import checkpoints, read_checkpoint
+from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
+from losses.pixels import boxes_from_eyes, face_weight
+
+logger = logging.getLogger("faces")
+
+
+class AAECGAN(Method):
+    """Encoder and generator, their two critics, perhaps a guide; `ema_*` are the weights that pictures come from."""
+
+    compilable = ("encoder", "generator", "guide")  # no critic: penalties differentiate them twice
+
+    def __init__(self, cfg: Config, meta: dict) -> None:
+        super().__init__(cfg, meta)
+        m, w, t, channels, size = cfg.model, cfg.loss, cfg.train, meta["channels"], meta["image_size"]
+        self.attributes = m.condition == "attributes" or (m.condition == "auto" and not meta["classes"])
+        self.names = names_of(meta, self.attributes)
+        self.needs = ("image", "attr" if self.attributes else "label")
+        self.all_known = not self.attributes and sum(meta["class_counts"]["train"]) == meta["num_train"]
+        num = len(self.names)  # K
+        self.linear = LinearPath(channels, size, m.latent_dim) if m.linear == "pca" else None
+        self.encoder = Encoder(channels, size, m, self.linear)
+        self.generator = Generator(channels, size, num, m, self.linear)
+        self.ema_encoder, self.ema_generator = EMA(self.encoder), EMA(self.generator)
+        self.d_latent = LatentCritic(m.latent_dim)
+        self.d_image = ImageCritic(channels, size, num, m, w.lambda_class > 0) if w.lambda_adv else None
+        self.guide = Guide(channels, num) if w.lambda_guide else None
+        refuse_batch_norm(d_latent=self.d_latent, **({"d_image": self.d_image} if w.lambda_adv else {}))
+        self.boxes = boxes_from_eyes(meta["eyes"]) if w.lambda_face and meta["eyes"] else None
+        if w.lambda_face and not (meta["eyes"] or meta["landmarks"]):
+            raise UserError(f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; set it to 0")
+        self.register_buffer("prior_noise", torch.randn(4, m.latent_dim, generator=torch.Generator().manual_seed(0)))
+
+        betas = (t.beta1, t.beta2)
+        self.optimizers["autoencoder"] = adam([*self.encoder.parameters(), *self.generator.parameters()], t.lr, betas)
+        self.optimizers["generator"] = adam(self.generator.parameters(), t.lr, betas)
+        self.optimizers["d_latent"] = adam(self.d_latent.parameters(), t.lr_critic, betas)
+        if self.d_image is not None:
+            self.optimizers["d_image"] = adam(self.d_image.parameters(), t.lr_critic, betas)
+        if self.guide is not None:
+            self.optimizers["guide"] = adam(self.guide.parameters(), t.lr_guide, weight_decay=5e-2)
+
+    def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        w, now = self.cfg.loss, clock(step, self.cfg)
+        x, y, known = self.faces(batch)  # (N, C, H, H) in [-1, 1], (N, K), rows with a label
+        if now.phase == "guide":
+            return self.teach_guide(x[known], y[known])
+        self.begin(now)
+        alone, drawing = now.phase == "autoencode", now.phase == "gan"
+        logs: dict[str, Any] = {"phase": float(PHASES.index(now.phase))}
+
+        # 1. Latent critic (AAE): draws of the prior are real, the encoder's codes are fake.
+        with torch.no_grad():
+            z = self.encoder(x)  # (N, Z)
+        if w.lambda_latent and not drawing:
+            logs |= self.update_d_latent(torch.randn_like(z), z)  # 1511.05644; 1704.00028, algorithm 1
+
+        # 2. Requests: another row's label, the real face that carries it, a wrong label; codes to draw from.
+        if not alone:
+            asked = draw_request(x[known], y[known], w.targets == "own", self.attributes)
+            z_from, drawn = self.fake_codes(z[known], drawing)  # (M, Z), (M,) bool: from the prior
+            y_target = mix_labels(y[known], asked.y_target, self.cfg.train.mixed)  # (M, K)
+
+            # 3. Image critic (CGAN): real pairs against edits and draws, and real faces under a wrong label.
+            with torch.no_grad():
+                x_fake = self.generator(z_from, y_target)  # (M, C, H, H)
+            logs |= self.update_d_image(x[known], y[known], x_fake, y_target, asked)
+        if not now.generator:
+            return logs
+
+        # 4. Autoencoder: reconstruct under the own label, with codes that pass for the prior; "gan" holds the encoder.
+        z = z if drawing else self.encoder(x)
+        loss = {"recon": w.lambda_rec * self.distance(self.generator(z, y), x, batch)}
+        if w.lambda_latent and not drawing:
+            loss["latent"] = w.lambda_latent * self.fool(self.d_latent, w.gan_latent, z)
+
+        # 5. Generator: an edit must convince the critic, keep its code, and lead back to the photo.
+        if not alone:
+            z_from = torch.where(drawn[:, None], z_from, z[known])
+            x_fake = self.generator(z_from, y_target)  # (M, C, H, H)
+            loss |= self.edit_terms(x_fake, z_from, y_target, x[known], y[known], drawn, now)
+        total = sum(loss.values())
+        self.minimize(total, "generator" if drawing else "autoencoder")
+        self.follow(now)
+        return logs | {f"G/{name}": value for name, value in loss.items()} | {"loss": total}
+
+    def faces(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | slice]:
+        """Images, requests that describe them, and the labelled rows (all of them: a slice, which costs nothing)."""
+        y, known = conditions(batch, len(self.names), self.attributes)
+        return batch["image"], y, slice(None) if self.all_known else known
+
+    def begin(self, now: Clock) -> None:
+        """At a phase's first step the averages start anew; in the joint phase all rates are scaled."""
+        if now.since == 0:
+            self.ema_encoder.reset(self.encoder)
+            self.ema_generator.reset(self.generator)
+        if now.phase == "joint":
+            for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
+                group["lr"] *= self.cfg.train.joint_lr
+
+    def follow(self, now: Clock) -> None:
+        """The averages follow the weights: short memory while everything moves."""
+        decay = min(self.cfg.train.ema_decay, (1 + now.turns) / (10 + now.turns))
+        self.ema_encoder.update(self.encoder, decay)
+        self.ema_generator.update(self.generator, decay)
+
+    def teach_guide(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """One step of the guide on real faces, shifted and noisy."""
+        loss = self.recognise(self.guide(jitter(x)), y, smoothing=0.05)
+        self.minimize(loss, "guide")
+        return {"guide": loss, "phase": torch.zeros(())}
+
+    def recognise(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy of logits (N, K) with requests, which may be soft; with attributes the mean over bits."""
+        if self.attributes:
+            return F.binary_cross_entropy_with_logits(logits, (y + 1) / 2)
+        return F.cross_entropy(logits, y, label_smoothing=smoothing)
+
+    def fake_codes(self, z: Tensor, all_drawn: bool) -> tuple[Tensor, Tensor]:
+        """Codes (N, Z) that fakes are made of, and which come from N(0, I) instead of a face."""
+        share = 1.0 if all_drawn else self.cfg.loss.prior_fraction
+        drawn = torch.rand(len(z), device=z.device) < share
+        return torch.where(drawn[:, None], torch.randn_like(z), z), drawn
+
+    def update_d_latent(self, z_real: Tensor, z_fake: Tensor) -> dict[str, Tensor]:
+        """L = D_z(fake) - D_z(real) + lambda GP, or the logistic game."""
+        w = self.cfg.loss
+        real, fake = self.d_latent(torch.cat([z_real, z_fake])).chunk(2)  # (N,), (N,)
+        loss = critic_loss(real, fake, w.gan_latent)
+        if w.gan_latent == "wgan":
+            with fp32():
+                loss = loss + w.lambda_gp_latent * gradient_penalty(self.d_latent, z_real, z_fake)[0]
+        self.minimize(loss, "d_latent")
+        return {"D/latent": loss, "D/gap_latent": real.mean() - fake.mean()}
+
+    def update_d_image(
+        self, x: Tensor, y: Tensor, x_fake: Tensor, y_target: Tensor, asked: Request
+    ) -> dict[str, Tensor]:
+        """Three kinds of pairs in one forward; both ends of each of the penalty's lines carry the label shown."""
+        w, critic = self.cfg.loss, self.d_image
+        seen = diff_augment(torch.cat([x, x_fake]), self.cfg.train.augment)
+        x_seen, fake_seen = seen.chunk(2)
+        pairs = [(x_seen, y), (fake_seen, y_target)] + ([(x_seen, asked.y_wrong)] if w.lambda_mismatch else [])
+        real, fake, *wrong = critic(*(torch.cat(part) for part in zip(*pairs, strict=True))).split(len(x))  # (M,) each
+        loss = critic_loss(real, fake, w.gan)
+        logs = {"D/gap_image": real.mean() - fake.mean()}  # W
+        if wrong:
+            loss = loss + w.lambda_mismatch * self.mismatch(real, wrong[0])
+            logs["D/gap_label"] = real.mean() - wrong[0].mean()  # W_label
+        if w.lambda_class:
+            class_loss = self.recognise(critic.class_logits(x_seen), y)
+            loss, logs["D/class"] = loss + class_loss, class_loss
+        with fp32():
+            if w.gan == "wgan":
+                x_match = diff_augment(asked.x_match, self.cfg.train.augment)
+                penalty, logs["D/slope"] = gradient_penalty(lambda v: critic(v, y_target), x_match, fake_seen)
+                loss = loss + w.lambda_gp * penalty
+            elif w.gamma_r1:
+                penalty = r1_penalty(lambda v: critic(v, y), x_seen)
+                loss, logs["D/r1"] = loss + w.gamma_r1 * penalty, penalty
+        logs["D/norm"] = self.minimize(loss, "d_image")
+        return logs | {"D/image": loss}
+
+    def mismatch(self, real: Tensor, wrong: Tensor) -> Tensor:
+        """Scores of real faces under a wrong label are a fake's. With wgan the plain difference knows no bound: the
+        penalty never sees a wrong label."""
+        if self.cfg.loss.gan == "logistic":
+            return F.softplus(wrong).mean()
+        difference = wrong - real
+        return (F.softplus(difference) if self.cfg.loss.mismatch == "bounded" else difference).mean()
+
+    def fool(self, critic: nn.Module, gan: str, *pair: Tensor) -> Tensor:
+        """What critic's opponent minimises."""
+        with frozen(critic):
+            return generator_loss(critic(*pair), gan)
+
+    def distance(self, x_hat: Tensor, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """L1 per pixel; errors at mouth and eyes weigh more where `lambda_face` says so."""
+        error = (x_hat - x).abs()
+        if self.cfg.loss.lambda_face:
+            error = error * face_weight(
+                x.shape[-1], self.cfg.loss.lambda_face, batch.get("landmarks"), self.boxes
+            ).to(x.device)  # fmt: skip
+        return error.mean()
+
+    def edit_terms(
+        self, x_fake: Tensor, z_from: Tensor, y_target: Tensor, x: Tensor, y: Tensor, drawn: Tensor, now: Clock
+    ) -> dict[str, Tensor]:
+        """What an edit is paid for: {name: weighted term}. A term of weight 0 costs nothing."""
+        w = self.cfg.loss
+        seen = diff_augment(x_fake, self.cfg.train.augment)
+        terms = {"adv": w.lambda_adv * self.fool(self.d_image, w.gan, seen, y_target)}
+        if w.lambda_class:
+            with frozen(self.d_image):
+                terms["class"] = w.lambda_class * self.recognise(self.d_image.class_logits(seen), y_target)
+        if w.lambda_guide * now.guided:
+            with frozen(self.guide):
+                self.guide.eval()  # without dropout
+                terms["guide"] = w.lambda_guide * self.recognise(self.guide(jitter(x_fake)), y_target)
+                self.guide.train()
+        if w.lambda_code or w.lambda_cycle:
+            z_back = self.encoder(x_fake)  # (M, Z)
+            if w.lambda_code:
+                terms["code"] = w.lambda_code * (z_back - z_from.detach()).abs().mean()
+            if w.lambda_cycle:
+                error = (self.generator(z_back, y) - x).abs().flatten(1).mean(1)
+                terms["cycle"] = w.lambda_cycle * (error * ~drawn).sum() / (~drawn).sum().clamp_min(1)
+        return terms
+
+    def encode(self, x: Tensor) -> Tensor:
+        """z (N, Z), averaged weights."""
+        return self.ema_encoder(x)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """x (N, C, H, H) in [-1, 1], averaged weights."""
+        return self.ema_generator(z, y).clamp(-1, 1)
+
+    def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x, y, _ = self.faces(batch)
+        z = self.encode(x)
+        x_hat = self.decode(z, y)
+        mse = (x_hat - x).square().flatten(1).mean(1)
+        figures = {"l1": (x_hat - x).abs().mean(), "psnr": 10 * torch.log10(4 / mse.clamp_min(1e-10)).mean()}
+        figures["code_std"] = z.std(1).mean()
+        y_target = y.roll(1, 0)
+        x_edit = self.decode(z, y_target)
+        if self.d_image is not None:
+            figures["gap_image"] = (self.d_image(x, y) - self.d_image(x_edit, y_target)).mean()
+            figures["gap_label"] = (self.d_image(x, y) - self.d_image(x, y_target)).mean()
+        if self.guide is not None and not self.attributes:
+            figures["guide_real"] = (self.guide(x).argmax(1) == y.argmax(1)).float().mean()
+            figures["guide_edit"] = (self.guide(x_edit).argmax(1) == y_target.argmax(1)).float().mean()
+        return figures
+
+    def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
+        x, y, _ = self.faces(batch)
+        order = class_order(self.names)
+        grids = {"strip": strip_of(self, x[:8], y[:8])}
+        x_hat = self.decode(self.encode(x), y)
+        grids["reconstruction"] = Grid(torch.stack([x, x_hat]), ["input", "reconstruction"])
+        if not self.attributes:
+            asked = torch.eye(len(order), device=x.device)[order]  # (K, K)
+            z, k = self.prior_noise, len(order)
+            drawn = self.decode(z.repeat_interleave(k, 0), asked.repeat(len(z), 1)).unflatten(0, (len(z), k))
+            grids["prior"] = Grid(drawn, [], [self.names[i] for i in order])
+        return grids
+
+
+def names_of(meta: dict, attributes: bool) -> list[str]:
+    """What can be asked for: classes, or attributes."""
+    names = meta["attributes" if attributes else "classes"]
+    if len(names) < (1 if attributes else 2):
+        kind = "attributes" if attributes else "expressions"
+        raise UserError(f"model.condition: {meta['dataset']} has no {kind} to ask for; choose another data.dataset")
+    return list(names)
+
+
+def prepare_linear(run: Any, method: AAECGAN, faces: Any) -> str:
+    """Fit the linear path on the training faces, unless a checkpoint or another run's weights bring one.
+
+    Returns what it is, in a few words.
+    """
+    if method.linear is None:
+        return "no linear path"
+    latent_dim, dims = method.linear.basis.shape[1], method.linear.basis.shape[0]
+    known = f"linear path: {latent_dim} of {dims} directions"
+    if checkpoints(run.dir):
+        return f"{known}, from the checkpoint"
+    if run.cfg.train.init_from:
+        agree_on_linear(run.cfg.train.init_from)
+        return f"{known}, from {run.cfg.train.init_from[0]}"
+    images = (batch["image"] for batch in faces.train.once(1024))
+    fitted = fit_linear(images, latent_dim, run.cfg.data.flip != "none")
+    method.linear.set(fitted)
+    return f"{known}, {fitted.psnr:.1f} dB"
+
+
+def agree_on_linear(sources: list[str]) -> None:
+    """Raise UserError if runs whose weights are to be joined have different linear paths: their codes differ."""
+    first = None
+    for source in sources:
+        path = find_checkpoint(Path(source.partition(":")[0]))
+        mine = read_checkpoint(path)["method"].get("linear.basis")
+        if first is not None and (mine is None or mine.shape != first.shape or not torch.equal(mine, first)):
+            raise UserError(
+                f"train.init_from: {path} has another linear path than {sources[0]}; train both on the same data "
+                "with the same model.latent_dim"
+            )
+        first = mine if first is None else first
+
+
+def main() -> None:
+    with start(Config) as run:
+        faces = build_faces(run.cfg.data)
+        method = AAECGAN(run.cfg, faces.meta)
+        linear, total = prepare_linear(run, method, faces), run.cfg.train.total_steps
+        label = run.cfg.model.condition_d
+        logger.info(f"{linear}; label: {label}; {total} batches = {generator_steps(run.cfg)} generator steps")
+        fit(run, method, faces.train, faces.val)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""aae_cgan's step: who moves when, in which direction, for which weight; what the penalties see; resume; ranks."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from aae_toy import CLASSES, Noise, batch, config, meta
+from torch import Tensor
+
+from aae_cgan.linear import fit_linear
+from aae_cgan.schedule import clock
+from aae_cgan.targets import Request, conditions, draw_request
+from aae_cgan.train import AAECGAN, prepare_linear
+from engine import Run, UserError, fit
+from engine.checkpoint import checkpoints, read_checkpoint
+from engine.config import to_yaml
+from engine.files import atomic_text
+
+NETWORKS = ("encoder", "generator", "d_latent", "d_image", "guide")
+
+
+def build(model: dict | None = None, loss: dict | None = None, **train: Any) -> AAECGAN:
+    torch.manual_seed(0)
+    method = AAECGAN(config(model, loss, **train), meta())
+    if method.linear is not None:
+        method.linear.set(fit_linear([Noise().image], 16))
+    return method.train()
+
+
+def weights(method: AAECGAN) -> dict[str, list[Tensor]]:
+    named = {name: getattr(method, name) for name in NETWORKS}
+    return {name: [p.detach().clone() for p in net.parameters()] for name, net in named.items() if net is not None}
+
+
+def moved(before: dict, after: dict) -> set[str]:
+    return {
+        name for name in before if any(not torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))
+    }
+
+
+def gradients(method: AAECGAN) -> set[str]:
+    named = {name: getattr(method, name) for name in NETWORKS}
+    return {name for name, net in named.items() if net and any(p.grad is not None for p in net.parameters())}
+
+
+# Isolation.
+
+
+@pytest.mark.parametrize("gan", ["logistic", "wgan"])
+def test_each_phase_moves_what_it_must_and_nothing_else(gan):
+    method = build(loss={"gan": gan, "lambda_guide": 1.0, "guide_steps": 1}, autoencode_steps=1, gan_steps=1)
+    linear = method.linear.basis.clone()
+    expected = {
+        0: {"guide"},
+        1: {"d_latent", "encoder", "generator"},
+        2: {"d_image", "generator"},
+        3: {"d_latent", "d_image", "encoder", "generator"},
+    }
+    torch.nn.init.normal_(method.encoder.out.weight, std=0.01)  # else the encoder's first gradient stops at zeros
+    for step, names in expected.items():
+        before = weights(method)
+        method.step(batch(), step)
+        assert moved(before, weights(method)) == names, step
+    assert torch.equal(method.linear.basis, linear)
+
+
+def test_updates_leave_no_gradient_elsewhere():
+    method = build()
+    x, y, _ = method.faces(batch())
+    method.update_d_latent(torch.randn(8, 16), method.encoder(x).detach())
+    assert gradients(method) == {"d_latent"}
+    method.optimizers["d_latent"].zero_grad()
+    asked = draw_request(x, y, False, False)
+    method.update_d_image(x, y, x.flip(0), asked.y_target, asked)
+    assert gradients(method) == {"d_image"}
+    method.optimizers["d_image"].zero_grad()
+    method.step(batch(), 0)
+    method.optimizers["d_image"].zero_grad()
+    method.optimizers["d_latent"].zero_grad()
+    assert gradients(method) == {"encoder", "generator"}
+
+
+def test_the_generator_moves_in_its_turn_only():
+    method = build(loss={"gan": "wgan", "n_critic": 3})
+    for step in range(6):
+        before = weights(method)
+        logs = method.step(batch(), step)
+        turn = step % 3 == 2
+        assert ("generator" in moved(before, weights(method))) == turn == ("loss" in logs)
+
+
+@pytest.mark.parametrize("term", ["rec", "latent", "adv", "code", "cycle", "class", "guide"])
+def test_every_weight_counts_and_costs_nothing_at_zero(term):
+    zeros = {f"lambda_{name}": 0.0 for name in ("latent", "code", "cycle", "class")}
+    base = zeros | {"lambda_adv": 0.5, "lambda_guide": 0.5, "guide_steps": 0}
+
+    def after(value: float) -> tuple[AAECGAN, dict, dict]:
+        calls: dict[str, int] = {}
+        method = build(loss=base | {f"lambda_{term}": value})
+        torch.nn.init.normal_(method.generator.out.weight, std=0.05)
+        torch.nn.init.normal_(method.encoder.out.weight, std=0.05)
+        for name in NETWORKS:
+            net = getattr(method, name)
+            if net is not None:
+                net.register_forward_hook(lambda *a, name=name: calls.update({name: calls.get(name, 0) + 1}))
+        return method, method.step(batch(), 0), calls
+
+    low = {"adv": 0.1}.get(term, 0.0)  # without a critic there is no step of this kind
+    off, logs_off, calls_off = after(low)
+    on, logs_on, calls_on = after(1.0)
+    assert {"generator", "encoder"} & moved(weights(off), weights(on))
+    if term in ("guide", "latent"):
+        name = {"latent": "d_latent"}.get(term, term)
+        assert name not in calls_off and calls_on[name] > 0
+    if term in ("code", "cycle"):
+        assert calls_off["encoder"] == calls_on["encoder"] - 1
+    key = {"rec": "recon"}.get(term, term)
+    assert f"G/{key}" in logs_on and logs_on[f"G/{key}"] != logs_off.get(f"G/{key}", 0)
+
+
+# Directions.
+
+
+def test_signs_of_both_games():
+    for gan in ("logistic", "wgan"):
+        method = build(loss={"gan": gan, "gan_latent": gan}, lr=1e-2, lr_critic=1e-3)
+        torch.nn.init.normal_(method.generator.out.weight, std=0.05)
+        x, y, _ = method.faces(batch(32))
+        z = method.encoder(x).detach()
+        asked = draw_request(x, y, False, False)
+        with torch.no_grad():
+            x_fake = 0.5 * method.generator(z, asked.y_target) + 0.3 * torch.randn_like(x)
+        gap = lambda a, b: float(a.detach().mean() - b.detach().mean())  # noqa: E731
+        score = lambda: [method.d_image(*p) for p in ((x, y), (x_fake, asked.y_target), (x, asked.y_wrong))]  # noqa: E731
+        real, fake, wrong = score()
+        first = [gap(real, fake), gap(real, wrong)]
+        losses = [
+            float(method.update_d_image(x, y, x_fake, asked.y_target, asked)["D/image"].detach()) for _ in range(10)
+        ]
+        real, fake, wrong = score()
+        assert gap(real, fake) > first[0] and gap(real, wrong) > first[1] and losses[-1] < losses[0]
+
+        prior, narrow = torch.randn(64, 16), 0.3 * torch.randn(64, 16)
+        before = gap(method.d_latent(prior), method.d_latent(narrow))
+        for _ in range(10):
+            method.update_d_latent(prior, narrow)
+        assert gap(method.d_latent(prior), method.d_latent(narrow)) > before  # the prior is the real one
+
+        for critic, name in ((method.d_image, "generator"), (method.d_latent, "autoencoder")):
+            pair = (
+                (lambda: (method.generator(z, asked.y_target), asked.y_target))
+                if critic is method.d_image
+                else (lambda: (method.encoder(x),))
+            )
+            before = float(critic(*pair()).mean())
+            for _ in range(10):
+                loss = method.fool(critic, gan, *pair())
+                if critic is method.d_latent:
+                    loss = loss + 0 * sum(p.sum() for p in method.generator.parameters())
+                method.minimize(loss, name)
+            assert float(critic(*pair()).mean()) > before
+
+
+def test_a_bounded_mismatch_stops_pulling():
+    method = build(loss={"gan": "wgan"})
+    wrong = torch.zeros(4, requires_grad=True)
+    (slope,) = torch.autograd.grad(method.mismatch(torch.full((4,), 10.0), wrong), wrong)
+    assert slope.sum() < 1e-3
+    method.cfg.loss.mismatch = "difference"
+    (slope,) = torch.autograd.grad(method.mismatch(torch.full((4,), 10.0), wrong), wrong)
+    assert slope.sum() == pytest.approx(1)
+
+
+def test_both_ends_of_the_penalty_carry_the_label_shown(monkeypatch):
+    method = build(loss={"gan": "wgan"})
+    seen = []
+
+    def penalty(critic: Any, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((real, fake))
+        return critic(real).mean() * 0, torch.zeros(())
+
+    monkeypatch.setattr("aae_cgan.train.gradient_penalty", penalty)
+    x, y, _ = method.faces(batch())
+    asked = draw_request(x, y, False, False)
+    method.update_d_image(x, y, x.flip(0), asked.y_target, asked)
+    real, fake = seen[0]
+    for face, label in zip(real, asked.y_target, strict=True):
+        row = next(i for i in range(len(x)) if torch.equal(x[i], face))
+        assert torch.equal(y[row], label)
+    assert torch.equal(fake, x.flip(0))
+
+
+def test_a_soft_label_equal_to_a_hard_one_is_the_same():
+    method = build().eval()
+    x, y, _ = method.faces(batch())
+    soft = conditions({"label": batch()["label"], "label_soft": y.clone()}, len(CLASSES), False)[0]
+    assert torch.equal(method.decode(method.encode(x), soft), method.decode(method.encode(x), y))
+    assert torch.equal(method.d_image(x, soft), method.d_image(x, y))
+
+
+def test_unlabelled_faces_are_reconstructed_and_nothing_else(monkeypatch):
+    cfg, facts = config(loss={"lambda_cycle": 1.0, "lambda_class": 1.0}), meta()
+    facts["num_train"] += 8  # some without a label
+    method, seen = AAECGAN(cfg, facts).train(), {}
+    rows = batch()
+    rows["label"] = torch.tensor([0, -1, 2, 3, -1, 1, 2, -1])
+    update = method.update_d_image
+    monkeypatch.setattr(method, "update_d_image", lambda x, *a: seen.update(image=x) or update(x, *a))
+    distance = method.distance
+    monkeypatch.setattr(method, "distance", lambda a, x, b: seen.update(recon=x) or distance(a, x, b))
+    method.step(rows, 0)
+    assert len(seen["recon"]) == 8 and torch.equal(seen["image"], rows["image"][rows["label"] >= 0])
+
+
+def test_averages_start_anew_with_each_phase():
+    method = build(autoencode_steps=3)
+    for step in range(3):
+        method.step(batch(), step)
+    assert not torch.equal(method.ema_generator.module.inp.weight, method.generator.inp.weight)
+    at_start = method.generator.inp.weight.detach().clone()
+    method.begin(clock(3, method.cfg))
+    assert torch.equal(method.ema_generator.module.inp.weight, at_start)
+
+
+def test_joint_rate_scales_the_joint_phase_alone():
+    method = build(autoencode_steps=1, joint_lr=0.5)
+    rates = []
+    for step in range(2):
+        for optimizer in method.optimizers.values():
+            optimizer.param_groups[0]["lr"] = 1.0
+        method.begin(clock(step, method.cfg))
+        rates.append(method.optimizers["d_image"].param_groups[0]["lr"])
+    assert rates == [1.0, 0.5]
+
+
+# Whole runs.
+
+
+def run(folder: Path, cfg: Any, stops: tuple[int, ...] = (0,)) -> dict:
+    for stop in stops:
+        torch.manual_seed(0)
+        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
+        atomic_text(folder / "config.yaml", to_yaml(part))
+        here = Run(part, folder, torch.device("cpu"))
+        method = AAECGAN(part, meta())
+        faces = type("Faces", (), {"train": Noise()})
+        prepare_linear(here, method, faces)
+        fit(here, method, Noise(), Noise())
+    return read_checkpoint(checkpoints(folder)[-1])
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("gan", ["logistic", "wgan"])
+def test_a_resumed_run_is_the_straight_one_across_phases(tmp_path, gan):
+    stops = (3, 6, 10, 12, 16, 19)  # within each phase, at each border, and between two turns of the generator
+    loss = {"gan": gan, "gan_latent": gan, "n_critic": 3, "lambda_guide": 1.0, "guide_steps": 6, "guide_end": 0.6}
+    train = {"autoencode_steps": 4, "gan_steps": 6, "total_steps": 28, "mixed": 0.25, "augment": "color,cutout"}
+    cfg = config(loss=loss, **train)
+    straight, resumed = run(tmp_path / "a", cfg), run(tmp_path / "b", cfg, (*stops, 0))
+    assert straight["step"] == resumed["step"] == 28
+    for key in ("method", "optimizers", "pending"):
+        assert equal(straight[key], resumed[key]), key
+
+
+@pytest.mark.parametrize("kind", ["planes", "late", "batch-concat"])
+def test_resume_for_every_way_in_of_the_label(tmp_path, kind):
+    model = {"condition_d": kind} if kind != "batch-concat" else {"norm": "batch", "condition_g": "concat"}
+    cfg = config(model | ({"linear": "none"} if kind == "batch-concat" else {}), total_steps=8)
+    assert equal(run(tmp_path / "a", cfg)["method"], run(tmp_path / "b", cfg, (5, 0))["method"])
+
+
+def test_halves_trained_apart_start_a_joint_run(tmp_path):
+    half = config(autoencode_steps=10, total_steps=10)
+    ours = run(tmp_path / "aae", half)["method"]
+    theirs = run(tmp_path / "cgan", config(gan_steps=10, total_steps=10, seed=1))["method"]
+    sources = [f"{tmp_path / 'aae'}:linear,encoder,d_latent", f"{tmp_path / 'cgan'}:generator,d_image"]
+    part = config(total_steps=1, init_from=sources, lr=1e-12, lr_critic=1e-12)
+    joined = run(tmp_path / "joint", part)["method"]
+    for key, value in joined.items():
+        source = theirs if key.startswith(("generator.", "d_image.")) else ours
+        if key.startswith(("linear", "encoder.", "d_latent", "generator.", "d_image.")):
+            assert torch.allclose(value, source[key], atol=1e-6), key
+
+
+def test_halves_of_different_linear_paths_are_refused(tmp_path):
+    run(tmp_path / "a", config(autoencode_steps=2, total_steps=2))
+    run(tmp_path / "b", config({"latent_dim": 15}, gan_steps=2, total_steps=2))
+    cfg = config(total_steps=4, init_from=[f"{tmp_path / 'a'}:encoder", f"{tmp_path / 'b'}:d_image"])
+    with pytest.raises(UserError, match="has another linear path than"):
+        run(tmp_path / "c", cfg)
+
+
+def _rank(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    method = build(loss={"prior_fraction": 0.0, "lambda_mismatch": 0.0, "gan_latent": "logistic", "targets": "own",
+                         "lambda_latent": 0.0})  # fmt: skip
+    for step in range(3):  # nothing is drawn in these steps: ranks draw their own
+        rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
+        x, y, _ = method.faces(Noise().take(rows))
+        asked = Request(y, x, y)
+        with torch.no_grad():
+            x_fake = method.generator(method.encoder(x), y)
+        method.update_d_image(x, y, x_fake, y, asked)
+        z = method.encoder(x)
+        x_fake = method.generator(z, y)
+        terms = method.edit_terms(x_fake, z, y, x, y, torch.zeros(len(x), dtype=torch.bool), clock(step, method.cfg))
+        method.minimize(sum(terms.values()) + method.distance(x_fake, x, {}), "autoencoder")
+    if rank == 0:
+        torch.save(method.state_dict(), f"{folder}/{world}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_rank, (2, port, str(tmp_path)), nprocs=2)
+    _rank(0, 1, port, str(tmp_path))
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    for key, value in one.items():
+        assert torch.allclose(value.float(), two[key].float(), atol=5e-5), key
