@@ -1,0 +1,154 @@
+"""Moves in a toy code space whose directions are known: who is moved where, and what stays."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.request import parse_request
+from engine import UserError
+from vae.attributes import Codes, fit_vectors
+from vae.edit import Editor, take_images
+
+ATTRIBUTES, CLASSES = ["Smiling", "Male"], ["happy", "sad", "neutral"]
+META = {"dataset": "toy", "attributes": ATTRIBUTES, "classes": CLASSES}
+Z = 6
+
+
+def toy(n: int, seed: int, correlated: float = 0.0) -> Codes:
+    """Smiling adds 2 along axis 0, Male 2 along axis 1; happy 3 along axis 2, sad 3 along axis 3; noise elsewhere."""
+    g = torch.Generator().manual_seed(seed)
+    male = (torch.rand(n, generator=g) < 0.5).float()
+    smiling = torch.where(torch.rand(n, generator=g) < correlated, male, (torch.rand(n, generator=g) < 0.5).float())
+    one_hot = torch.nn.functional.one_hot(torch.randint(0, 3, (n,), generator=g), 3).float()
+    mu = 0.5 * torch.randn(n, Z, generator=g)
+    mu[:, 0] += 2 * smiling
+    mu[:, 1] += 2 * male
+    mu[:, 2] += 3 * one_hot[:, 0]
+    mu[:, 3] += 3 * one_hot[:, 1]
+    return Codes(mu, torch.cat([smiling[:, None], male[:, None], one_hot], 1), torch.arange(n))
+
+
+def editor(kind: str = "ols", correlated: float = 0.0, **options: object) -> Editor:
+    train, val = toy(3000, 0, correlated), toy(300, 1, correlated)
+    fitted = fit_vectors(train, val, META, "mean" if kind == "mean" else "ols", {})
+    return Editor(train, fitted, META, kind, **options)
+
+
+def ask(*text: str) -> object:
+    return parse_request(text, CLASSES, ATTRIBUTES)
+
+
+@pytest.mark.parametrize("kind", ["ols", "mean", "knn"])
+def test_both_scores_of_a_request_land_on_their_sides(kind: str) -> None:
+    e = editor(kind)
+    mu = toy(50, 2).mu
+    moved = e.move(mu, ask("Smiling=1", "Male=0"))
+    rows = [e.vectors.row(name) for name in ATTRIBUTES]
+    reading = moved @ e.vectors.score[rows].T
+    target = torch.stack([e.vectors.class_mean[rows[0], 1], e.vectors.class_mean[rows[1], 0]])
+    assert torch.allclose(reading, target.expand(50, 2), atol=1e-4)
+    half = e.move(mu, ask("Smiling=0.5")) @ e.vectors.score[rows[0]]
+    assert torch.allclose(half, e.vectors.class_mean[rows[0]].mean().expand(50), atol=1e-4)
+
+
+def test_directions_are_the_true_ones_and_the_naive_mean_leaks() -> None:
+    smile = {kind: editor(kind, correlated=0.6).vectors for kind in ("ols", "mean")}
+    leak = {kind: (v.direction[v.row("Smiling"), 1] / 2).abs().item() for kind, v in smile.items()}
+    assert leak["ols"] <= 0.05 and leak["mean"] >= 0.3
+    assert smile["ols"].direction[smile["ols"].row("Smiling"), 0].item() == pytest.approx(2, abs=0.1)
+
+
+def test_known_labels_decide_a_flip_and_unknown_ones_are_read() -> None:
+    e = editor()
+    codes = toy(40, 3)
+    score, means = e.vectors.score[e.vectors.row("Smiling")], e.vectors.class_mean[e.vectors.row("Smiling")]
+    wrong = codes.labels.clone()
+    wrong[:, 0] = 1 - wrong[:, 0]  # told the opposite, it flips to where the code already is
+    for labels, target in ((codes.labels, 1 - codes.labels[:, 0]), (wrong, codes.labels[:, 0])):
+        landed = e.move(codes.mu, ask("Smiling=flip"), labels) @ score
+        assert torch.allclose(landed, means[target.long()], atol=1e-4)
+    read = (codes.mu @ score > means.mean()).float()
+    assert torch.allclose(e.move(codes.mu, ask("Smiling=flip")) @ score, means[(1 - read).long()], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ols", "mean", "knn"])
+def test_an_expression_is_left_for_another(kind: str) -> None:
+    e = editor(kind)
+    codes = toy(60, 4)
+    sad = codes.labels[:, 3] == 1
+    for labels in (codes.labels, None):
+        moved = e.move(codes.mu, ask("happy"), labels)[sad]
+        assert moved[:, 2].mean().item() == pytest.approx(3, abs=0.3)
+        assert moved[:, 3].mean().item() == pytest.approx(0, abs=0.4)
+    left = e.move(codes.mu, ask("sad=0"), codes.labels)[sad]
+    assert left[:, 2:4].mean(0).abs().max().item() < 0.4
+
+
+def test_a_step_is_in_class_distances_and_zero_is_nothing() -> None:
+    e = editor()
+    mu = toy(5, 5).mu
+    assert torch.equal(e.move(mu, ask("Smiling=+0.0")), mu)
+    moved = e.move(mu, ask("Smiling=-1.5"))
+    assert torch.allclose(moved - mu, (-1.5 * e.vectors.direction[e.vectors.row("Smiling")]).expand_as(mu), atol=1e-5)
+
+
+def test_what_is_kept_is_not_moved_along() -> None:
+    e = editor("mean", correlated=0.6, keep=["Male"])
+    kept = e.vectors.direction[e.vectors.row("Male")]
+    moved = e.move(toy(5, 6).mu, ask("Smiling=+1.0")) - toy(5, 6).mu
+    assert (moved @ kept).abs().max().item() < 1e-4
+
+
+def test_local_directions_follow_the_face() -> None:
+    """Two kinds of men, whose smiles go opposite ways: the global vector is about zero, the local ones are right."""
+    g = torch.Generator().manual_seed(0)
+    n = 2000
+    smiling, kind = (torch.randint(0, 2, (n,), generator=g).float() for _ in range(2))
+    mu = 0.3 * torch.randn(n, 3, generator=g)
+    mu[:, 0] += 10 * kind
+    mu[:, 1] += 2 * smiling * (2 * kind - 1)
+    codes = Codes(mu, smiling[:, None], torch.arange(n))
+    meta = {"dataset": "toy", "attributes": ["Smiling"], "classes": []}
+    local = Editor(codes, fit_vectors(codes, codes, meta, "ols", {}), meta, "knn")
+    wish = parse_request("Smiling=1", [], ["Smiling"])
+    query = torch.tensor([[0.0, 0, 0], [10.0, 0, 0]])
+    v = local.direction(query, wish.moves[0], wish, local.complete(query, None))
+    assert local.vectors.direction[0, 1].abs().item() < 0.3
+    assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # the nearer ones: a little short
+
+
+def test_requests_without_a_meaning_are_one_sentence() -> None:
+    e, mu = editor(), toy(2, 7).mu
+    for text, said in (("happy=flip", "no other side"), ("Smiling=@2", "vae cannot do this")):
+        with pytest.raises(UserError, match=said):
+            e.move(mu, ask(text))
+    no_neutral = {"dataset": "toy", "attributes": ATTRIBUTES, "classes": ["happy", "sad", "calm"]}
+    bare = Editor(e.codes, fit_vectors(e.codes, e.codes, no_neutral, "ols", {}), no_neutral)
+    with pytest.raises(UserError, match="no neutral"):
+        bare.move(mu, parse_request("happy=0", ["happy", "sad", "calm"], ATTRIBUTES))
+
+
+def test_a_label_with_too_few_faces_is_named() -> None:
+    train = toy(600, 8)
+    train.labels[:, 1] = (torch.arange(600) < 5).float()
+    fitted = fit_vectors(train, train, META, "ols", {})
+    assert "Male" not in fitted.names and "595" in fitted.skipped["Male"]
+    with pytest.raises(UserError, match="Male has no vector: 595"):
+        fitted.row("Male")
+
+
+def test_files_after_a_request_are_images() -> None:
+    words, images = ["Smiling=0.7", "happy", "me.jpg", "test:3", "a/b.png"], ["x.png"]
+    take_images(words, images)
+    assert words == ["Smiling=0.7", "happy"] and images == ["x.png", "me.jpg", "test:3", "a/b.png"]
+
+
+def label_free(n: int) -> Tensor:
+    return torch.full((n, 5), float("nan"))
+
+
+def test_unknown_labels_are_completed_by_reading() -> None:
+    e, codes = editor(), toy(200, 9)
+    read = e.complete(codes.mu, label_free(200))
+    assert (read == codes.labels).all(1).float().mean().item() > 0.9
+    assert torch.equal(e.complete(codes.mu, codes.labels), codes.labels)
