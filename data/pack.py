@@ -325,10 +325,15 @@ def _describe(reader: RawFaces, cfg: DataConfig, facts: Facts, channels: int) ->
         "attributes": list(reader.names.get("attributes", [])),
         "options": {name: getattr(cfg, name) for name in type(reader).options},
         "faults": {FAULTS[k]: int((facts.fault == k).sum()) for k in range(1, 4)},
-        "unreadable": facts.named[:1000],
-        "bad": {reader.name(row): reason for row, reason in list(reader.index.bad.items())[:1000]},
+        "faulty": _faulty(reader, facts)[:1000],
         "notes": reader.index.notes,
     }
+
+
+def _faulty(reader: RawFaces, facts: Facts) -> list[str]:
+    """The names of all images that are not fine, with what is wrong."""
+    empty = [f"{reader.name(int(row))}: {FAULTS[facts.fault[row]]}" for row in np.flatnonzero(facts.fault > UNREADABLE)]
+    return [*facts.named, *empty, *(f"{reader.name(row)}: {reason}" for row, reason in reader.index.bad.items())]
 
 
 def _eyes(reader: RawFaces, facts: Facts) -> list[list[float]] | None:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,18 +159,6 @@ def missing(path: Path, dataset: str, what: str, where: str) -> UserError:
         f"{path}: no {dataset} files here; expected {what}; get them from {where}, "
         f"put them there or set data.root to their folder (data/README.md)"
     )
-
-
-def hashed_share(keys: Iterable[str]) -> np.ndarray:
-    """A number in [0, 1) for each key that depends on nothing but the key: for splits that never move."""
-    hashes = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") for key in keys]
-    return np.array(hashes, dtype=np.uint64) / 2.0**64
-
-
-def hashed_split(keys: Iterable[str], val: float = 0.1, test: float = 0.1) -> np.ndarray:
-    """(N,) int8 split with about these shares of *keys*: rows of one key (a person) stay together."""
-    share = hashed_share(keys)
-    return np.select([share < val, share < val + test], [VAL, TEST], TRAIN).astype(np.int8)
 
 
 def natural(text: str) -> list:

@@ -1,0 +1,137 @@
+"""Make the pack of a config ahead of time and tell what is in it.
+
+    python scripts/pack.py --config configs/vae/fer2013_48.yaml
+    python scripts/pack.py data.dataset=celeba data.root=/path data.image_size=64 --sheet celeba.png
+
+Prints the class balance, the attributes' shares, bad images, copies across splits, and writes a contact sheet. Any
+method's YAML file will do: only its `data` block is read.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from data import DataConfig, Faces, FaceSet, build_faces
+from data.faces import TakingTurns
+from data.pack import FAULTS, Pack, open_pack
+from engine.config import load_config
+from engine.errors import UserError, exit_on_user_error
+
+SPLITS = ("train", "val", "test")
+SHOWN = 20  # bad images named
+
+
+@dataclass
+class Config:
+    """Of a method's config only the faces."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def data_config(path: Path | None, overrides: list[str]) -> DataConfig:
+    """The `data` block of a YAML file, with `data.key=value` overrides."""
+    if path is None:
+        return load_config(Config, None, overrides).data
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({error})") from None
+    block = [f"data.{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in
+             (tree.get("data") or {}).items()]  # fmt: skip
+    return load_config(Config, None, [*(line.replace("\n...", "").strip() for line in block), *overrides]).data
+
+
+def table(faces: Faces) -> list[str]:
+    """Counts of each class in each split, as lines."""
+    meta = faces.meta
+    lines = [f"{'':<12}" + "".join(f"{name:>10}" for name in SPLITS)]
+    lines.append(f"{'faces':<12}" + "".join(f"{meta[f'num_{name}']:>10,}" for name in SPLITS))
+    for k, name in enumerate(meta["classes"]):
+        lines.append(f"{name:<12}" + "".join(f"{meta['class_counts'][split][k]:>10,}" for split in SPLITS))
+    counts = meta["class_counts"]["train"]
+    if counts and min(counts) < 0.02 * max(sum(counts), 1):
+        rare = meta["classes"][int(np.argmin(counts))]
+        lines.append(f"{rare} is under 2 % of the training faces: consider data.balanced=true")
+    return lines
+
+
+def attribute_lines(train: FaceSet, names: list[str]) -> list[str]:
+    """Share of 1 among the known values of each attribute."""
+    if not names:
+        return []
+    shares = np.nanmean(train.labels["attr"], axis=0)
+    listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, shares, strict=True))
+    return [f"attributes (share of 1 in train): {listed}"]
+
+
+def fault_lines(pack: Pack) -> list[str]:
+    """Bad images with their number by split, and copies across splits, before drop_bad and dedup."""
+    fault, split, pixels = (pack.labels[key] for key in ("fault", "split", "pixels"))
+    lines = []
+    for k, name in enumerate(FAULTS):
+        if k and (fault == k).any():
+            by_split = ", ".join(f"{SPLITS[s]} {((fault == k) & (split == s)).sum()}" for s in range(3))
+            lines.append(f"{name}: {(fault == k).sum()} ({by_split})")
+    lines += [f"  {text}" for text in pack.meta["faulty"][:SHOWN]]
+    more = len(pack.meta["faulty"]) - SHOWN
+    lines += [f"  and {more} more in {pack.folder / 'meta.json'}"] if more > 0 else []
+    readable = fault != 1
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        copies = np.isin(pixels[readable & (split == b)], pixels[readable & (split == a)]).sum()
+        lines.append(f"{copies} {SPLITS[b]} images have an exact copy in {SPLITS[a]}")
+    return lines
+
+
+def contact_sheet(faces: FaceSet, path: Path, columns: int = 16, rows: int = 8) -> None:
+    """Write a PNG of faces spread over the set; expressions take turns."""
+    from PIL import Image
+
+    x = faces.fixed(columns * rows)["image"]
+    n, c, h, w = x.shape
+    x8 = ((x + 1) * 127.5).round().to(torch.uint8).reshape(rows, columns, c, h, w)
+    sheet = x8.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c).numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet[:, :, 0] if c == 1 else sheet).save(path)
+
+
+def report(cfg: DataConfig, sheet: Path | None) -> None:
+    """Make or open one pack and print what is in it."""
+    start = time.monotonic()
+    pack = open_pack(cfg)
+    faces = build_faces(cfg)
+    meta = faces.meta
+    size = pack.images.nbytes / 1e9
+    print(f"{pack.folder} ({size:.2f} GB, {time.monotonic() - start:.1f} s)")
+    print(f"{meta['dataset']}: {meta['image_size']} px, {meta['channels']} channel(s), crop {meta['crop']}, eyes at "
+          f"{meta['eyes']}, {meta['identities']:,} persons, {meta['landmarks']} landmarks")  # fmt: skip
+    assert not isinstance(faces.train, TakingTurns)
+    for line in [*table(faces), *attribute_lines(faces.train, meta["attributes"]), *fault_lines(pack)]:
+        print(line)
+    sheet = sheet or pack.folder / "contact_sheet.png"
+    contact_sheet(faces.train, sheet)
+    print(f"contact sheet: {sheet}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file of any method")
+    parser.add_argument("--sheet", type=Path, help="where the contact sheet goes; default: beside the pack")
+    parser.add_argument("overrides", nargs="*", metavar="data.key=value")
+    args = parser.parse_intermixed_args(argv)
+    with exit_on_user_error():
+        cfg = data_config(args.config, args.overrides)
+        if not cfg.sets:
+            report(cfg, args.sheet)
+            return
+        for place, name in enumerate(cfg.sets):
+            root = cfg.roots[place] if cfg.roots else ""
+            report(replace(cfg, dataset=name, root=root, sets=[], roots=[]), args.sheet)
+
+
+if __name__ == "__main__":
+    main()
