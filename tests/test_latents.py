@@ -331,6 +331,8 @@ def test_paths_have_exact_ends_and_broadcast():
     a, b = torch.randn(5, 7, generator=rng), 3 * torch.randn(5, 7, generator=rng)
     for path in (lerp, slerp):
         assert torch.equal(path(a, b, 0.0), a) and torch.equal(path(a, b, 1.0), b)
+        assert torch.equal(path(a.double(), b.double(), 0.0), a.double())
+        assert torch.equal(path(a.double(), b.double(), 1.0), b.double())
         strip = path(a, b, torch.linspace(0, 1, 9)[:, None])
         assert strip.shape == (9, 5, 7) and strip.dtype == torch.float32
         assert torch.equal(strip[0], a) and torch.equal(strip[8], b)

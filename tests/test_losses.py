@@ -74,6 +74,7 @@ def test_reparameterize_has_the_right_moments_and_gradients(rng):
 def test_calibrated_nll_is_the_fixed_one_at_its_mse_and_has_the_gradient_of_half_d_log_mse(rng):
     x, x_hat = normal(3, 1, 4, 4, rng=rng), normal(3, 1, 4, 4, rng=rng).requires_grad_()
     mse = (x - x_hat).square().mean()
+    assert not batch_log_sigma2(x, x_hat).requires_grad
     calibrated = calibrated_nll(x, x_hat).mean()
     assert torch.allclose(calibrated, gaussian_nll(x, x_hat, mse.detach().log()).mean(), atol=1e-9)
     (got,) = torch.autograd.grad(calibrated, x_hat)

@@ -201,7 +201,7 @@ def test_every_mode_becomes_rgb(face, mode, tmp_path):
     if mode == "I;16":
         image = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
     else:
-        image = rgb.convert(mode)
+        image = rgb.quantize(128) if mode == "P" else rgb.convert(mode)
     path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
     image.save(path)
     loaded = open_photo(path)
