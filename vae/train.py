@@ -36,6 +36,8 @@ class BetaVAE(Method):
         self.encoder, self.decoder = Encoder(channels, size, cfg.model), Decoder(channels, size, cfg.model)
         self.ema_encoder, self.ema_decoder = EMA(self.encoder), EMA(self.decoder)
         self.boxes = face_boxes(cfg, meta) if w.lambda_face else None
+        if self.boxes:  # for sets without landmarks; (1, 1, H, H)
+            self.register_buffer("mean_weight", face_weight(size, w.lambda_face, boxes=self.boxes), persistent=False)
         betas = (cfg.train.beta1, cfg.train.beta2)
         self.optimizers["vae"] = adam([*self.encoder.parameters(), *self.decoder.parameters()], cfg.train.lr, betas)
         if w.features == "own":
@@ -98,8 +100,10 @@ class BetaVAE(Method):
         """-log p(x|z), nats per image, batch mean; errors at mouth and eyes weigh more, the mean weight being 1."""
         w = self.cfg.loss
         weight = None
-        if w.lambda_face:
-            weight = face_weight(x.shape[-1], w.lambda_face, batch.get("landmarks"), self.boxes).to(x.device)
+        if w.lambda_face and "landmarks" in batch:
+            weight = face_weight(x.shape[-1], w.lambda_face, batch["landmarks"], self.boxes)
+        elif w.lambda_face:
+            weight = self.mean_weight
         if w.pixel == "bernoulli":  # minus the entropy of x01, the least that grey values can reach
             x01 = (x + 1) / 2
             entropy = -(torch.xlogy(x01, x01) + torch.xlogy(1 - x01, 1 - x01))
