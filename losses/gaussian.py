@@ -90,4 +90,4 @@ def calibrated_nll(
 
 def _squared_error(x: Tensor, x_hat: Tensor, weight: Tensor | None) -> Tensor:
     error = (x - x_hat).square()
-    return error if weight is None else error * weight.to(error.dtype)
+    return error if weight is None else error * weight.to(error)  # also to its device: fixed boxes are made on the CPU
