@@ -1,0 +1,105 @@
+"""What a conditional flow is told about a face: y (N, K), a one-hot expression or centred attribute bits."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine import UserError
+from flow.config import ModelConfig
+from latents.directions import Moments, ols_from_moments
+from losses.quantise import dequantise, to_levels
+
+
+class Labels(nn.Module):
+    """K labels of a run. An unknown expression (-1) is the vector of training frequencies, an unknown bit (NaN) is 0,
+    a known bit is counted from its training frequency; so faces without labels train too."""
+
+    def __init__(self, cfg: ModelConfig, meta: dict) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.are_classes = not cfg.condition_on
+        if cfg.condition == "none":
+            return
+        known = meta["classes"] if self.are_classes else meta["attributes"]
+        self.names = list(known) if self.are_classes else cfg.condition_on
+        missing = [name for name in self.names if name not in known]
+        if missing or not self.names:
+            what = missing[0] if missing else "an expression"
+            raise UserError(
+                f"model.condition_on: {meta['dataset']} does not know {what}; it knows "
+                f"{', '.join([*meta['classes'], *meta['attributes']]) or 'no label'}"
+            )
+        self.columns = [known.index(name) for name in self.names]
+        frequency = torch.full((len(self.names),), 0.5)
+        if self.are_classes:
+            counts = torch.tensor(meta["class_counts"]["train"], dtype=torch.float32)
+            frequency = counts / counts.sum().clamp_min(1)
+        self.register_buffer("frequency", frequency)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def key(self) -> str:
+        """The batch key that labels come from."""
+        return "label" if self.are_classes else "attr"
+
+    def of(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """y (N, K) of a batch, None without labels."""
+        return self.encode(batch[self.key]) if len(self) else None
+
+    def encode(self, raw: Tensor) -> Tensor:
+        """Class indices (N,), or attribute rows (N, A) in {0, 1, NaN} -> y (N, K)."""
+        if self.are_classes:
+            y = F.one_hot(raw.clamp_min(0), len(self)).float()
+            return torch.where(raw[:, None] < 0, self.frequency, y)
+        return torch.nan_to_num(raw[:, self.columns].float() - self.frequency, nan=0.0)
+
+    def unknown(self, n: int) -> Tensor:
+        """y (n, K) of faces about which nothing is known."""
+        y = self.frequency if self.are_classes else torch.zeros_like(self.frequency)
+        return y.repeat(n, 1)
+
+    def with_bit(self, y: Tensor, k: int, value: float | Tensor) -> Tensor:
+        """y with label k set: a class (the others leave), or one attribute to a bit."""
+        if self.are_classes:
+            return F.one_hot(torch.full((len(y),), k, device=y.device), len(self)).float()
+        y = y.clone()
+        y[:, k] = value - self.frequency[k]
+        return y
+
+    def targets(self, batch: dict[str, Tensor]) -> Tensor:
+        """Raw labels of a batch: (N,) classes, -1 unknown, or (N, K) bits, NaN unknown."""
+        return batch["label"] if self.are_classes else batch["attr"][:, self.columns]
+
+
+@torch.no_grad()
+def learn_frequencies(labels: Labels, faces: Any) -> None:
+    """Set the bits' frequencies from the training set's labels."""
+    if len(labels) and not labels.are_classes:
+        bits = torch.from_numpy(faces.labels["attr"]).double()[:, labels.columns]
+        labels.frequency.copy_(bits.nanmean(0))
+
+
+@torch.no_grad()
+def mean_pictures(labels: Labels, faces: Any, n_bits: int, mirrored: bool) -> Tensor:
+    """(K, C, H, H) in units of v: what each label looks like on average, in one pass over the training set.
+
+    A class: its mean picture. A bit: what it adds while the others stay (least squares), since bits mix.
+    """
+    sums = Moments()
+    for batch in faces.once(256):
+        v = dequantise(to_levels(batch["image"], n_bits), n_bits, 0.5)
+        shape = v.shape[1:]
+        v = (v + v.flip(-1)) / 2 if mirrored else v
+        raw = labels.targets(batch).cpu()
+        if labels.are_classes:
+            raw = F.one_hot(raw.clamp_min(0), len(labels)).float().masked_fill(raw[:, None] < 0, float("nan"))
+        sums.add(v.flatten(1).cpu(), raw)
+    if labels.are_classes:
+        means = sums.az / sums.sum_a[:, None].clamp_min(1)
+    else:
+        means = ols_from_moments(sums, names=labels.names)
+    return means.float().unflatten(1, shape)

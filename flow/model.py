@@ -1,0 +1,228 @@
+"""Glow (1807.03039, figure 2): L levels of squeeze, K steps and split, with learned priors; one way in, one way out.
+
+           v (N, C, H, H) in [-1/2, 1/2)
+    level 1: squeeze -> 4C x H/2, K steps, split -> eps_1 (N, 2C, H/2, H/2) out, 2C x H/2 on
+    level i:            ...                       -> eps_i (N, 2^i C, H/2^i, H/2^i)
+    level L: squeeze, K steps, no split           -> eps_L (N, 2^(L+1) C, H/2^L, H/2^L)
+
+The code is whitened: eps_i = (z_i - m) e^-l under its prior, hence N(0, I) at every level if the model is right, and
+one standard deviation means the same everywhere.
+
+Labels y (N, K), one-hot or attribute bits, enter linearly: any real mixture of labels is a label (README, "Labels").
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine import UserError, fp32
+from flow.bijectors import EdgeConv, Mean, Step, squeeze, unsqueeze
+from flow.config import ModelConfig
+from flow.reversible import run_reversible, run_stored
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass
+class Code:
+    """What `encode` returns: eps, finest level first; log_prob (N,) in nats; z_top, the raw top that the class loss
+    reads."""
+
+    eps: list[Tensor]
+    log_prob: Tensor
+    z_top: Tensor
+
+    def flat(self) -> Tensor:
+        """(N, D), the coarsest level first."""
+        return flatten(self.eps)
+
+
+def flatten(eps: Sequence[Tensor]) -> Tensor:
+    """Levels, finest first -> (N, D), coarsest first."""
+    return torch.cat([level.flatten(1) for level in reversed(eps)], 1)
+
+
+class Level(nn.Module):
+    """K steps on squeezed pictures, a prior for what is split off, and what the label adds."""
+
+    def __init__(self, channels: int, side: int, last: bool, num_labels: int, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.last, self.cfg = last, cfg
+        planes = cfg.num_planes if cfg.condition == "planes" else 0
+        self.steps = nn.ModuleList(Step(channels, planes, cfg) for _ in range(cfg.num_steps))
+        out = channels if last else channels // 2  # channels of eps
+        self.prior = EdgeConv(0 if last else channels // 2, 2 * out, zero=True)
+        if planes:
+            self.planes = nn.Parameter(0.05 * torch.randn(num_labels, planes, side, side))  # V
+            self.prior_shift = nn.Parameter(torch.zeros(num_labels, out, side, side))  # A
+            self.prior_scale = nn.Parameter(torch.zeros(num_labels, out, side, side))  # B
+            if cfg.class_mean:
+                self.class_mean = nn.Parameter(torch.zeros(num_labels, channels, side, side))  # M
+        elif cfg.condition == "top" and last:
+            self.label_prior = nn.Linear(num_labels, 2 * out, bias=False)
+            nn.init.zeros_(self.label_prior.weight)
+
+    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (N, C, h, w) squeezed -> z, log-determinant (N,)."""
+        x, planes = self.minus_mean(x, y), self.label_planes(y)
+        if self.cfg.memory == "stored" or not torch.is_grad_enabled():
+            return run_stored(self.steps, x, planes)
+        return run_reversible(self.steps, x, planes, self.cfg.anchor_every)
+
+    def inverse(self, z: Tensor, y: Tensor | None) -> Tensor:
+        planes = self.label_planes(y)
+        for step in reversed(self.steps):
+            z = step.inverse(z, planes)
+        return self.minus_mean(z, y, -1)
+
+    def split(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What goes on to the next level, and what becomes eps here."""
+        return (None, z) if self.last else z.chunk(2, 1)
+
+    def prior_of(self, onward: Tensor | None, y: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-deviation of the latents that become eps (`like`: their shape), given what goes on.
+        (N or 1, C', h, w) each."""
+        with fp32():
+            out = self.prior.constant(like) if onward is None else self.prior(onward)
+            m, log_s = out[:, 0::2], out[:, 1::2]
+            if self.cfg.condition == "planes":
+                m, log_s = m + table(y, self.prior_shift), log_s + torch.tanh(table(y, self.prior_scale))
+            elif self.cfg.condition == "top" and self.last:
+                more = self.label_prior(y)[:, :, None, None]
+                m, log_s = m + more[:, 0::2], log_s + more[:, 1::2]
+        return m, log_s
+
+    def minus_mean(self, x: Tensor, y: Tensor | None, sign: int = 1) -> Tensor:
+        """x minus the mixture of the labels' pictures (`sign` -1: plus)."""
+        if self.cfg.condition != "planes" or not self.cfg.class_mean:
+            return x
+        return x - sign * table(y, self.class_mean)
+
+    def label_planes(self, y: Tensor | None) -> Tensor | None:
+        """(N, E, h, w), the same for all steps of this level."""
+        return table(y, self.planes) if self.cfg.condition == "planes" else None
+
+
+class GlowFlow(nn.Module):
+    """`encode` and `decode` are exact inverses under the same y, and the only way in and out."""
+
+    def __init__(self, channels: int, size: int, cfg: ModelConfig, num_labels: int = 0) -> None:
+        super().__init__()
+        fitting = (size & -size).bit_length() - 1
+        if size % 2**cfg.num_levels:
+            raise UserError(
+                f"model.num_levels: {size} px cannot be halved {cfg.num_levels} times; at most {fitting} levels fit"
+            )
+        self.channels, self.size, self.num_labels = channels, size, num_labels
+        levels, width = [], channels
+        for i in range(1, cfg.num_levels + 1):
+            levels.append(Level(4 * width, size >> i, i == cfg.num_levels, num_labels, cfg))
+            width *= 2
+        self.levels = nn.ModuleList(levels)
+        if cfg.condition == "top":
+            self.class_head = nn.Linear(2 * width, num_labels)  # the paper's classifier of the top code
+            nn.init.zeros_(self.class_head.weight)
+            nn.init.zeros_(self.class_head.bias)
+        # `ready` answers without waiting for a GPU; the buffer carries it through files.
+        self.register_buffer("initialised", torch.tensor(False))
+        self.ready = False
+        self.register_load_state_dict_post_hook(_loaded)
+
+    @property
+    def dim(self) -> int:
+        """D = C H^2, of pictures and of codes."""
+        return self.channels * self.size**2
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Shapes of eps, finest level first."""
+        sides = [(self.channels * 2**i, self.size >> i, self.size >> i) for i in range(1, len(self.levels) + 1)]
+        return [*sides[:-1], (2 * sides[-1][0], *sides[-1][1:])]
+
+    def encode(self, v: Tensor, y: Tensor | None = None) -> Code:
+        """v (N, C, H, H) in [-1/2, 1/2) -> its code and exact log-density in nats."""
+        assert self.ready, "a flow is encoded with after its warm start, or after its weights were loaded"
+        assert (y is None) == (self.num_labels == 0), "a flow with labels needs y, another takes none"
+        x, eps, log_prob = v, [], v.new_zeros(len(v))
+        for level in self.levels:
+            z, log_det = level(squeeze(x), y)
+            x, rest = level.split(z)
+            m, log_s = level.prior_of(x, y, rest)
+            e = (rest - m) * (-log_s).exp()
+            normal = -0.5 * (e.square() + LOG_2PI).sum((1, 2, 3))
+            log_prob = log_prob + log_det + normal - log_s.expand_as(rest).sum((1, 2, 3))
+            eps.append(e)
+        return Code(eps, log_prob, rest)
+
+    def decode(self, eps: Sequence[Tensor], y: Tensor | None = None) -> Tensor:
+        """eps, finest level first -> v (N, C, H, H)."""
+        assert self.ready and (y is None) == (self.num_labels == 0)
+        x = None
+        for level, e in zip(reversed(self.levels), reversed(eps), strict=True):
+            m, log_s = level.prior_of(x, y, e)
+            rest = e * log_s.exp() + m
+            z = rest if x is None else torch.cat([x, rest], 1)
+            x = unsqueeze(level.inverse(z, y))
+        return x
+
+    def unflatten(self, flat: Tensor) -> list[Tensor]:
+        """(N, D), coarsest first -> eps, finest first."""
+        shapes = self.shapes[::-1]
+        parts = flat.split([math.prod(shape) for shape in shapes], 1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)][::-1]
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """(n, D) from N(0, I), drawn on the CPU: the same on every device."""
+        return torch.randn(n, self.dim, generator=generator).to(self.initialised.device)
+
+    def draw(
+        self,
+        n: int,
+        temperature: float | Sequence[float] = 1.0,
+        y: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n samples v (n, C, H, H). temperature: one, or one a level (finest first), times the standard deviation."""
+        return self.decode(tempered(self.unflatten(self.noise(n, generator)), temperature), y)
+
+    @torch.no_grad()
+    def initialise(self, v: Tensor, y: Tensor | None, mean: Mean) -> None:
+        """Data-dependent start, layer by layer: every actnorm's output has mean 0 and deviation 1 on this batch."""
+        x = v
+        for level in self.levels:
+            x, planes = level.minus_mean(squeeze(x), y), level.label_planes(y)
+            for step in level.steps:
+                step.initialise(x, planes, mean)
+                x, _ = step(x, planes)
+            x = level.split(x)[0]
+        self.initialised.fill_(True)
+        self.ready = True
+
+    @torch.no_grad()
+    def set_class_means(self, means: Tensor) -> None:
+        """Start the first level's label pictures from means (K, C, H, H) in units of v."""
+        self.levels[0].class_mean.copy_(squeeze(means))
+
+
+def table(y: Tensor, values: Tensor) -> Tensor:
+    """sum_k y_k values[k]: (N, K), (K, C, h, w) -> (N, C, h, w)."""
+    with fp32():
+        return (y.to(values.dtype) @ values.flatten(1)).unflatten(1, values.shape[1:])
+
+
+def tempered(eps: Sequence[Tensor], temperature: float | Sequence[float]) -> list[Tensor]:
+    """eps times a temperature, one for all levels or one each."""
+    each = [temperature] * len(eps) if isinstance(temperature, (int, float)) else temperature
+    return [e * t for e, t in zip(eps, each, strict=True)]
+
+
+def _loaded(flow: GlowFlow, keys: Any) -> None:
+    """After `load_state_dict`: what the weights know, the flow knows."""
+    flow.ready = bool(flow.initialised)
+    for level in flow.levels:
+        for step in level.steps:
+            step.forget()

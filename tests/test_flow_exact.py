@@ -1,0 +1,236 @@
+"""The flow is a bijection and its density is right: against brute force, both ways round, and in every precision."""
+
+import math
+
+import pytest
+import torch
+from flow_toy import VARIANTS, batch, labels_for, method, pictures, small_flow
+
+from engine import UserError
+from flow.bijectors import ActNorm, Coupling, EdgeConv, InvertibleConv1x1, Step, squeeze, unsqueeze
+from flow.config import ModelConfig
+from flow.model import GlowFlow
+from losses.quantise import bits_per_dim, dequantise, to_levels, to_pixels
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_density_is_that_of_the_brute_force_jacobian(name: str) -> None:
+    flow = small_flow(**VARIANTS[name])
+    v = torch.rand(1, 3, 8, 8, dtype=torch.float64) - 0.5
+    y = labels_for(flow, 1)
+    jacobian = torch.autograd.functional.jacobian(lambda v: flow.encode(v, y).flat()[0], v).reshape(192, 192)
+    code = flow.encode(v, y)
+    normal = -0.5 * (code.flat().square().sum() + 192 * math.log(2 * math.pi))
+    expected = normal + torch.linalg.slogdet(jacobian)[1]
+    assert abs((expected - code.log_prob[0]).item()) < 1e-9
+
+
+def test_every_layer_inverts_and_counts_its_volume() -> None:
+    torch.manual_seed(0)
+    cfg = ModelConfig(width=8)
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    for layer in (
+        ActNorm(4),
+        InvertibleConv1x1(4),
+        InvertibleConv1x1(4, "shuffle"),
+        Coupling(4, 0, cfg),
+        Step(4, 0, cfg),
+    ):
+        layer = layer.double()
+        with torch.no_grad():
+            for p in layer.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        y, log_det = layer(x)
+        assert (layer.inverse(y) - x).abs().max() < 1e-12
+        jacobian = torch.autograd.functional.jacobian(lambda v, f=layer: f(v[None])[0][0], x[0]).reshape(36, 36)
+        assert abs(torch.linalg.slogdet(jacobian)[1] - log_det[0]) < 1e-10
+
+
+def test_squeeze_is_the_index_rule() -> None:
+    x = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6).float()
+    z = squeeze(x)
+    for c, dy, dx in ((0, 0, 0), (1, 0, 1), (2, 1, 0), (2, 1, 1)):
+        assert torch.equal(z[:, 4 * c + 2 * dy + dx], x[:, c, dy::2, dx::2])
+    assert torch.equal(unsqueeze(z), x)
+
+
+def test_a_size_that_cannot_be_halved_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="48 px cannot be halved 5 times; at most 4"):
+        GlowFlow(1, 48, ModelConfig(num_levels=5))
+
+
+def test_an_edge_convolution_is_one_with_a_channel_that_marks_the_padding() -> None:
+    torch.manual_seed(0)
+    conv = EdgeConv(3, 5)
+    with torch.no_grad():
+        conv.b.normal_(), conv.g.normal_(0, 0.1)
+    x = torch.randn(2, 3, 6, 6)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+    ring = torch.nn.functional.pad(torch.zeros(2, 1, 6, 6), (1, 1, 1, 1), value=1.0)
+    plain = torch.nn.functional.conv2d(torch.cat([padded, ring], 1), torch.cat([conv.weight, conv.edge], 1))
+    expected = (plain + conv.b[:, None, None]) * torch.exp(3 * conv.g)[:, None, None]
+    assert torch.allclose(conv(x), expected, atol=1e-6)
+    assert torch.allclose(conv.constant(x), conv(torch.zeros(1, 3, 6, 6)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pictures_and_codes_come_back(name: str) -> None:
+    flow = small_flow(size=16, dtype=torch.float32, num_steps=4, **VARIANTS[name]).eval()
+    y = labels_for(flow, 16)
+    with torch.inference_mode():
+        v = dequantise(to_levels(pictures(16, size=16), 5), 5)
+        assert (flow.decode(flow.encode(v, y).eps, y) - v).abs().max() < 1e-4
+        if name == "sigmoid2":  # not bounded; see the test below
+            return
+        eps = flow.unflatten(flow.noise(16, torch.Generator().manual_seed(1)))
+        sample = flow.decode(eps, y)
+        assert sample.isfinite().all()
+        back = flow.encode(sample, y).eps
+        assert max((a - b).abs().max() for a, b in zip(back, eps, strict=True)) < 1e-4 * max(1, sample.abs().max())
+
+
+@pytest.mark.parametrize(("scale", "survives"), [("tanh", True), ("sigmoid2", False)])
+def test_a_bounded_scale_survives_what_explodes_the_original_s_inverse(scale: str, survives: bool) -> None:
+    flow = small_flow(size=16, noise=0.01, dtype=torch.float32, num_steps=4, scale=scale)
+    with torch.no_grad():
+        for level in flow.levels:
+            for step in level.steps:
+                step.coupling.net[2].b[1::2] = -20.0  # r near -20
+        eps = flow.unflatten(flow.noise(8, torch.Generator().manual_seed(0)))
+        sample = flow.decode(eps)
+        fine = bool(sample.isfinite().all())
+        if fine:
+            back = flow.encode(sample).eps
+            fine = all(torch.allclose(a, b, atol=1e-2) for a, b in zip(back, eps, strict=True))
+    assert fine == survives
+
+
+def test_a_code_does_not_depend_on_its_batch_and_every_level_counts() -> None:
+    flow = small_flow(dtype=torch.float32).eval()
+    with torch.inference_mode():
+        v = dequantise(to_levels(pictures(16), 5), 5)
+        inside, alone = flow.encode(v).flat()[:1], flow.encode(v[:1]).flat()
+        assert (inside - alone).abs().max() < 1e-5
+        eps = flow.encode(v).eps
+        for level in range(len(eps)):
+            changed = [e + 0.5 * (i == level) for i, e in enumerate(eps)]
+            assert (flow.decode(changed) - v).abs().flatten(1).amax(1).min() > 1e-2
+        assert all(torch.equal(a, b) for a, b in zip(flow.unflatten(flow.encode(v).flat()), eps, strict=True))
+        assert [tuple(e.shape[1:]) for e in eps] == flow.shapes
+
+
+@pytest.mark.parametrize("n_bits", [5, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bits_per_dimension(n_bits: int, channels: int) -> None:
+    dims = channels * 64
+    assert bits_per_dim(torch.zeros(2), dims, n_bits).tolist() == [n_bits, n_bits]  # uniform density on a unit cube
+    # A Gaussian of deviation 0.2 a dimension, cut into cells: the exact code length, a bound, and a tighter bound.
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.distributions.Normal(0.0, torch.tensor(0.03, dtype=torch.float64))
+    k = ((torch.randn(200, dims, generator=generator, dtype=torch.float64) * 0.03 + 0.5) * 2**n_bits).floor()
+    k = k.clamp(0, 2**n_bits - 1)
+    edges = k / 2**n_bits - 0.5
+    exact = -(normal.cdf(edges + 2.0**-n_bits) - normal.cdf(edges)).log2().sum(1).mean() / dims
+    draws = torch.stack(
+        [
+            normal.log_prob(dequantise(k, n_bits, torch.rand(k.shape, generator=generator, dtype=torch.float64))).sum(1)
+            for _ in range(64)
+        ]
+    )
+    one = bits_per_dim(draws, dims, n_bits).mean()
+    many = bits_per_dim(draws.logsumexp(0) - math.log(64), dims, n_bits).mean()
+    assert exact - 1e-3 <= many <= one
+    if n_bits == 5:  # at 8 bits the cells are so small that one draw says all
+        assert one - exact > 1.1 * (many - exact)
+
+
+def test_all_grey_levels_come_back_and_the_noise_leaves_its_input_alone() -> None:
+    x8 = torch.arange(256).view(1, 1, 16, 16)
+    x = x8.float() / 127.5 - 1
+    assert torch.equal(to_levels(x, 8), x8.int()) and torch.equal(to_levels(x, 5), (x8 >> 3).int())
+    k = to_levels(x, 5)
+    before = k.clone()
+    v = dequantise(k, 5)
+    assert torch.equal(k, before) and v.min() >= -0.5 and v.max() < 0.5
+    assert torch.equal(to_levels(to_pixels(v, 5), 5), k)
+
+
+def test_label_planes_means_and_tables_are_linear() -> None:
+    flow = small_flow(condition="planes")
+    a, b = labels_for(flow, 2, 0), labels_for(flow, 2, 1)
+    for level in flow.levels:
+        mixed = level.label_planes(0.3 * a + 0.7 * b)
+        assert torch.allclose(mixed, 0.3 * level.label_planes(a) + 0.7 * level.label_planes(b))
+        zero = torch.zeros(2, *level.class_mean.shape[1:], dtype=torch.float64)
+        mean = lambda y, level=level, zero=zero: -level.minus_mean(zero, y)  # noqa: E731
+        assert torch.allclose(mean(0.3 * a + 0.7 * b), 0.3 * mean(a) + 0.7 * mean(b))
+
+
+def test_all_classes_are_equally_dense_at_the_start_but_for_the_planes() -> None:
+    net = method(condition="planes", class_mean=False)
+    with torch.no_grad():
+        for level in net.flow.levels:
+            level.planes.zero_()
+    net.warm_start(batch())
+    v = dequantise(to_levels(batch()["image"], 5), 5, 0.5)
+    densities = [net.flow.encode(v, y.expand(len(v), -1)).log_prob for y in torch.eye(3)]
+    assert torch.equal(densities[0], densities[1]) and torch.equal(densities[0], densities[2])
+
+
+def test_temperature_is_an_argument_and_leaves_no_trace() -> None:
+    flow = small_flow(dtype=torch.float32).eval()
+    state = {k: v.clone() for k, v in flow.state_dict().items()}
+    with torch.inference_mode():
+        cold = flow.draw(4, 0.0)
+        assert all(torch.equal(cold[0], c) for c in cold)
+        again = [flow.draw(3, 0.7, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
+        assert torch.equal(*again)
+        fine = flow.encode(flow.draw(4, [1.0, 0.0], generator=torch.Generator().manual_seed(1))).eps
+    assert fine[1].abs().max() < 1e-4 and fine[0].abs().max() > 0.5
+    assert all(torch.equal(v, state[k]) for k, v in flow.state_dict().items())
+
+
+def test_the_kept_inverse_follows_the_weights() -> None:
+    flow = small_flow()
+    v = torch.rand(2, 3, 8, 8, dtype=torch.float64) - 0.5
+    with torch.no_grad():
+        flow.decode(flow.encode(v).eps)
+        for p in flow.parameters():
+            p.mul_(1.1)
+        assert (flow.decode(flow.encode(v).eps) - v).abs().max() < 1e-12
+        other = small_flow(seed=3)
+        flow.load_state_dict(other.state_dict())
+        assert torch.equal(flow.decode(other.encode(v).eps), other.decode(other.encode(v).eps))
+
+
+def test_products_over_channels_run_in_full_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = small_flow(dtype=torch.float32)
+    seen = []
+    real = torch.nn.functional.linear
+
+    def spy(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        precise = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+        seen.append((torch.is_autocast_enabled("cpu"), *precise, x.dtype))
+        return real(x, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    before = torch.backends.cuda.matmul.fp32_precision
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        flow.encode(torch.rand(2, 3, 8, 8) - 0.5)
+        assert torch.is_autocast_enabled("cpu")
+    assert set(seen) == {(False, "ieee", "ieee", torch.float32)}
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_codes_are_exact_on_a_gpu() -> None:
+    flow = small_flow(size=32, dtype=torch.float32, num_steps=8, width=64).cuda().eval()
+    exact = small_flow(size=32, dtype=torch.float64, num_steps=8, width=64)
+    exact.load_state_dict(flow.double().cpu().state_dict())
+    flow = flow.float().cuda()
+    with torch.inference_mode():
+        v = dequantise(to_levels(pictures(16, size=32), 8), 8)
+        code = flow.encode(v.cuda())
+        assert (flow.decode(code.eps).cpu() - v).abs().max() < 1e-5
+        assert (code.flat().cpu() - exact.encode(v.double()).flat()).abs().max() < 1e-3

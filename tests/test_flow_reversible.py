@@ -1,0 +1,122 @@
+"""Reversible backpropagation: the same gradients as autograd's own, in memory that does not grow with depth."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from flow_toy import labels_for, small_flow
+from torch import Tensor
+
+from flow import reversible
+from flow.bijectors import Coupling
+from flow.model import GlowFlow
+
+
+def gradients(flow: GlowFlow, v: Tensor, y: Tensor | None, bf16: bool = False) -> tuple[Tensor, list[Tensor]]:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        code = flow.encode(v, y)
+        loss = -code.log_prob.mean() / flow.dim
+        if flow.levels[-1].cfg.condition == "top":
+            loss = loss + flow.class_head(code.z_top.mean((2, 3))).square().mean()
+    return loss.detach(), torch.autograd.grad(loss, list(flow.parameters()))
+
+
+def pair(dtype: torch.dtype, **model: object) -> tuple[GlowFlow, GlowFlow]:
+    return small_flow(dtype=dtype, **model), small_flow(dtype=dtype, **model | {"memory": "reversible"})
+
+
+def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Norm of the difference of all gradients, relative."""
+    flat = [torch.cat([g.flatten() for g in grads]) for grads in (ours, theirs)]
+    return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"coupling": "additive"}, {"scale": "sigmoid2"}, {"condition": "planes"}, {"condition": "top"}]
+)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_gradients_are_the_plain_ones(dtype: torch.dtype, bound: float, model: dict) -> None:
+    stored, ours = pair(dtype, num_steps=3, **model)
+    v = (torch.rand(4, 3, 8, 8) - 0.5).to(dtype)
+    y = labels_for(stored, 4)
+    (loss, plain), (same, walked) = gradients(stored, v, y), gradients(ours, v, y)
+    assert abs(loss - same) < 1e-6
+    for name, a, b in zip(dict(stored.named_parameters()), walked, plain, strict=True):
+        assert (a - b).norm() <= bound * b.norm().clamp_min(1e-6), name
+
+
+def test_gradients_still_agree_after_training() -> None:
+    stored, ours = pair(torch.float32, condition="planes", num_steps=3)
+    v, y = torch.rand(8, 3, 8, 8) * 0.3 - 0.2, labels_for(stored, 8)
+    optimizer = torch.optim.Adamax(stored.parameters(), 2e-3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-stored.encode(v + 0.03 * torch.rand_like(v), y).log_prob.mean() / stored.dim).backward()
+        optimizer.step()
+    ours.load_state_dict(stored.state_dict())
+    assert difference(gradients(ours, v, y)[1], gradients(stored, v, y)[1]) < 1e-4
+
+
+def test_bf16_networks_need_the_forward_s_autocast_in_the_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, ours = pair(torch.float32, num_steps=4, width=16, noise=0.02)
+    v = torch.rand(8, 3, 8, 8) - 0.5
+    plain = gradients(stored, v, None, bf16=True)[1]
+    walked = difference(gradients(ours, v, None, bf16=True)[1], plain)
+    monkeypatch.setattr(reversible, "_restored", lambda state: torch.autocast(state[0], enabled=False))
+    forgotten = difference(gradients(ours, v, None, bf16=True)[1], plain)
+    assert walked < 1e-4 and forgotten > 5 * walked
+
+
+def saved_bytes(flow: GlowFlow, v: Tensor, backward: bool = False) -> int:
+    """What autograd keeps between forward and backward, each storage once, parameters left out."""
+    held: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in flow.parameters()}
+
+    def pack(t: Tensor) -> Tensor:
+        if t.untyped_storage().data_ptr() not in parameters:
+            held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        log_prob = flow.encode(v).log_prob  # noqa: F841  (keeps the graph, hence the storages, alive)
+    return sum(held.values())
+
+
+def test_memory_does_not_grow_with_depth() -> None:
+    v = torch.rand(4, 3, 16, 16) - 0.5
+    sizes = {
+        (memory, anchors, steps): saved_bytes(
+            small_flow(size=16, dtype=torch.float32, num_steps=steps, memory=memory, anchor_every=anchors), v
+        )
+        for memory, anchors, steps in [
+            ("reversible", 0, 4), ("reversible", 0, 16), ("reversible", 4, 16), ("stored", 0, 4), ("stored", 0, 16)
+        ]
+    }  # fmt: skip
+    assert sizes["reversible", 0, 16] <= 1.02 * sizes["reversible", 0, 4]
+    assert sizes["stored", 0, 16] >= 3 * sizes["stored", 0, 4]
+    assert sizes["reversible", 0, 16] < sizes["reversible", 4, 16] < sizes["stored", 0, 16]
+
+
+def test_anchors_change_no_gradient() -> None:
+    stored = small_flow(num_steps=6)
+    anchored = small_flow(num_steps=6, memory="reversible", anchor_every=4)
+    v = torch.rand(4, 3, 8, 8, dtype=torch.float64) - 0.5
+    assert difference(gradients(anchored, v, None)[1], gradients(stored, v, None)[1]) < 1e-10
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> int:
+    calls, real = [0], Coupling.shift_scale
+
+    def count(self: Coupling, *args: Tensor) -> tuple[Tensor, Tensor | None]:
+        calls[0] += 1
+        return real(self, *args)
+
+    monkeypatch.setattr(Coupling, "shift_scale", count)
+    run()
+    return calls[0]
+
+
+def test_a_step_evaluates_each_network_twice_and_not_thrice(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = small_flow(num_steps=5, memory="reversible")
+    v = torch.rand(2, 3, 8, 8, dtype=torch.float64) - 0.5
+    assert counted(monkeypatch, lambda: gradients(flow, v, None)) == 2 * 2 * 5  # levels, steps, twice

@@ -1,0 +1,217 @@
+"""The training step: warm start, objective, refusals; resumed runs and two ranks."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from flow_toy import META, batch, method
+
+from engine import UserError, load
+from engine.checkpoint import read_checkpoint
+from flow import train
+from flow.config import Config
+from flow.train import Glow
+from losses.quantise import dequantise, to_levels
+
+YAML = """
+data: {dataset: synthetic, image_size: 32, num_train: 96, num_val: 16, num_test: 16, classes: [happy, sad, neutral]}
+model: {num_levels: 2, num_steps: 2, width: 8, condition: planes, num_planes: 2}
+loss: {n_bits: 5}
+train: {total_steps: 12, batch_size: 8, log_every: 4, save_every: 6, sample_every: 12, validate_every: 6, lr_warmup: 3,
+        alarm_every: 6, sample_size: 4, val_images: 16}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(YAML)
+    return path
+
+
+def launch(config: Path, name: str, *overrides: str) -> int:
+    """One run in this process; its exit code."""
+    before = sys.argv
+    sys.argv = ["train.py", "--config", str(config), "--run-dir", str(config.parent / name), *overrides]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            train.main()
+    except SystemExit as leaving:
+        return leaving.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+def weights(config: Path, name: str, step: int = 12) -> dict:
+    return read_checkpoint(config.parent / name / "checkpoints" / f"step_{step:07d}.pt")
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def test_a_resumed_run_is_the_straight_run(config: Path) -> None:
+    assert launch(config, "straight") == 0
+    assert launch(config, "resumed", "train.stop_at=6") == 0
+    assert launch(config, "resumed") == 0
+    one, two = weights(config, "straight"), weights(config, "resumed")
+    assert equal(one["method"], two["method"]) and equal(one["optimizers"], two["optimizers"])
+    # A later warm start would have moved the actnorms: the loaded run knew that it had had one.
+    loaded = load(config.parent / "resumed", Config, Glow, device="cpu")
+    assert loaded.flow.ready and loaded.ema.module.ready
+
+
+KILL = """
+import os, signal, sys
+from flow import train
+real = train.Glow.step
+def step(self, batch, n):
+    if n == 3: os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, batch, n)
+train.Glow.step = step
+train.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_first_checkpoint_starts_as_if_nothing_had_been(config: Path, repo: Path) -> None:
+    assert launch(config, "straight", "train.stop_at=6") == 0
+    command = [sys.executable, "-c", KILL, "--config", str(config), "--run-dir", str(config.parent / "killed")]
+    environment = os.environ | {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert launch(config, "killed", "train.stop_at=6") == 0
+    assert equal(weights(config, "straight", 6)["method"], weights(config, "killed", 6)["method"])
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one(config: Path, repo: Path) -> None:
+    """The same pictures in halves, with the same noise, give the same warm start and the same gradients."""
+    script = config.parent / "ranks.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(repo / 'tests')!r}); sys.path.insert(0, {str(repo)!r})\n"
+        "import torch, engine, flow.train\n"
+        "from flow_toy import batch, method\n"
+        "from engine.ranks import start_ranks\n"
+        "rank, world, _ = start_ranks('cpu')\n"
+        "noise = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))\n"
+        "mine = slice(rank * 8 // world, (rank + 1) * 8 // world)\n"
+        "real = flow.train.dequantise\n"
+        "flow.train.dequantise = lambda k, n, u=None: real(k, n, noise[mine] if u is None else u)\n"
+        "net = method(condition='planes')\n"
+        "part = {k: v[mine] for k, v in batch(8).items()}\n"
+        "net.warm_start(part)\n"
+        "warm = {k: v.clone() for k, v in net.flow.state_dict().items()}\n"
+        "net.step(part, 0)\n"
+        "grads = {k: p.grad for k, p in net.flow.named_parameters()}\n"
+        "if rank == 0: torch.save([warm, grads], sys.argv[1])\n"
+    )
+    results = []
+    for world in (1, 2):
+        out = config.parent / f"ranks_{world}.pt"
+        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
+        done = subprocess.run(
+            [sys.executable, *start, str(script), str(out)], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(torch.load(out))
+    (warm, grads), (warm_2, grads_2) = results
+    assert all(torch.allclose(warm[k].float(), warm_2[k].float(), atol=1e-6) for k in warm)
+    assert all(torch.allclose(grads[k], grads_2[k], atol=1e-5, rtol=1e-4) for k in grads)
+
+
+def test_after_the_warm_start_every_actnorm_output_is_standard() -> None:
+    net = method(condition="planes")
+    data = batch(8)
+    data["image"][:, 2] = 0.25  # a constant channel
+    outputs: list[torch.Tensor] = []
+    torch.manual_seed(1)
+    net.warm_start(data)
+    torch.manual_seed(1)
+    v = dequantise(to_levels(data["image"], 5), 5)
+    for level in net.flow.levels:
+        for step in level.steps:
+            step.coupling.net[0].register_forward_hook(lambda m, i, o: outputs.append(o))
+            step.coupling.net[1].register_forward_hook(lambda m, i, o: outputs.append(o))
+    x = v
+    with torch.no_grad():
+        from flow.bijectors import squeeze
+
+        y = net.labels.of(data)
+        for level in net.flow.levels:
+            x, planes = level.minus_mean(squeeze(x), y), level.label_planes(y)
+            for step in level.steps:
+                outputs.append(step.actnorm(x)[0])
+                x, _ = step(x, planes)
+            x = level.split(x)[0]
+    assert len(outputs) == 2 * 2 * 3
+    for out in outputs:
+        assert out.mean((0, 2, 3)).abs().max() < 1e-4 and (out.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-3
+    assert all(torch.equal(a, b) for a, b in zip(net.flow.state_dict().values(), net.ema.module.state_dict().values()))
+
+
+def test_a_flow_without_its_warm_start_refuses() -> None:
+    with pytest.raises(AssertionError, match="warm start"):
+        method().flow.encode(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_step_learns_and_reports() -> None:
+    net = method(condition="top", loss={"lambda_class": 0.01}, train={"alarm_every": 2, "lr": 5e-3})
+    data = batch(8)
+    net.warm_start(data)
+    first = net.step(data, 0)
+    assert set(first) == {"loss", "bpd", "grad_norm", "class_bits"}
+    assert first["loss"].item() == pytest.approx(first["bpd"].item() + 0.01 * first["class_bits"].item(), rel=1e-5)
+    logs = [net.step(data, step) for step in range(1, 20)]
+    assert logs[0]["alarm/finite"] == 1 and logs[0]["alarm/drift"] < 1e-4
+    assert logs[-1]["bpd"] < first["bpd"] - 0.2
+    net.eval()
+    with torch.inference_mode():
+        assert 0 <= net.validate(data)["bayes_accuracy"] <= 1
+        grids = net.sample(data)
+    assert set(grids) == {"temperature", "reconstruction", "classes", "transfer"}
+    assert grids["reconstruction"].images[2].max() == -1  # black: nothing is lost
+
+
+def test_the_class_loss_starts_at_the_bits_of_a_guess() -> None:
+    net = method(condition="top", loss={"lambda_class": 0.01})
+    data = batch(8) | {"label": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])}
+    net.warm_start(data)
+    assert net.step(data, 0)["class_bits"].item() == pytest.approx(torch.tensor(3.0).log2().item(), rel=1e-5)
+
+
+def test_unknown_labels_are_the_frequencies() -> None:
+    net = method(condition="planes")
+    y = net.labels.encode(torch.tensor([1, -1]))
+    assert y[0].tolist() == [0, 1, 0] and torch.allclose(y[1], torch.tensor([0.3, 0.1, 0.6]))
+    bits = method(condition="planes", condition_on=["Male"])
+    bits.labels.frequency.fill_(0.25)
+    y = bits.labels.encode(torch.tensor([[1.0, 1.0], [0.0, float("nan")], [0.0, 0.0]]))
+    assert y[:, 0].tolist() == [0.75, 0.0, -0.25]
+
+
+def test_wrong_wishes_are_sentences() -> None:
+    with pytest.raises(UserError, match="model.condition_on: noise does not know Beard"):
+        method(condition="planes", condition_on=["Beard"])
+    with pytest.raises(UserError, match="does not know an expression"):
+        method({"classes": []}, condition="planes")
+    with pytest.raises(UserError, match="loss.lambda_class"):
+        method(condition="planes", loss={"lambda_class": 0.1})
+
+
+def test_meta_is_plain() -> None:
+    assert json.loads(json.dumps(META)) == META
