@@ -1,0 +1,115 @@
+"""What any method must beat: the identity map and the class-mean difference, exported like a method's edits.
+
+python -m evaluation.baselines --like EXPORT --kind identity|mean-difference [--real RUN] --out DIR
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+from torch import Tensor
+
+from data import DataConfig
+from engine.errors import UserError, exit_on_user_error
+from engine.files import atomic_dir
+from engine.grids import to_pil
+from evaluation.folder import Export, read_folders
+from evaluation.manifest import Row, write_export, write_manifest
+from evaluation.real import Real, at_size, open_real
+
+KINDS = ("identity", "mean-difference")
+
+
+def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, gain: float = 1.0) -> Path:
+    """Edit the sources of another export's edits in a way that needs no network.
+
+    Args:
+        like: the folders whose sources, targets, truths and strengths are taken over.
+        kind: identity (nothing is changed) or mean-difference (add gain x strength x the difference of class means).
+        real: labelled training faces; needed for mean-difference only.
+    """
+    export = read_folders(like)
+    rows = [i for i, row in enumerate(export.rows) if row.kind == "edit" and export.source[i] >= 0]
+    if not rows:
+        raise UserError(f"{like[0]}: holds no edits with sources; baselines imitate edits")
+    means = class_means(real, export) if kind == "mean-difference" else {}
+    with atomic_dir(out) as folder:
+        written = [_write(export, i, n, kind, means, gain, folder) for n, i in enumerate(rows)]
+        write_manifest(folder, written)
+        first = export.facts[0]
+        origin = SimpleNamespace(run=kind, step=0, sha256="")
+        write_export(folder, origin, first, "edit", base="source", baseline=kind, gain=gain)
+    return out
+
+
+def class_means(real: Real | None, export: Export) -> dict[str, Tensor]:
+    """{class or "Name=1" or "Name=0": mean face (C, H, W)} of the labelled real faces, at the export's size."""
+    if real is None:
+        raise UserError("mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)")
+    x = at_size(real.images, export.images.shape[-2:], export.images.shape[1]).float()
+    means = {name: x[real.label == k].mean(0) for k, name in enumerate(real.classes) if (real.label == k).any()}
+    for a, name in enumerate(real.attributes if real.attr.shape[1] else ()):
+        for value in (0, 1):
+            if (real.attr[:, a] == value).any():
+                means[f"{name}={value}"] = x[real.attr[:, a] == value].mean(0)
+    return means
+
+
+def difference(row: Row, means: dict[str, Tensor]) -> Tensor | float:
+    """What is to be added to a source for this row's requests; 0 where a mean is not known."""
+    total: Tensor | float = 0.0
+    for name, value in row.requests().items():
+        if value:
+            to, start = f"{name}={value}", f"{name}={1 - int(value)}"
+        else:
+            to, start = name, row.source_label
+        if to in means and start in means:
+            total = total + means[to] - means[start]
+    return total
+
+
+def _write(export: Export, i: int, n: int, kind: str, means: dict[str, Tensor], gain: float, folder: Path) -> Row:
+    row, x = export.rows[i], export.images[export.source[i]].float()
+    if kind == "mean-difference":
+        x = (x + gain * row.strength * difference(row, means)).clamp(0, 255)
+    name = f"edit_{n:06d}.png"
+    to_pil(x / 127.5 - 1).save(folder / name)
+    copies = {"file": name, "kind": "edit"}
+    for key, path in (("source", row.source), ("truth", row.truth)):
+        if path:
+            # One source serves many edits: it is named by where it came from.
+            copies[key] = f"{key}_{export_place(export, i, key):06d}.png"
+            if not (folder / copies[key]).exists():
+                shutil.copyfile(path, folder / copies[key])
+    return Row(**{**row.__dict__, "landmarks": "", **copies})
+
+
+def export_place(export: Export, i: int, key: str) -> int:
+    """Number of the row's source or truth among the export's pictures."""
+    return int(getattr(export, key)[i])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--like", nargs="+", type=Path, required=True, help="exports of edits whose sources are taken")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--real", help="a run, YAML file, pack or folder with labelled faces, for mean-difference")
+    parser.add_argument("--gain", type=float, default=1.0, help="how often the difference is added")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    with exit_on_user_error():
+        real = labelled(args.real) if args.kind == "mean-difference" else None
+        export_baseline(args.like, args.kind, real, args.out, args.gain)
+        print(f"wrote {args.out}")
+
+
+def labelled(where: str | None) -> Real:
+    """Training faces with labels: the means must not know the test faces."""
+    if where is None:
+        raise UserError("mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)")
+    return open_real(where, DataConfig(), most=0, split="train")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""How near two pictures are: PSNR, SSIM, MS-SSIM from torchmetrics on 8-bit values; sharpness; reconstructions."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from evaluation.case import Case
+from evaluation.figure import Figure
+
+CAP = 60.0  # dB; equal pictures would be infinitely near, and one of them would swallow the mean
+BATCH = 256
+
+
+def _batched(function: object, a: Tensor, b: Tensor) -> Tensor:
+    if not len(a):
+        return torch.empty(0, dtype=torch.float64)
+    parts = zip(a.split(BATCH), b.split(BATCH), strict=True)
+    return torch.cat([function(x.float(), y.float()).double().reshape(-1) for x, y in parts])
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) dB of uint8 pictures, at most 60."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio as measure
+
+    one = lambda x, y: measure(x, y, data_range=255.0, reduction="none", dim=(1, 2, 3))  # noqa: E731
+    return _batched(one, a, b).clamp_max(CAP)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) of uint8 pictures: Gaussian window of 11 with sigma 1.5, fixed range."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as measure
+
+    return _batched(lambda x, y: measure(x, y, data_range=255.0, reduction="none"), a, b)
+
+
+def scales(size: int) -> int:
+    """Scales that MS-SSIM can take: five above 160 px, three below, fewer where the window would not fit."""
+    return max(b for b in range(1, (5 if size > 160 else 3) + 1) if b == 1 or size > 10 * 2 ** (b - 1))
+
+
+def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) of uint8 pictures, over the first `scales(size)` of the usual five scales."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+
+    betas = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[: scales(min(a.shape[-2:]))]
+    total = sum(betas)
+    if len(betas) == 1:
+        return ssim(a, b)
+    betas = tuple(beta / total for beta in betas)
+    # Negative contrast terms have no real power; "relu" is what the authors of the measure advise.
+    one = lambda x, y: measure(x, y, data_range=255.0, betas=betas, normalize="relu", reduction="none")  # noqa: E731
+    return _batched(one, a, b)
+
+
+def sharpness(x: Tensor) -> Tensor:
+    """(N,) mean square of the Laplacian of uint8 pictures' mean channel: blur lowers it, noise raises it."""
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    parts = [F.conv2d(p.float().mean(1, keepdim=True), kernel).square().mean((1, 2, 3)) for p in x.split(BATCH)]
+    return torch.cat(parts).double() if parts else torch.empty(0, dtype=torch.float64)
+
+
+def figures(case: Case) -> list[Figure]:
+    """Reconstructions against their sources; sharpness of everything against real faces."""
+    e, found = case.export, []
+    if case.has("reconstruction"):
+        rows = e.main("reconstruction")
+        rows = rows[e.source[rows] >= 0]
+        a, b = e.images[e.file[rows]], e.images[e.source[rows]]
+        size = f"{a.shape[-1]} px, 8 bit"
+        measures = {"PSNR": (psnr, "dB"), "SSIM": (ssim, ""), f"MS-SSIM-{scales(a.shape[-1])}": (ms_ssim, "")}
+        for key, (measure, unit) in measures.items() if len(rows) else ():
+            other = _other_pairs(a, measure)
+            name = f"reconstruction {key}{f' in {unit}' if unit else ''} ({size}, to the source)"
+            beside = {"two real faces": other}
+            found.append(Figure(f"reconstruction {key}", name, float(measure(a, b).mean()), "high", len(rows), beside))
+        found += lpips(a, b) if len(rows) else []
+    for kind in case.kinds():
+        rows = e.main(kind)
+        source = case.export.source[rows]
+        against = e.images[source] if (source >= 0).all() else case.real_pixels()
+        value = float(sharpness(e.images[e.file[rows]]).mean() / sharpness(against).mean())
+        of = "the sources'" if (source >= 0).all() else "real faces'"
+        found.append(
+            Figure(
+                f"{kind} sharpness",
+                f"{kind} sharpness (Laplacian energy over {of})",
+                value,
+                "",
+                len(rows),
+                {"real": 1.0},
+            )
+        )
+    return found
+
+
+def _other_pairs(x: Tensor, measure: object) -> float:
+    """The same measure between each picture and another one: what no likeness at all would give."""
+    n = min(len(x), 500)
+    return float(measure(x[:n], x[:n].roll(1, 0)).mean()) if n > 1 else 1.0
+
+
+def lpips(a: Tensor, b: Tensor) -> list[Figure]:
+    """LPIPS (AlexNet) where its backbone's weights lie in torch's cache; nothing is downloaded."""
+    from pathlib import Path
+
+    if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-owt-*.pth")):
+        return []
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as measure
+
+    three = lambda x: x.expand(-1, 3, -1, -1) / 127.5 - 1  # noqa: E731
+    value = torch.stack(
+        [
+            measure(three(x.float()), three(y.float()), reduction="mean") * len(x)
+            for x, y in zip(a.split(64), b.split(64), strict=True)
+        ]
+    ).sum() / len(a)
+    return [
+        Figure("reconstruction LPIPS", "reconstruction LPIPS (AlexNet, to the source)", float(value), "low", len(a))
+    ]

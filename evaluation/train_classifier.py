@@ -1,0 +1,35 @@
+"""Train a classifier: `python -m evaluation.train_classifier --config configs/evaluation/synthetic32.yaml`.
+
+The same command resumes. At the end the temperature is set on validation faces and the test figures are printed and
+written to `grade.json` in the run directory.
+"""
+
+import json
+import os
+
+import numpy as np
+
+import engine
+from data import build_faces
+from engine.files import atomic_text
+from evaluation.classifier import GRADE, Classifier
+from evaluation.config import ClassifierConfig
+from evaluation.grade import grade, lines
+
+
+def main(argv: list[str] | None = None) -> None:
+    with engine.start(ClassifierConfig, argv=argv) as run:
+        faces = build_faces(run.cfg.data)
+        meta = faces.meta
+        if "attr" in faces.train.labels:
+            meta = meta | {"attribute_share": np.nanmean(faces.train.labels["attr"], 0).round(4).tolist()}
+        method = Classifier(run.cfg, meta)
+        engine.fit(run, method, faces.train, faces.val)
+        if run.rank == 0:
+            result = grade(method.eval(), faces.val, faces.test)
+            atomic_text(run.dir / GRADE, json.dumps(result, indent=1))
+            print(os.linesep.join(lines(result)))
+
+
+if __name__ == "__main__":
+    main()
