@@ -39,6 +39,16 @@ PREVALENCE = {
     "Pale_Skin": 0.08, "Rosy_Cheeks": 0.105, "Chubby": 0.09, "Bags_Under_Eyes": 0.24, "Wearing_Lipstick": 0.36,
     "Wearing_Hat": 0.08, "Wearing_Earrings": 0.19, "Blurry": 0.05,
 }  # fmt: skip
+# Mean change of a 64 px picture between an attribute's two sides, grey levels.
+CHANGE = {
+    "5_o_Clock_Shadow": 2.8, "Arched_Eyebrows": 0.7, "Bags_Under_Eyes": 0.11, "Bald": 11, "Bangs": 3.1,
+    "Big_Lips": 0.28, "Big_Nose": 0.34, "Black_Hair": 7.4, "Blond_Hair": 20, "Blurry": 3.4, "Brown_Hair": 7.4,
+    "Bushy_Eyebrows": 0.4, "Chubby": 4.1, "Eyeglasses": 2.6, "Goatee": 1.6, "Gray_Hair": 19, "Male": 5.9,
+    "Mouth_Slightly_Open": 0.9, "Mustache": 0.7, "Narrow_Eyes": 0.7, "No_Beard": 7.2, "Pale_Skin": 13,
+    "Pointy_Nose": 0.3, "Receding_Hairline": 2.3, "Rosy_Cheeks": 0.3, "Sideburns": 7.2, "Smiling": 1.9,
+    "Straight_Hair": 8.5, "Wavy_Hair": 8.5, "Wearing_Earrings": 0.11, "Wearing_Hat": 9.3, "Wearing_Lipstick": 0.23,
+    "Young": 0.64,
+}  # fmt: skip
 # What an attribute's edit may set.
 TOUCHES = {
     "Young": {"age", "lines"}, "Bangs": {"bangs", "style", "receding"}, "Receding_Hairline": {"receding", "bangs"},
@@ -147,24 +157,30 @@ def test_bytes_are_the_same_in_another_process():
 
 
 def extremes() -> dict:
-    """Faces with every shape at an end and every unit at full strength, under the widest poses."""
-    f = factors(0, np.arange(48), classes=8)
-    sign = np.where(np.arange(48) % 2 == 0, 1.0, -1.0).astype(np.float32)
+    """128 faces: every shape at an end, units resting or at full strength, every corner of the poses' range."""
+    n = 128
+    f = factors(0, np.arange(n), classes=8)
+    bits = np.where(np.arange(n)[None] >> np.arange(7)[:, None] & 1, 1, -1).astype(np.float32)
     shapes = "face_w face_h jaw taper chin eye_w eye_h eye_d eye_tilt brow_t brow_arch brow_slope brow_y nose_l nose_w"
     shapes += " nose_tip mouth_w lip_u lip_l mouth_y ear hairline volume cheek iris_r"
-    f |= {k: sign for k in shapes.split()}
+    f |= {k: bits[0] for k in shapes.split()}
+    f |= {"roll": np.deg2rad(8).astype(np.float32) * bits[1], "yaw": 0.085 * bits[2], "scale": 1 + 0.06 * bits[3]}
+    f |= {"shift_x": 0.05 * bits[4], "shift_y": 0.045 * bits[5], "lx": bits[6]}
     rng = np.random.default_rng(1)
     f["au"] = (1.1 * rng.integers(0, 2, f["au"].shape)).astype(np.float32)
-    f["au"][:4], f["au"][4:8] = 0, 1.1
-    pose = rng.choice([-1, 1], (6, 48)).astype(np.float32)
-    f |= {"roll": np.deg2rad(8).astype(np.float32) * pose[0], "yaw": 0.085 * pose[1], "scale": 1 + 0.06 * pose[2]}
-    f |= {"shift_x": 0.05 * pose[3], "shift_y": 0.045 * pose[4], "lx": pose[5]}
-    f |= {k: np.ones(48, np.float32) for k in ("lines", "bags", "freckle", "lash")}
-    return f | {"style": np.arange(48) % len(STYLES), "beard": np.arange(48) % len(BEARDS)}
+    f["au"][rng.integers(0, 2, n) > 0, :2] = 1.1  # brows as high as they go
+    f["au"][::16], f["au"][8::16] = 0, 1.1
+    f |= {k: np.ones(n, np.float32) for k in ("lines", "bags", "freckle", "lash")}
+    f |= {"style": rng.integers(0, len(STYLES), n), "beard": rng.integers(0, len(BEARDS), n)}
+    for name in ("glasses", "earring", "hat", "bangs"):
+        f[name] = rng.integers(0, 2, n).astype(np.float32)
+    return f
 
 
 def test_windows_cut_nothing_off(monkeypatch):
-    faces = [(factors(0, np.arange(64), classes=8), 32), (extremes(), 64)]
+    f = extremes()
+    bare = f | {"style": np.zeros_like(f["style"]), "hat": np.zeros_like(f["hat"])}  # no hair over a raised brow
+    faces = [(factors(0, np.arange(64), classes=8), 32), (f, 48), (bare | apply(bare, "surprise=1"), 64)]
     cropped = [render(f, size) for f, size in faces]
     monkeypatch.setattr(scene, "window", lambda box, size: (slice(0, size), slice(0, size)))
     for (f, size), x in zip(faces, cropped):
@@ -176,9 +192,9 @@ def test_extreme_shapes_are_drawn_without_a_fault(monkeypatch):
     to_bytes = lens.to_bytes
     monkeypatch.setattr(lens, "to_bytes", lambda s: (seen.append(np.isfinite(s.canvas).all()), to_bytes(s))[1])
     with np.errstate(invalid="raise", divide="raise"):
-        for size in (32, 64, 128):
-            render(extremes(), size)
-            render(extremes(), size, grayscale=True)
+        render(extremes(), 32)
+        render(extremes(), 64, grayscale=True)
+        render(take(extremes(), slice(0, None, 5)), 128)
     assert len(seen) > 6 and all(seen)
     assert np.isfinite(landmarks(extremes())).all()
 
@@ -186,7 +202,7 @@ def test_extreme_shapes_are_drawn_without_a_fault(monkeypatch):
 def test_layers_stay_in_gamut():
     """Painting mixes colours: before exposure and noise, nothing leaves the palette's range by more than rounding."""
     f = extremes()
-    s = scene.Scene(take(f, slice(0, 48)), 64, False)
+    s = scene.Scene(take(f, slice(0, 64)), 64, False)
     s.values |= draw.hair.cuts(s.f)
     for layer in draw.LAYERS[:-3]:
         layer(s)
@@ -322,9 +338,9 @@ def test_an_edit_sets_its_label(name):
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_an_edit_can_be_seen(name):
-    f = take(pool(), slice(0, 24)) | {"hat": np.zeros(24, np.float32), "bangs": np.zeros(24, np.float32)}
+    f = take(pool(), slice(0, 64))
     change = np.abs(render(apply(f, f"{name}=1"), 64).astype(float) - render(apply(f, f"{name}=0"), 64)).mean()
-    assert change > 0.05, (name, change)
+    assert 0.7 < change / CHANGE[name] < 1.4, (name, change)
 
 
 def test_fractions_lie_between_and_follow_rows():
@@ -424,6 +440,21 @@ def around(mask: np.ndarray, points: np.ndarray, radius: float) -> tuple[np.ndar
     return some, every
 
 
+WORN = {  # edit: its colour, and the least share of the picture that takes it
+    "Wearing_Hat=1": ("hat", 0.08), "Eyeglasses=1": ("frame", 0.01), "Wearing_Earrings=1": ("gold", 0.0005),
+    "Goatee=1": ("beard", 0.01), "Mustache=1": ("beard", 0.003), "Sideburns=1": ("beard", 0.04),
+    "Bald=0": ("hair", 0.05),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", WORN)
+def test_what_is_worn_is_painted_in_its_colour(monkeypatch, edit):
+    colour, share = WORN[edit]
+    f = apply(plain(24), edit)
+    assert set(f["hat_kind"]) == {0, 1}
+    assert (recoloured(monkeypatch, f, (colour,), 64).mean((1, 2)) >= share).all()
+
+
 def test_lip_points_lie_on_the_lips_edge(monkeypatch):
     f = plain(10)
     mask = recoloured(monkeypatch, f, ("lip", "lip_upper", "lip_line", "gloss", "mouth", "tongue", "teeth"))
@@ -477,6 +508,25 @@ def test_landmarks_of_the_mirrored_face():
     np.testing.assert_allclose(landmarks(g), expected, atol=1e-6)
     np.testing.assert_allclose(landmarks5(landmarks(g)), landmarks5(landmarks(f))[:, MIRROR5] * [-1, 1], atol=1e-6)
     assert sorted(MIRROR) == list(range(68))
+
+
+def test_points_stand_in_order():
+    """Seen upright: iBUG's numbering, image-left first, brow over lid over lip."""
+    f = plain(60) | {k: np.zeros(60, np.float32) for k in ("roll", "shift_x", "shift_y", "yaw")}
+    x, y = landmarks(apply(f, "surprise")).transpose(2, 0, 1)
+    for row in (
+        range(17),
+        range(17, 27),
+        range(31, 36),
+        (36, 37, 38, 39, 42, 43, 44, 45),
+        range(48, 55),
+        range(60, 65),
+    ):
+        assert (np.diff(x[:, list(row)], axis=1) > 0).all(), row
+    for row in ((45, 46, 47, 42, 39, 40, 41, 36), range(54, 60), range(64, 68)):
+        assert (np.diff(x[:, list(row)], axis=1) < 0).all(), row
+    for column in ((19, 37, 41), (19, 38, 40), (24, 43, 47), (24, 44, 46), (27, 28, 29, 30, 33, 51, 62, 66, 57, 8)):
+        assert (np.diff(y[:, list(column)], axis=1) > 0).all(), column
 
 
 def test_five_points_and_mean_eyes():

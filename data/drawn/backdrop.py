@@ -42,7 +42,7 @@ def cloth_and_neck(s: Scene) -> None:
 
 
 def ears(s: Scene) -> None:
-    covered = np.isin(s.f["style"], [STYLES.index(n) for n in ("bob", "long", "wavy")])
+    covered = np.isin(s.f["style"], [STYLES.index(n) for n in ("mop", "curly", "bob", "long", "wavy")])
     for v in s.on(EARS, ~covered, sides=True):
         size = 1 + 0.18 * v.ear
         narrow = 1 - 3.0 * v.side * v.yaw
