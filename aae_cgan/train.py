@@ -312,8 +312,8 @@ def agree_on_linear(sources: list[str]) -> None:
         first = mine if first is None else first
 
 
-def main() -> None:
-    with start(Config) as run:
+def main(argv: list[str] | None = None) -> None:
+    with start(Config, argv=argv) as run:
         faces = build_faces(run.cfg.data)
         method = AAECGAN(run.cfg, faces.meta)
         linear, total = prepare_linear(run, method, faces), run.cfg.train.total_steps

@@ -1,0 +1,208 @@
+"""Folders that evaluation/ reads: PNGs, manifest.csv and export.json; on drawn faces with the true answers."""
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aae_cgan.edit import blend, class_order
+from aae_cgan.photos import span
+from aae_cgan.session import Session, add_split
+from data import synthetic
+from data.drawn_reader import DEFAULT_SIZES
+from engine import UserError
+from engine.files import atomic_dir
+from engine.grids import to_pil
+from evaluation.manifest import Row, write_export, write_manifest
+
+SPLITS = ("train", "val", "test")
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write what was asked for into --out."""
+    if args.out is None:
+        raise UserError("export: give a folder with --out")
+    session = Session(args)
+    with atomic_dir(args.out) as folder:
+        if args.what == "sample":
+            rows, facts = export_samples(session, folder)
+        else:
+            rows, facts = export_faces(session, folder, args.what)
+        write_manifest(folder, rows)
+        write_export(folder, session.method.origin, session.meta, args.what, guides_of(session), **facts)
+    print(f"wrote {len(rows)} images into {args.out}")
+
+
+def export_samples(session: Session, folder: Path) -> tuple[list[Row], dict]:
+    """Draws of the prior, under all requests in turn (attributes: those of the test faces in turn)."""
+    args, n = session.args, session.args.n or 1024
+    z = torch.randn(n, session.method.cfg.model.latent_dim, generator=session.generator)
+    if session.attributes:
+        y = session.labels(session.split("test").fixed(n))[0].sign()
+    else:
+        y = torch.eye(len(session.names))[torch.arange(n) % len(session.names)]
+    images = session.decode(z, y)
+    names = save_all(images, folder, "sample", range(n))
+    targets = [target_text(session, row) for row in y]
+    rows = [Row(name, "sample", target=t, seed=args.seed) for name, t in zip(names, targets, strict=True)]
+    return rows, {"base": ""}
+
+
+def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], dict]:
+    """Reconstructions, or edits to every target (or those of --target), of --n faces spread over a split (0: all)."""
+    args = session.args
+    faces = session.split(args.split)
+    batch = faces.fixed(args.n) if args.n and args.n < len(faces) else faces.take(np.arange(len(faces)))
+    x, (y, _) = batch["image"], session.labels(batch)
+    common = sources(session, folder, batch)
+    z = session.encode(x)
+    before = session.decode(z, y)
+    index = batch["index"].tolist()
+    if what == "reconstruction":
+        names = save_all(before, folder, what, index)
+        return [Row(name, what, **c) for name, c in zip(names, common, strict=True)], {"base": "source"}
+    rows: list[Row] = []
+    drawn = drawn_factors(session, args.split, batch["index"].numpy())
+    for word in targets_of(session):
+        y_target = wanted(session, y, word)  # (N, K)
+        truths = true_pictures(session, drawn, word, y_target)
+        truth_names = save_all(truths, folder, f"truth_{word}", index) if truths is not None else [""] * len(x)
+        for strength in strengths(args.strength):
+            after = session.decode(z, torch.lerp(y, y_target, strength))
+            edited = after if args.detail == "decode" else blend(x, before, after)
+            names = save_all(edited, folder, f"edit_{word}_{strength:g}", index)
+            for i, (name, truth) in enumerate(zip(names, truth_names, strict=True)):
+                target = (
+                    target_text(session, y_target[i])
+                    if not session.attributes
+                    else bit_text(y_target[i], word, session)
+                )
+                truth = truth if strength == 1 else ""
+                rows.append(Row(name, "edit", target=target, truth=truth, strength=strength, **common[i]))
+    base = "reconstruction" if args.detail == "decode" else "source"
+    return rows, {"base": base, "detail": args.detail, "split": args.split}
+
+
+def sources(session: Session, folder: Path, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Save the source pictures; what their rows have in common."""
+    meta, args, index = session.meta, session.args, batch["index"].tolist()
+    label = batch["label"].tolist() if meta["classes"] else [-1] * len(index)
+    return [
+        {
+            "source": name,
+            "source_index": f"{meta['dataset']}:{args.split}:{i}",
+            "source_label": meta["classes"][k] if k >= 0 else "",
+            "seed": args.seed,
+        }
+        for name, i, k in zip(save_all(batch["image"], folder, "source", index), index, label, strict=True)
+    ]
+
+
+def targets_of(session: Session) -> list[str]:
+    """Names to edit to: all, or those of --target."""
+    known = session.names if session.attributes else [session.names[i] for i in class_order(session.names)]
+    for name in session.args.target:
+        if name not in known:
+            raise UserError(f"--target {name}: this run edits {', '.join(known)}")
+    return session.args.target or known
+
+
+def wanted(session: Session, y: Tensor, name: str) -> Tensor:
+    """Requests (N, K): the class, or the own attributes with one bit turned."""
+    at = session.names.index(name)
+    if not session.attributes:
+        return torch.eye(len(session.names))[at].expand(len(y), -1)
+    turned = y.clone()
+    turned[:, at] = -y[:, at]
+    return turned
+
+
+def target_text(session: Session, row: Tensor) -> str:
+    """A request as the manifest writes it."""
+    if session.attributes:
+        return ";".join(f"{name}={int(v > 0)}" for name, v in zip(session.names, row.tolist(), strict=True))
+    return session.names[int(row.argmax())]
+
+
+def bit_text(row: Tensor, name: str, session: Session) -> str:
+    """The one attribute that was turned."""
+    return f"{name}={int(row[session.names.index(name)] > 0)}"
+
+
+def strengths(text: str) -> list[float]:
+    """`1` or `0:1.5:7`."""
+    if ":" not in text:
+        return [float(text)]
+    ends, _, count = text.rpartition(":")
+    if not count.isdigit() or ":" not in ends:
+        raise UserError(f"--strength {text}: expected a number, or from:to:count as 0:1.5:7")
+    return [round(v, 4) for v in torch.linspace(*span(ends), int(count)).tolist()]
+
+
+def save_all(images: Tensor, folder: Path, kind: str, index: Any) -> list[str]:
+    """One PNG an image, (N, C, H, H) in [-1, 1]; their names."""
+    names = [f"{kind}_{i:06d}.png" for i in index]
+    for name, image in zip(names, images, strict=True):
+        to_pil(image).save(folder / name)
+    return names
+
+
+def drawn_factors(session: Session, split: str, index: np.ndarray) -> dict[str, np.ndarray] | None:
+    """The factors of drawn faces by their rows in the pack; None for real ones."""
+    cfg, part = session.method.cfg.data, SPLITS.index(split)
+    if session.meta["dataset"] != "synthetic" or cfg.pair:
+        return None
+    sizes = [n or d for n, d in zip((cfg.num_train, cfg.num_val, cfg.num_test), DEFAULT_SIZES, strict=True)]
+    number = index - sum(sizes[:part]) + synthetic.SPLIT_OFFSET[split] * cfg.per_identity
+    return synthetic.factors(
+        cfg.seed,
+        number,
+        per_identity=cfg.per_identity,
+        prior=cfg.prior,
+        independent=cfg.independent,
+        classes=8 if "contempt" in cfg.classes else 7,
+        intensity=tuple(cfg.intensity),
+    )
+
+
+def true_pictures(session: Session, drawn: dict | None, name: str, y_target: Tensor) -> Tensor | None:
+    """Drawn faces as they were asked for, (N, C, H, H) in [-1, 1]; None where nobody knows them."""
+    if drawn is None:
+        return None
+    meta = session.meta
+    try:
+        if session.attributes:
+            amount = (y_target[:, session.names.index(name)] > 0).float().numpy()
+            drawn = synthetic.apply(drawn, name, amount)
+        else:
+            drawn = synthetic.apply(drawn, name)
+    except UserError as error:  # the hair colour of a bald head
+        print(f"no true answers for {name}: {error}")
+        return None
+    return torch.from_numpy(synthetic.render(drawn, meta["image_size"], meta["channels"] == 1)).float() / 127.5 - 1
+
+
+def guides_of(session: Session) -> dict[str, str]:
+    """The hash of the guide's weights, if there is one."""
+    if session.method.guide is None:
+        return {}
+    digest = hashlib.sha256()
+    for value in session.method.guide.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return {"own guide": digest.hexdigest()}
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """The options of `export`."""
+    parser.add_argument("--what", choices=["edit", "reconstruction", "sample"], required=True)
+    add_split(parser)
+    parser.add_argument("--n", type=int, default=0, help="faces; 0: the whole split, or 1024 samples")
+    parser.add_argument("--target", nargs="*", default=[], help="only these; all where not given")
+    parser.add_argument("--strength", default="1", help="of the edits: a number, or from:to:count as 0:1.5:7")
+    parser.add_argument(
+        "--detail", choices=["decode", "blend"], default="decode", help="keep the input's pixels or not"
+    )
