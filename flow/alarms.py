@@ -33,7 +33,7 @@ def look(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> dict[str, Te
     if not finite.all() or largest > MAX_SAMPLE:
         lost = int((~finite).sum())
         logger.warning(
-            f"step {step}: samples at temperature 1 reach {largest.item():.3g}, {lost} of {len(finite)} are not finite: "
+            f"step {step}: samples at temperature 1 reach {largest.item():.3g}, {lost} of {len(finite)} not finite: "
             "the inverse explodes; use model.scale=tanh"
         )
     drift, level = max((value.item(), number) for number, value in enumerate(drifts, 1))

@@ -1,0 +1,240 @@
+"""Which way in whitened code space is an attribute: moments streamed over the data, directions and readers from them.
+
+E (n, D): codes, coarsest level first; labels (n, L) in {0, 1, NaN = unknown}, attributes first, then one column a
+class. No model here. A *direction* moves a code, a *reader* reads it; moving along a reader's normal changes the
+reading and not the picture.
+
+At D dimensions any two codes lie sqrt(2 D) apart, and a difference of means of n_1 and n_0 codes carries noise of
+D (1/n_1 + 1/n_0) in its squared length: `standard_error` says how much, `shrink_blocks` takes it out.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine import UserError
+from engine.files import atomic_write
+from latents.directions import Moments as LatentMoments
+from latents.directions import class_means, lda_scores, ols_from_moments
+
+MIN_SIDE = 20  # faces with and without; fewer make noise, not a direction
+POOLED = 4  # a reader sees every level at most 4 x 4
+SHRINK = 0.1  # of a reader's covariance towards a multiple of the identity
+
+
+class Moments:
+    """Sums over codes, batch by batch: never N x D in memory. float64."""
+
+    def __init__(self, num_attributes: int) -> None:
+        self.num_attributes = num_attributes
+        self.regression = LatentMoments()  # of the attributes; rows with an unknown one are left out
+        self.count: Tensor | float = 0.0  # (L, 2) faces without and with
+        self.total: Tensor | float = 0.0  # (L, 2, D)
+        self.square: Tensor | float = 0.0  # (L, 2, D)
+
+    def add(self, codes: Tensor, labels: Tensor) -> "Moments":
+        """Count a batch. Raises ValueError on labels other than 0, 1 and NaN."""
+        bad = ~(labels.isnan() | (labels == 0) | (labels == 1))
+        if bad.any():
+            raise ValueError(f"expected labels 0, 1 or NaN, got {labels[bad][0].item():g} (-1 and 1 must be mapped)")
+        codes = codes.double()
+        sides = torch.stack([labels == 0, labels == 1], 2).double()  # (n, L, 2)
+        self.count = self.count + sides.sum(0)
+        self.total = self.total + torch.einsum("nls,nd->lsd", sides, codes)
+        self.square = self.square + torch.einsum("nls,nd->lsd", sides, codes.square())
+        if self.num_attributes:
+            self.regression.add(codes, labels[:, : self.num_attributes])
+        return self
+
+    def means(self) -> Tensor:
+        """(L, 2, D); a side without faces raises ValueError."""
+        if (torch.as_tensor(self.count) == 0).any():
+            empty = int((torch.as_tensor(self.count) == 0).any(1).nonzero()[0])
+            raise ValueError(f"label {empty} has no face on one side: no direction can be taken")
+        return self.total / self.count[..., None]
+
+    def mean_directions(self, columns: Sequence[int] | None = None) -> Tensor:
+        """Mean with minus mean without (1807.03039, section 5.1). (L, D)"""
+        means = self.pick(columns).means()
+        return means[:, 1] - means[:, 0]
+
+    def ols_directions(self, ridge: float = 1e-3, columns: Sequence[int] | None = None) -> Tensor:
+        """Least squares over the attributes together: what each moves while the others stay. (A, D)"""
+        regression = self.regression
+        if columns is not None:
+            c = torch.as_tensor(list(columns))
+            r = regression
+            regression = LatentMoments(r.n, r.sum_a[c], r.sum_z, r.aa[c][:, c], r.az[c])
+        return ols_from_moments(regression, ridge)
+
+    def standard_error(self) -> Tensor:
+        """Of each latent of the difference of means, sqrt(var_1 / n_1 + var_0 / n_0). (L, D)"""
+        variance = (self.square / self.count[..., None] - self.means().square()).clamp_min(0)
+        return (variance / self.count[..., None]).sum(1).sqrt()
+
+    def pick(self, columns: Sequence[int] | None) -> "Moments":
+        """The same sums for some of the labels."""
+        if columns is None:
+            return self
+        chosen = Moments(0)
+        c = torch.as_tensor(list(columns))
+        chosen.count, chosen.total, chosen.square = self.count[c], self.total[c], self.square[c]
+        return chosen
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What was learnt of one run's training codes; a row for each of `names`, attributes first, then classes.
+
+    `direction` (L, D) goes from without to with at alpha 1, for a class from neutral where that exists; `class_code`
+    (K, D) are the classes' mean codes; `error` (L, D) the standard error of a difference of means; `count` (L, 2)
+    faces without and with; `reader` (L, F) reads pooled codes (`pooled`), `reader_mean` (L, 2) its means on either
+    side, `auc` (L,) how well it tells validation faces apart. `skipped`: labels without a direction, and why.
+    """
+
+    kind: str
+    names: list[str]
+    direction: Tensor
+    classes: list[str]
+    class_code: Tensor
+    error: Tensor
+    count: Tensor
+    reader: Tensor
+    reader_mean: Tensor
+    auc: Tensor
+    provenance: dict[str, Any]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def row(self, name: str) -> int:
+        """The row of a label. Raises UserError with the reason if it has none."""
+        if name not in self.names:
+            reason = self.skipped.get(name, f"the run knows {', '.join(self.names)}")
+            raise UserError(f"{name} has no direction: {reason}")
+        return self.names.index(name)
+
+
+def label_table(batch: dict[str, Any], meta: dict) -> Tensor:
+    """Labels of a batch as (N, L) in {0, 1, NaN}, attributes first; an unknown class is NaN in each of its columns."""
+    columns = []
+    if meta["attributes"]:
+        columns.append(torch.as_tensor(batch["attr"]).float().cpu())
+    if meta["classes"]:
+        label = torch.as_tensor(batch["label"]).long().cpu()
+        one_hot = F.one_hot(label.clamp_min(0), len(meta["classes"])).float()
+        columns.append(one_hot.masked_fill(label[:, None] < 0, float("nan")))
+    if not columns:
+        raise UserError(f"{meta['dataset']} has neither attributes nor expressions to take directions of")
+    return torch.cat(columns, 1)
+
+
+def label_names(meta: dict) -> list[str]:
+    """The columns of `label_table`."""
+    return [*meta["attributes"], *meta["classes"]]
+
+
+def pooled(eps: Sequence[Tensor]) -> Tensor:
+    """Codes, finest level first, as a reader sees them: each level averaged to at most 4 x 4, times the square root
+    of the area, so that each number keeps unit variance. (N, F)"""
+    parts = []
+    for level in eps:
+        side = max(1, level.shape[-1] // POOLED)
+        parts.append(F.avg_pool2d(level, side).flatten(1) * side)
+    return torch.cat(parts, 1)
+
+
+def fit_directions(
+    moments: Moments, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], meta: dict, kind: str, provenance: dict
+) -> Directions:
+    """Directions of `kind` (ols | mean) from streamed moments; readers from pooled codes and labels, (N, F), (N, L)."""
+    names, skipped = label_names(meta), {}
+    for name, (n0, n1) in zip(names, moments.count.tolist(), strict=True):
+        if min(n0, n1) < MIN_SIDE:
+            skipped[name] = f"{n0:.0f} training faces without it and {n1:.0f} with it, {MIN_SIDE} are needed"
+    kept = [c for c, name in enumerate(names) if name not in skipped]
+    if not kept:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise UserError(f"no label has enough faces on both sides; {reasons}")
+    attributes = [c for c in kept if c < len(meta["attributes"])]
+    classes = [c for c in kept if c >= len(meta["attributes"])]
+    parts = []
+    if attributes:
+        ols = kind == "ols"
+        parts.append(moments.ols_directions(columns=attributes) if ols else moments.mean_directions(attributes))
+    class_code = moments.pick(classes).means()[:, 1] if classes else torch.zeros(0, moments.total.shape[-1])
+    if classes:
+        start = names.index("neutral") if "neutral" in names else -1
+        rest = moments.pick(classes).means()[:, 0]
+        parts.append(class_code - (class_code[classes.index(start)] if start in classes else rest))
+    labels = train[1][:, kept]
+    reader = lda_scores(train[0], labels, SHRINK, [names[c] for c in kept])
+    scores = val[0] @ reader.T
+    return Directions(
+        kind=kind,
+        names=[names[c] for c in kept],
+        direction=torch.cat(parts).float(),
+        classes=[names[c] for c in classes],
+        class_code=class_code.float(),
+        error=moments.pick(kept).standard_error().float(),
+        count=moments.count[kept].long(),
+        reader=reader,
+        reader_mean=class_means(train[0], labels, reader),
+        auc=torch.tensor([area(scores[:, i], val[1][:, c]) for i, c in enumerate(kept)]),
+        provenance=provenance,
+        skipped=skipped,
+    )
+
+
+def area(score: Tensor, label: Tensor) -> float:
+    """Area under the ROC curve of `score` (N,) for `label` (N,) in {0, 1, NaN}; NaN without two sides."""
+    known = label.isfinite()
+    score, label = score[known], label[known]
+    positive = int(label.sum())
+    if positive in (0, len(label)):
+        return float("nan")
+    rank = torch.empty(len(score), dtype=torch.float64)
+    rank[score.argsort()] = torch.arange(1, len(score) + 1, dtype=torch.float64)
+    wins = rank[label == 1].sum() - positive * (positive + 1) / 2
+    return float(wins / (positive * (len(label) - positive)))
+
+
+def shrink_blocks(
+    delta: Tensor, variance: float | Tensor, level_shapes: Sequence[tuple[int, int, int]], tile: int = 4
+) -> Tensor:
+    """Positive-part James-Stein: delta (N, D), coarsest level first, each block of level x channel x tile x tile
+    multiplied by max(0, 1 - (m - 2) variance / |block|^2), m its size; variance: of each latent, a number or (N,).
+
+    Pure noise all but vanishes, what rises above it stays. level_shapes: (C, h, w), finest first.
+    """
+    shapes = list(level_shapes)[::-1]
+    variance = torch.as_tensor(variance, dtype=delta.dtype, device=delta.device).reshape(-1, 1, 1, 1, 1, 1)
+    parts = []
+    for part, (c, h, w) in zip(delta.split([c * h * w for c, h, w in shapes], 1), shapes, strict=True):
+        t = min(tile, h, w)
+        blocks = part.reshape(-1, c, h // t, t, w // t, t)
+        norm = blocks.square().sum((3, 5), keepdim=True).clamp_min(1e-30)
+        parts.append((blocks * (1 - (t * t - 2) * variance / norm).clamp(0, 1)).reshape(part.shape))
+    return torch.cat(parts, 1)
+
+
+def save_directions(directions: Directions, path: Path) -> None:
+    """Tensors and plain values, read back with `weights_only=True`."""
+    with atomic_write(path) as file:
+        torch.save({f.name: getattr(directions, f.name) for f in dataclasses.fields(directions)}, file)
+
+
+def load_directions(path: Path, provenance: dict) -> Directions:
+    """Read directions; those of other weights or another n_bits are refused with the refitting command."""
+    found = Directions(**torch.load(path, map_location="cpu", weights_only=True))
+    for key, what in (("sha256", "other weights"), ("n_bits", "another n_bits")):
+        if found.provenance[key] != provenance[key]:
+            raise UserError(
+                f"{path}: fitted to {what} ({found.provenance[key]!s:.12}, the run has {provenance[key]!s:.12}); refit "
+                f"with python flow/sample.py directions --run-dir {provenance['run']} --kind {found.kind}"
+            )
+    return found

@@ -1,0 +1,281 @@
+"""Modes of `sample.py` that change faces: edit, transfer, interpolate."""
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.photo import AlignedFace, change_mask, paste
+from data.request import parse_names, parse_request
+from engine import Grid, UserError, save_animation
+from engine.grids import save_image
+from flow.directions import Directions
+from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
+from flow.mover import Mover
+from flow.neighbours import Neighbours
+from flow.session import BATCH, Chosen, Session, blocks
+from latents.paths import slerp
+
+GAIN = 1.6  # of a direction, as in openai/glow
+TRANSFER_GAIN = 1.5
+NEIGHBOURS = 400
+
+
+def open_mover(session: Session, args: argparse.Namespace, x: Tensor, table: Tensor) -> Mover:
+    """A mover as the command line asks for it; x, table: the faces that will be moved (local directions need them)."""
+    directions: Directions = session.directions("mean" if args.kind == "mean" else "ols")
+    levels = [int(v) for v in args.levels.split(",")] if args.levels else []
+    if any(not 1 <= v <= len(session.flow.levels) for v in levels):
+        raise UserError(f"--levels {args.levels}: expected numbers from 1 (finest) to {len(session.flow.levels)}")
+    return Mover(
+        session.flow,
+        directions,
+        session.meta,
+        gain=gain_of(args.gain),
+        keep=parse_names(args.keep, session.meta["classes"], session.meta["attributes"]),
+        mask=level_mask(session.flow, levels, torch.device("cpu")) if levels else None,
+        local=Neighbours(session, directions, x, table, args.k) if args.kind == "local" else None,
+    )
+
+
+def gain_of(text: str) -> float | None:
+    """A number, or None for `auto`."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--gain {text}: expected a number or auto") from None
+
+
+def edited(session: Session, mover: Mover, chosen: Chosen, request: object, shares: list[float]) -> Tensor:
+    """Faces moved by shares of the whole step: (len(shares), N, C, H, H), on the CPU."""
+    y = session.y_from(chosen.x, chosen.table)
+    codes = [photo.code.flat().cpu() for _, photo in session.coded(chosen.x, y)]
+    step = mover.step(torch.cat(codes), chosen.table, request)
+    parts = []
+    for rows, photo in session.coded(chosen.x, y):
+        mine = step[rows].to(session.device)
+        parts.append(torch.stack([move(session.flow, photo, s * mine, session.n_bits).cpu() for s in shares]))
+    return torch.cat(parts, 1)
+
+
+def run_edit(args: argparse.Namespace) -> None:
+    """Edit files or faces of the data; write a grid and, for files, the whole photo."""
+    session = Session(args)
+    take_images(args.attr, args.images)
+    take_images(args.keep, args.images)
+    request = parse_request(args.attr, session.meta["classes"], session.meta["attributes"])
+    chosen = session.faces_of(args.images, args.split, args.n, args.eyes)
+    mover = open_mover(session, args, chosen.x, chosen.table)
+    facts = {"attr": str(request), "kind": args.kind, "gain": args.gain, "keep": args.keep, "faces": chosen.names}
+    if args.strip:
+        shares = strip_of(args.strip)
+        images = edited(session, mover, chosen, request, shares)  # (T, N, C, H, H)
+        path = session.write(Grid(images.transpose(0, 1), [], [f"{s:+.2g}" for s in shares]), "edit", **facts)
+        frames = torch.stack([torch.cat(list(frame), 2) for frame in torch.cat([images, images[1:-1].flip(0)])])
+        save_animation(frames, path.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
+        return
+    after = edited(session, mover, chosen, request, [1.0])[0]
+    path = session.write(blocks([chosen.x, after], ["input", str(request)]), "edit", **facts)
+    write_photos(chosen, after, path)
+
+
+def write_photos(chosen: Chosen, after: Tensor, beside: Path) -> None:
+    """The edit of each file in its photo, at the photo's own size; what did not change stays the photo's."""
+    for i, (name, photo) in enumerate(zip(chosen.names, chosen.photos, strict=True)):
+        if isinstance(photo, AlignedFace):
+            mask = change_mask(chosen.x[i : i + 1], after[i : i + 1])
+            path = beside.with_name(f"{beside.stem}_{Path(name).stem}.png")
+            save_image(paste(photo, after[i : i + 1], mask), path)
+            print(f"wrote {path}")
+
+
+def run_transfer(args: argparse.Namespace) -> None:
+    """One row a face, one column an expression (or attribute turned on): the same code under another label."""
+    session = Session(args)
+    require_labels(session)
+    take_images(args.to, args.images)
+    names = label_choice(session, args.to)
+    chosen = session.faces_of(args.images, args.split, args.n, args.eyes)
+    y = session.y_from(chosen.x, chosen.table)
+    if args.source:
+        (source,) = label_choice(session, [args.source])
+        y = session.labels.with_bit(y, session.labels.names.index(source), 1.0)
+    for name, mine in zip(chosen.names, y, strict=True):
+        if session.labels.are_classes and chosen.photos[chosen.names.index(name)] is not None:
+            print(f"{name}: taken for {session.labels.names[int(mine.argmax())]}")
+    columns = [transferred(session, chosen.x, y, name, args.gain) for name in names]
+    grid = Grid(torch.stack([chosen.x, *columns], 1), chosen.names, ["input", *names])
+    path = session.write(grid, "transfer", to=names, gain=args.gain, faces=chosen.names)
+    for name, column in zip(names, columns, strict=True):
+        write_photos(chosen, column, path.with_name(f"{path.stem}_{name}.png"))
+
+
+def transferred(session: Session, x: Tensor, y: Tensor, name: str, gain: float) -> Tensor:
+    """Faces x under y carried to a label -> (N, C, H, H), on the CPU."""
+    k, parts = session.labels.names.index(name), []
+    for _, photo in session.coded(x, y):
+        target = session.labels.with_bit(photo.y, k, 1.0)
+        parts.append(transfer(session.flow, photo, target, gain, session.n_bits).cpu())
+    return torch.cat(parts)
+
+
+def require_labels(session: Session) -> None:
+    """Raise UserError for a run without labels."""
+    if not len(session.labels):
+        raise UserError(
+            f"{session.dir}: was trained without labels (model.condition=none), so it has no classes to carry a face "
+            "to; `sample.py edit` moves along directions instead"
+        )
+
+
+def label_choice(session: Session, words: list[str]) -> list[str]:
+    """Names of labels that the run is conditioned on; `all` or nothing = all of them."""
+    if not words or words == ["all"]:
+        return session.labels.names
+    known = session.labels.names
+    return parse_names(words, *((known, ()) if session.labels.are_classes else ((), known)))
+
+
+def run_interpolate(args: argparse.Namespace) -> None:
+    """A walk between two faces, or a sheet between four, on arcs level by level; --mix: A's coarse, B's fine levels."""
+    session = Session(args)
+    if len(args.faces) not in (2, 4):
+        raise UserError(f"interpolate: expected two or four faces (files or test:12), got {len(args.faces)}")
+    chosen = session.faces_of(args.faces, "test", 0, args.eyes)
+    y = session.y_from(chosen.x, chosen.table)
+    mine = None if y is None else y.to(session.device)
+    photo = encode_photo(session.flow, chosen.x.to(session.device), session.n_bits, mine)
+    if args.mix:
+        images, rows = (
+            mixtures(session, photo.code.eps, y),
+            [f"A from level {n}" for n in range(1, photo_levels(session))],
+        )
+        session.write(Grid(images, rows, ["A", "B", "A coarse, B fine"]), "mix", faces=args.faces)
+        return
+    t = torch.linspace(0, 1, args.n)
+    eps, labels = [sheet(level.flatten(1).cpu(), t) for level in reversed(photo.code.eps)], None
+    rows, columns = eps[0].shape[:2]
+    flat = torch.cat([level.flatten(0, 1) for level in eps], 1)
+    if y is not None:
+        labels = straight(y, t).flatten(0, 1)
+    lost = sheet_of_lost(photo.lost.float().cpu(), t)
+    images = []
+    for start in range(0, len(flat), BATCH):
+        part = slice(start, start + BATCH)
+        here = None if labels is None else labels[part].to(session.device)
+        code = session.flow.unflatten(flat[part].to(session.device))
+        images.append(decode_photo(session.flow, code, session.n_bits, here, lost[part].to(session.device)).cpu())
+    images = torch.cat(images)
+    path = session.write(Grid(images.unflatten(0, (rows, columns))), "interpolate", faces=args.faces)
+    frames = images if rows > 1 else torch.cat([images, images.flip(0)[1:-1]])
+    save_animation(frames, path.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
+
+
+def photo_levels(session: Session) -> int:
+    """L."""
+    return len(session.flow.levels)
+
+
+def sheet(corners: Tensor, t: Tensor) -> Tensor:
+    """Two or four codes (., d) -> (rows, columns, d) on arcs between them, exact at the corners."""
+    if len(corners) == 2:
+        return slerp(corners[0], corners[1], t)[None]
+    left, right = slerp(corners[0], corners[2], t), slerp(corners[1], corners[3], t)
+    return slerp(left, right, t[:, None]).transpose(0, 1)
+
+
+def straight(corners: Tensor, t: Tensor) -> Tensor:
+    """The same for what is mixed linearly: (., K) -> (rows, columns, K)."""
+    if len(corners) == 2:
+        return ((1 - t)[:, None] * corners[0] + t[:, None] * corners[1])[None]
+    left = (1 - t)[:, None] * corners[0] + t[:, None] * corners[2]  # (rows, K)
+    right = (1 - t)[:, None] * corners[1] + t[:, None] * corners[3]
+    return (1 - t)[None, :, None] * left[:, None] + t[None, :, None] * right[:, None]
+
+
+def sheet_of_lost(lost: Tensor, t: Tensor) -> Tensor:
+    """The corners' lost bits (., C, H, H), mixed linearly and rounded: int32, one a picture."""
+    mixed = straight(lost.flatten(1), t).flatten(0, 1).unflatten(1, lost.shape[1:])
+    return mixed.round().to(torch.int32)
+
+
+def mixtures(session: Session, eps: list[Tensor], y: Tensor | None) -> Tensor:
+    """(L - 1, 3, C, H, H): A, B, and A's coarse levels with B's fine ones, cut at each level in turn."""
+    label = None if y is None else y[:1].to(session.device)
+    rows = []
+    for cut in range(1, len(eps)):
+        mixed = [level[1:2] if i < cut else level[:1] for i, level in enumerate(eps)]
+        own = [
+            session.pictures(
+                torch.cat([e[i : i + 1].flatten(1) for e in reversed(eps)], 1), None if y is None else y[i : i + 1]
+            )
+            for i in (0, 1)
+        ]
+        rows.append(torch.cat([*own, decode_photo(session.flow, mixed, session.n_bits, label).cpu()]))
+    return torch.stack(rows)
+
+
+def take_images(words: list[str], images: list[str]) -> None:
+    """Options that take several words swallow the files after them (`--attr Smiling=1 me.jpg`): give them back."""
+    for word in list(words):
+        if re.fullmatch(r"(train|val|test):\d+", word) or "=" not in word and Path(word).suffix:
+            words.remove(word)
+            images.append(word)
+
+
+def strip_of(text: str) -> list[float]:
+    """`-1:2:7` -> seven shares of the whole move, from -1 to 2."""
+    try:
+        first, last, count = text.split(":")
+        return torch.linspace(float(first), float(last), int(count)).tolist()
+    except (ValueError, RuntimeError):
+        raise UserError(f"--strip {text}: expected from:to:number, as -1:2:7") from None
+
+
+def add_faces(parser: argparse.ArgumentParser, n: int = 12) -> None:
+    """Which faces: files, test:N, or the first of a split."""
+    parser.add_argument("images", nargs="*", help="photos, or test:N; none: the first of --split")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of which, without images")
+    parser.add_argument("--n", type=int, default=n, help="how many of them")
+    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
+
+
+def add_edit(parser: argparse.ArgumentParser) -> None:
+    """The options of `edit`."""
+    add_faces(parser)
+    parser.add_argument("--strip", help="from:to:number, shares of the whole move, as -1:2:7")
+    add_move(parser)
+
+
+def add_move(parser: argparse.ArgumentParser) -> None:
+    """The options of every edit, shared with `export`."""
+    asked = "Smiling=1|0|flip|0.7|+1.5, happy"
+    needed = parser.prog.endswith("edit")
+    parser.add_argument(
+        "--attr", nargs="+", action="extend", required=needed, default=None if needed else [], help=asked
+    )
+    parser.add_argument("--kind", choices=["ols", "mean", "local"], default="ols", help="which direction")
+    parser.add_argument("--gain", default=str(GAIN), help="times the direction; auto: each face by its reader")
+    parser.add_argument("--k", type=int, default=NEIGHBOURS, help="neighbours on either side; local only")
+    parser.add_argument("--keep", nargs="*", default=[], help="labels whose directions are left out of the move")
+    parser.add_argument("--levels", help="move only these levels, 1 = finest, as 2,3")
+
+
+def add_transfer(parser: argparse.ArgumentParser) -> None:
+    """The options of `transfer`."""
+    add_faces(parser, 8)
+    parser.add_argument("--to", nargs="*", default=[], help="labels; none: all")
+    parser.add_argument("--from", dest="source", help="the label the faces have; none: theirs, or the density's guess")
+    parser.add_argument("--gain", type=float, default=TRANSFER_GAIN, help="1 is the label itself; more extrapolates")
+
+
+def add_interpolate(parser: argparse.ArgumentParser) -> None:
+    """The options of `interpolate`."""
+    parser.add_argument("faces", nargs="*", help="two or four: files, or test:N")
+    parser.add_argument("--n", type=int, default=9, help="steps along a side")
+    parser.add_argument("--mix", action="store_true", help="A's coarse levels with B's fine ones, cut at each level")
+    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")

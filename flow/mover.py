@@ -1,0 +1,115 @@
+"""From a request to a step in code space: `Smiling=1;Male=flip` and faces in, (N, D) out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from data.request import Move, Request
+from engine import UserError
+from flow.directions import Directions, label_names, pooled
+from flow.model import GlowFlow
+from latents.directions import orthogonalise
+
+GAIN_RANGE = (0.5, 3.0)  # of --gain auto
+FORMS = ("set", "amount", "flip", "step")
+Local = Callable[[Move, Tensor, str | None], Tensor]  # (wish, rows (N,) bool, source class) -> directions (n, D)
+
+
+@dataclass
+class Mover:
+    """Directions of one run, and how far to go along them.
+
+    gain: times every step; None = each face by its reader, to the mean of the side asked for. keep: labels whose
+    directions are left out of the move. mask (D,): 1 where a code may move. local: directions of each face's own
+    neighbours instead of the global ones.
+    """
+
+    flow: GlowFlow
+    directions: Directions
+    meta: dict
+    gain: float | None = 1.6
+    keep: Sequence[str] = ()
+    mask: Tensor | None = None
+    local: Local | None = None
+
+    def step(self, codes: Tensor, table: Tensor, request: Request) -> Tensor:
+        """codes (N, D), labels (N, L) with NaN = unknown -> (N, D). Unknown labels are read from the code."""
+        request.require(*FORMS, method="flow")
+        readings = self.pool(codes) @ self.directions.reader.T  # (N, rows)
+        total = torch.zeros_like(codes)
+        for wish in request:
+            if wish.is_class:
+                move, row, side = self.class_step(readings, table, wish)
+            else:
+                move, row, side = self.attribute_step(readings, table, wish)
+            move = self.allowed(move)
+            total += self.gains(move, readings, row, side)[:, None] * move
+        return total
+
+    def attribute_step(self, readings: Tensor, table: Tensor, wish: Move) -> tuple[Tensor, int, Tensor]:
+        """alpha d for every face, the reader's row, and the side aimed at (N,). Who is there already stays."""
+        row, now = self.directions.row(wish.name), self.sides(readings, table, wish.name)
+        if wish.form == "step":
+            alpha = torch.full_like(now, float(wish.value))
+        else:
+            alpha = (1 - now if wish.form == "flip" else float(wish.value)) - now
+        if self.local is None:
+            d = self.directions.direction[row].expand(len(now), -1)
+        else:
+            d = self.local(wish, torch.ones(len(now), dtype=torch.bool), None)
+        return alpha[:, None] * d, row, (now + alpha).clamp(0, 1)
+
+    def class_step(self, readings: Tensor, table: Tensor, wish: Move) -> tuple[Tensor, int, Tensor]:
+        """Mean code of the expression asked for minus that of the one shown, as far as asked."""
+        d = self.directions
+        if wish.form == "flip":
+            raise UserError(f"{wish}: an expression has no other side; ask for another expression")
+        if wish.form == "set" and wish.value == 0:
+            wish = replace(wish, name="neutral", value=1.0)
+        row, target = d.row(wish.name), d.classes.index(wish.name)
+        source = self.shown(readings, table)
+        move = d.class_code[target] - d.class_code[source]  # (N, D)
+        if self.local is not None:
+            for k in source.unique().tolist():
+                if k != target:
+                    move[source == k] = self.local(wish, source == k, d.classes[k])
+        return float(wish.value) * move, row, torch.full((len(source),), float(wish.value)).clamp(0, 1)
+
+    def gains(self, move: Tensor, readings: Tensor, row: int, side: Tensor) -> Tensor:
+        """(N,): the gain, or for each face the one at which the reader stands at the mean of `side`."""
+        if self.gain is not None:
+            return torch.full((len(move),), self.gain)
+        reader, (without, with_) = self.directions.reader[row], self.directions.reader_mean[row]
+        target = without + side * (with_ - without)
+        reach = self.pool(move) @ reader
+        still = reach.abs() < 1e-6
+        return ((target - readings[:, row]) / reach.masked_fill(still, 1.0)).clamp(*GAIN_RANGE).masked_fill(still, 0.0)
+
+    def sides(self, readings: Tensor, table: Tensor, name: str) -> Tensor:
+        """0 or 1 for each face (N,): its label, or the side on which its reading lies."""
+        row = self.directions.row(name)
+        told = table[:, label_names(self.meta).index(name)]
+        read = (readings[:, row] > self.directions.reader_mean[row].mean()).float()
+        return torch.where(told.isnan(), read, told)
+
+    def shown(self, readings: Tensor, table: Tensor) -> Tensor:
+        """The expression of each face (N,), a place in `directions.classes`: its label, or the furthest reading."""
+        d, names = self.directions, label_names(self.meta)
+        rows = [d.names.index(name) for name in d.classes]
+        without, with_ = d.reader_mean[rows].unbind(1)
+        read = ((readings[:, rows] - without) / (with_ - without)).argmax(1)
+        told = table[:, [names.index(name) for name in d.classes]]
+        return torch.where(told.nan_to_num().sum(1) > 0, told.nan_to_num().argmax(1), read)
+
+    def allowed(self, move: Tensor) -> Tensor:
+        """The move without what `keep` and `mask` forbid."""
+        if self.keep:
+            kept = self.directions.direction[[self.directions.row(name) for name in self.keep]]
+            move = orthogonalise(move, kept)
+        return move if self.mask is None else move * self.mask
+
+    def pool(self, codes: Tensor) -> Tensor:
+        """(N, D) -> what readers see, (N, F)."""
+        return pooled(self.flow.unflatten(codes))
