@@ -54,7 +54,8 @@ def recon(args: argparse.Namespace) -> None:
     x = faces.take(chosen.numpy(), session.device)["image"]
     x_hat = session.reconstruct(x)
     images = torch.stack([x.cpu(), x_hat, (2 * (x.cpu() - x_hat).abs() - 1).clamp(max=1)])
-    captions = [f"{kind} {level[i]:.1f} dB" for kind, i in zip(["any"] * n + ["worst"] * n, chosen, strict=False)]
+    captions = [f"{value:.1f} dB" for value in level[chosen].tolist()]
+    captions[-n:] = [f"worst\n{caption}" for caption in captions[-n:]]
     grid = Grid(images, ["input", "from mu", "error x 4"], captions)
     session.write(grid, "recon", split=args.split, images=len(level), psnr=round(level.mean().item(), 3))
     print(f"PSNR {level.mean():.2f} dB over {len(level)} {args.split} faces, unweighted")
@@ -136,18 +137,18 @@ def average(args: argparse.Namespace) -> None:
             raise UserError(f"--attr all: {session.meta['dataset']} has no expressions; name attributes instead")
         codes_of, counts = mean_faces([rows for _, rows in sides], codes.mu, args.equal_counts, session.generator)
         columns = [f"{name} n {n}" for (name, _), n in zip(sides, counts, strict=True)]
-        session.write(Grid(session.decode(codes_of)[None], [said], columns), "average", given=args.given)
+        session.write(Grid(session.decode(codes_of)[None], [said.strip(", ")], columns), "average", given=args.given)
         return
     rows, captions = [], []
     for request in args.attr:
-        with_rows, name = rows_with(codes, session.meta, [request])
+        with_rows, _ = rows_with(codes, session.meta, [request])
         without_rows = rows_with(codes, session.meta, [opposite(request)])[0]
         ends, counts = mean_faces(
             [given & without_rows, given & with_rows], codes.mu, args.equal_counts, session.generator
         )
         images = session.decode(ends)
         rows.append(torch.cat([images, (images[1:] - images[:1]).clamp(-1, 1)]))
-        captions.append(f"{name}{said}\nn {counts[0]} and {counts[1]}")
+        captions.append(f"{request}{said}\nn {counts[0]} and {counts[1]}")
     grid = Grid(torch.stack(rows), captions, ["without", "with", "difference"])
     session.write(grid, "average", attr=args.attr, given=args.given, equal_counts=args.equal_counts)
 

@@ -132,5 +132,5 @@ def rows_with(codes: Codes, meta: dict, requests: Sequence[str]) -> tuple[Tensor
         asked = parse_request(text if "=" in text else f"{text}=1", meta["classes"], meta["attributes"])
         for move in asked.require("set", method="a group of faces"):
             rows &= codes.labels[:, names.index(move.name)] == move.value
-            said += f" {move.name}" if move.value else f" not {move.name}"
+            said += f", {move.name}" if move.value else f", not {move.name}"
     return rows, said
