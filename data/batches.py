@@ -15,6 +15,14 @@ Batch = dict[str, Tensor]
 CHUNK_BYTES = 1 << 28  # copied to the GPU at a time
 
 
+def resolve(device: str | torch.device) -> torch.device:
+    """The device with its number: a tensor on "cuda" says that it is on cuda:0."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 class Shelf:
     """Pictures and labels of a pack, shared by its train, val and test sets; one copy for each device."""
 
@@ -126,7 +134,7 @@ class Batches:
         self.shelf, self.order, self.partners = shelf, order, partners
         self.augment = augment or None
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.device = torch.device(device)
+        self.device = resolve(device)
         self.step = first_step
         self.stride = stride
         images, _ = shelf.on(self.device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from data.batches import Augment, Batch, Batches, Shelf, assemble
+from data.batches import Augment, Batch, Batches, Shelf, assemble, resolve
 from data.config import DataConfig
 from data.emotions import canonical, nearest
 from data.order import Draw, Order, Partners, mixed
@@ -80,7 +80,7 @@ class FaceSet:
 
     def take(self, places: np.ndarray, device: str | torch.device = "cpu") -> Batch:
         """The faces at these places (N,) of the set, unflipped."""
-        device = torch.device(device)
+        device = resolve(device)
         rows = self.rows[np.asarray(places, np.int64)]
         draw = Draw(rows, np.zeros(len(rows), bool), np.zeros(len(rows), np.int64))
         batch = self._plain(rows, draw, device)
@@ -143,9 +143,10 @@ def build_faces(cfg: DataConfig) -> Faces:
     Raises:
         UserError: raw files are missing or not as expected; a class or attribute is not in the set.
     """
-    if cfg.sets:
-        return _build_two(cfg)
-    pack = open_pack(cfg)
+    return _build_two(cfg) if cfg.sets else _build_one(cfg, open_pack(cfg))
+
+
+def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
     names, labels, wanted = _labels(cfg, pack)
     split, notes = _complete_split(cfg, pack)
     rows, more = _rows(cfg, pack, split, wanted)
@@ -169,7 +170,16 @@ def _build_two(cfg: DataConfig) -> Faces:
     parts = []
     for place, name in enumerate(cfg.sets):
         root = cfg.roots[place] if cfg.roots else ""
-        parts.append(build_faces(replace(cfg, dataset=name, root=root, sets=[], roots=[])))
+        own = replace(cfg, dataset=name, root=root, sets=[], roots=[])
+        pack = open_pack(own)
+        # A choice of expressions is not for the set that has none, and so with attributes.
+        own = replace(
+            own,
+            classes=own.classes if pack.meta["classes"] else [],
+            attributes=own.attributes if pack.meta["attributes"] else [],
+            balanced=own.balanced and bool(pack.meta["classes"]),
+        )
+        parts.append(_build_one(own, pack))
     first, second = parts[0].meta, parts[1].meta
     if first["channels"] != second["channels"]:
         raise UserError(

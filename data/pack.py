@@ -266,7 +266,9 @@ def cut(picture: np.ndarray, box: tuple[float, ...], size: int, channels: int) -
     else:
         image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
     if (right - left, bottom - top) != (size, size) or left != int(left) or top != int(top):
-        image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+        # Both are antialiased; Hamming halves a picture as well as bicubic does, in half the time.
+        smooth = Image.Resampling.HAMMING if right - left >= size else Image.Resampling.BICUBIC
+        image = image.resize((size, size), smooth, box=(left, top, right, bottom))
     elif image.size != (size, size):
         image = image.crop((int(left), int(top), int(right), int(bottom)))
     array = np.asarray(image)

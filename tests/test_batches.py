@@ -255,9 +255,9 @@ def test_two_sets_take_turns(tmp_path):
     layouts.write_celeba(tmp_path / "celeba", n=24)
     layouts.write_folders(tmp_path / "folder", ["happy", "sad", "contempt"])
     roots = [str(tmp_path / name) for name in ("celeba", "folder")]
-    cfg = DataConfig(sets=["celeba", "folder"], roots=roots, image_size=32)
-    faces = build_faces(cfg)
-    assert faces.meta["classes"] == ["happy", "sad", "contempt"] and len(faces.meta["attributes"]) == 40
+    wanted = {"classes": ["happy", "sad", "contempt"], "attributes": layouts.ATTRIBUTES[:5], "balanced": True}
+    faces = build_faces(DataConfig(sets=["celeba", "folder"], roots=roots, image_size=32, **wanted))
+    assert faces.meta["classes"] == ["happy", "sad", "contempt"] and len(faces.meta["attributes"]) == 5
     assert [part["dataset"] for part in faces.meta["sets"]] == ["celeba", "folder"]
     batches = list(itertools.islice(faces.train.batches(4), 6))
     assert [int(batch["source"][0]) for batch in batches] == [0, 1, 0, 1, 0, 1]

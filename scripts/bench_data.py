@@ -1,0 +1,187 @@
+"""How fast the data come, beside torchvision's CelebA with a DataLoader, in one run on one machine.
+
+    python scripts/bench_data.py                       # on drawn faces in CelebA's layout
+    python scripts/bench_data.py --root datasets/celeba --images 20000
+
+Prints one line for each bar: batches from a pack (20 times the DataLoader), packing (once its rate of one pass), memory
+of packing (flat in the number of images) and, on a GPU, the loader's share of a VAE step (under 3 %).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import DataConfig, build_faces
+from data.pack import open_pack
+
+SIZE, CROP, BATCH = 64, 148, 64
+ROWS = {
+    "list_attr_celeba.txt": ("{n}\nSmiling Male \n", "{name} 1 -1\n"),
+    "list_landmarks_align_celeba.txt": (
+        "{n}\n" + " ".join(f"p{k}" for k in range(10)) + "\n",
+        "{name} 69 111 108 111 88 135 73 152 105 152\n",
+    ),
+    "list_bbox_celeba.txt": ("{n}\nimage_id x_1 y_1 width height\n", "{name} 95 71 226 313\n"),
+    "list_eval_partition.txt": ("", "{name} 0\n"),
+    "identity_CelebA.txt": ("", "{name} 1\n"),
+}
+PACK_MEMORY = """
+import resource, sys
+import numpy as np
+import data
+from data import DataConfig, RawFaces
+from data.pack import open_pack
+from data.raw import Index
+class Repeated(RawFaces):
+    options = ("num_train",)
+    def fingerprint(self): return ""
+    def build_index(self): return Index(np.zeros(self.cfg.num_train, np.int8), {})
+    def read(self, i): return np.full((64, 64, 3), i % 251, np.uint8)
+data.READERS["folder"] = Repeated
+open_pack(DataConfig(dataset="folder", cache=sys.argv[1], num_train=int(sys.argv[2])))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def write_layout(folder: Path, source: Path | None, count: int) -> int:
+    """CelebA's five text files and `count` images: links to real ones, or copies of 128 drawn faces. -> how many."""
+    images = folder / "celeba" / "img_align_celeba"
+    images.mkdir(parents=True)
+    if source:
+        files = sorted(path for path in source.iterdir() if path.suffix == ".jpg")[:count]
+        for path in files:
+            (images / path.name).symlink_to(path.resolve())
+        names = [path.name for path in files]
+    else:
+        names = [f"{i + 1:06d}.jpg" for i in range(count)]
+        drawn = drawn_jpegs(128)
+        for i, name in enumerate(names):
+            (images / name).write_bytes(drawn[i % len(drawn)])
+    for file, (head, row) in ROWS.items():
+        text = head.format(n=len(names)) + "".join(row.format(name=name) for name in names)
+        (folder / "celeba" / file).write_text(text)
+    return len(names)
+
+
+def drawn_jpegs(count: int) -> list[bytes]:
+    """Drawn faces of 178 x 218 px as JPEG files."""
+    import io
+
+    from PIL import Image
+
+    from data import synthetic
+
+    files = []
+    for x in synthetic.render(synthetic.factors(0, np.arange(count) * 10), 218):
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(x.transpose(1, 2, 0)[:, 20:198])).save(buffer, "JPEG", quality=95)
+        files.append(buffer.getvalue())
+    return files
+
+
+def rate(batches: Iterable, seconds: float, warm: int = 3) -> float:
+    """Images per second after `warm` batches, until the stream or the time is over."""
+    count, start = 0, time.perf_counter()
+    for number, batch in enumerate(batches):
+        images = batch["image"] if isinstance(batch, dict) else batch[0]
+        if number < warm:
+            start = time.perf_counter()
+            continue
+        count += len(images)
+        if time.perf_counter() - start > seconds:
+            break
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return count / (time.perf_counter() - start)
+
+
+def torchvision_loader(root: Path, workers: int) -> Iterable:
+    """The usual way: decode, crop, resize, scale every image in every epoch."""
+    import torchvision.transforms as T
+    from torchvision.datasets import CelebA
+
+    CelebA._check_integrity = lambda self: True  # the md5 sums are those of the official files
+    steps = [
+        T.CenterCrop(CROP),
+        T.Resize(SIZE),
+        T.ToTensor(),
+        T.RandomHorizontalFlip(),
+        T.Normalize([0.5] * 3, [0.5] * 3),
+    ]
+    faces = CelebA(root, split="all", target_type="attr", transform=T.Compose(steps))
+    return torch.utils.data.DataLoader(faces, BATCH, shuffle=True, num_workers=workers, persistent_workers=True)
+
+
+def peak_memory(folder: Path, count: int) -> float:
+    """Peak resident memory in MB of a process that packs `count` images."""
+    command = [sys.executable, "-c", PACK_MEMORY, str(folder), str(count)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def vae_share(cfg: DataConfig) -> str:
+    """The loader's share of a training step of vae/'s default network on the GPU."""
+    from engine.config import load_config
+    from vae.config import Config
+    from vae.train import BetaVAE
+
+    faces = build_faces(cfg)
+    method = BetaVAE(load_config(Config), faces.meta).to("cuda").train()
+    stream = faces.train.batches(BATCH, device="cuda")
+    batch = next(stream)
+
+    def seconds(action, steps: int = 200) -> float:
+        for step in range(10):
+            action(step)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for step in range(steps):
+            action(step)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) / steps
+
+    fixed = seconds(lambda step: method.step(batch, step))
+    loaded = seconds(lambda step: method.step(next(stream), step))
+    return f"loader's share of a VAE step: {max(0, loaded - fixed) / loaded:.1%} of {loaded * 1e3:.2f} ms (bar < 3 %)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="folder with img_align_celeba/; default: drawn faces")
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    args = parser.parse_args()
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        count = write_layout(folder, args.root / "img_align_celeba" if args.root else None, args.images)
+        print(f"{count:,} images of CelebA's layout at {SIZE} px, batches of {BATCH}, {workers} cores, "
+              f"{torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
+        loader = torchvision_loader(folder, workers)
+        theirs = rate(loader, args.seconds)
+        print(f"torchvision + DataLoader({workers} workers): {theirs:,.0f} images/s")
+        cfg = DataConfig(
+            dataset="celeba", root=str(folder), cache=str(folder / "cache"), image_size=SIZE, crop=str(CROP)
+        )
+        start = time.perf_counter()
+        open_pack(cfg)
+        packing = count / (time.perf_counter() - start)
+        print(f"packing: {packing:,.0f} images/s = {packing / theirs:.2f} x (bar 1)")
+        for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+            ours = rate(build_faces(cfg).train.batches(BATCH, device=device), args.seconds)
+            print(f"batches from the pack on {device}: {ours:,.0f} images/s = {ours / theirs:.1f} x (bar 20)")
+        few, many = peak_memory(folder / "cache", 500), peak_memory(folder / "cache", 50_000)
+        print(f"peak memory of packing 500 images {few:.0f} MB, 50,000 images {many:.0f} MB (bar: flat)")
+        if torch.cuda.is_available():
+            print(vae_share(cfg))
+
+
+if __name__ == "__main__":
+    main()
