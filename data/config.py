@@ -3,9 +3,11 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.errors import UserError
+
+Dataset = Literal["synthetic", "celeba", "fer2013", "tfd", "folder"]
 
 
 @dataclass
@@ -13,7 +15,7 @@ class DataConfig:
     """What a run sees. Options that a data set does not know are without effect there."""
 
     # Which faces, and where.
-    dataset: Literal["synthetic", "celeba", "fer2013", "tfd", "folder"] = "synthetic"  # synthetic = drawn, no download
+    dataset: Dataset = "synthetic"  # synthetic = drawn, no download
     root: str = ""  # folder (or .csv, .mat) with the raw files; "" = datasets/<dataset>
     cache: str = ""  # folder of the packs; "" = $FACES_CACHE, else ~/.cache/faces
     sets: list[str] = field(default_factory=list)  # two that take turns, as [celeba, folder]; [] = dataset alone
@@ -85,7 +87,9 @@ class DataConfig:
         for name in ("classes", "attributes"):
             names = getattr(self, name)
             _require(len(set(names)) == len(names), name, "each name once", names)
-        _require(len(self.sets) in (0, 2), "sets", "two names, as [celeba, folder]", self.sets)
+        known = get_args(Dataset)
+        good = len(self.sets) in (0, 2) and all(name in known for name in self.sets)
+        _require(good, "sets", f"two of {', '.join(known)}, as [celeba, folder]", self.sets)
         _require(len(self.roots) in (0, 2), "roots", "two folders, in the order of sets", self.roots)
         _require(not (self.pair and self.sets), "pair", "false where two sets take turns", self.pair)
         if self.dataset == "synthetic" and self.pair and not self.sets:

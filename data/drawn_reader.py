@@ -28,6 +28,9 @@ class DrawnFaces(RawFaces):
         self.channels = 1 if cfg.grayscale else 3
         asked = (cfg.num_train, cfg.num_val, cfg.num_test)
         self.sizes = [n or default for n, default in zip(asked, DEFAULT_SIZES, strict=True)]
+        # Index of each row in `data.synthetic`, and whether it is the second face of a pair.
+        self.numbers = np.concatenate([self._numbers(part) for part in (TRAIN, VAL, TEST)])
+        self.second = np.concatenate([np.arange(size) % 2 == 1 for size in self.sizes])
 
     def fingerprint(self) -> str:
         """Changes when the drawing code changes."""
@@ -37,8 +40,6 @@ class DrawnFaces(RawFaces):
 
     def build_index(self) -> Index:
         split = np.repeat(np.array([TRAIN, VAL, TEST], dtype=np.int8), self.sizes)
-        self.numbers = np.concatenate([self._numbers(part) for part in (TRAIN, VAL, TEST)])
-        self.second = np.concatenate([np.arange(size) % 2 == 1 for size in self.sizes])
         chunks = [self._facts(rows) for rows in np.array_split(np.arange(len(split)), max(1, len(split) // 2048))]
         labels = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
         names = {
@@ -51,7 +52,7 @@ class DrawnFaces(RawFaces):
         return self.read_many([i])[0]
 
     def read_many(self, rows: Sequence[int]) -> list[np.ndarray]:
-        faces = synthetic.render(self._factors(np.asarray(rows)), self.cfg.image_size, self.cfg.grayscale)
+        faces = synthetic.render(self.factors_of(np.asarray(rows)), self.cfg.image_size, self.cfg.grayscale)
         return list(faces.transpose(0, 2, 3, 1))
 
     def _numbers(self, part: int) -> np.ndarray:
@@ -64,8 +65,9 @@ class DrawnFaces(RawFaces):
     def _per_identity(self) -> int:
         return self.cfg.per_identity // 2 if self.cfg.pair else self.cfg.per_identity
 
-    def _factors(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        cfg = self.cfg
+    def factors_of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Factors (`data.synthetic`) of these pack rows (N,), a batch's `index`: edited and rendered they are the truth."""
+        cfg, rows = self.cfg, np.asarray(rows, np.int64)
         drawn = synthetic.factors(
             cfg.seed,
             self.numbers[rows],
@@ -73,7 +75,7 @@ class DrawnFaces(RawFaces):
             prior=cfg.prior,
             independent=cfg.independent,
             classes=self.num_classes,
-            intensity=tuple(cfg.intensity),
+            intensity=(cfg.intensity[0], cfg.intensity[1]),
         )
         return self._second_of_pairs(drawn, rows) if cfg.pair else drawn
 
@@ -91,7 +93,7 @@ class DrawnFaces(RawFaces):
         return result
 
     def _facts(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        drawn = self._factors(rows)
+        drawn = self.factors_of(rows)
         size = self.cfg.image_size
         facts = {
             "label": drawn["expr"].astype(np.int64),

@@ -212,11 +212,11 @@ def _usage_by_name(name: str) -> int | None:
 def _split_of_counted_names(entries: list[Entry], label: np.ndarray, split: np.ndarray) -> np.ndarray:
     """A whole test folder of `im<k>.png` counts PublicTest first, then PrivateTest, class by class."""
     test = np.flatnonzero(split == TEST)
-    numbers = [re.fullmatch(r"im(\d+)", entries[row].path.stem) for row in test]
+    numbers = [entries[row].path.stem.removeprefix("im") for row in test]
     whole = np.bincount(label[test], minlength=7).tolist() == np.add(PUBLIC_COUNTS, PRIVATE_COUNTS).tolist()
-    if not whole or not all(numbers):
+    if not whole or not all(number.isdigit() for number in numbers):
         return split
-    public = [int(match.group(1)) < PUBLIC_COUNTS[label[row]] for match, row in zip(numbers, test, strict=True)]
+    public = [int(number) < PUBLIC_COUNTS[label[row]] for number, row in zip(numbers, test, strict=True)]
     split = split.copy()
     split[test[public]] = VAL
     return split

@@ -13,6 +13,7 @@ from PIL import Image
 
 import data.pack as packs
 from data import DataConfig, build_faces
+from data.drawn_reader import DrawnFaces
 from data.pack import BLACK, FLAT, crop_box, cut, open_pack
 from engine.errors import UserError
 from tests import layouts
@@ -307,6 +308,10 @@ def test_drawn_pairs_are_the_right_answer():
     assert (batch["pair_identity"] == batch["identity"]).all() and (batch["pair_label"] != batch["label"]).all()
     batch = next(faces.test.once(10))
     assert set((batch["index"] ^ batch["pair_index"]).tolist()) == {1}  # neighbours in the pack
+    rows = batch["index"].numpy()
+    reader = DrawnFaces(DataConfig(image_size=32, num_train=40, num_val=10, num_test=10, pair=True))
+    again = synthetic.render(reader.factors_of(rows), 32)
+    np.testing.assert_array_equal(((batch["image"] + 1) * 127.5).round(), again)
     f = synthetic.factors(0, np.arange(5) + synthetic.SPLIT_OFFSET["test"] * 5, per_identity=5)
     for number in range(5):
         one = {key: value[number : number + 1] for key, value in f.items()}

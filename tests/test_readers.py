@@ -487,7 +487,12 @@ def test_unknown_names_get_their_nearest(celeba, tmp_path, fer, key, value):
     "options",
     [
         *({"image_size": 16}, {"crop": "half"}, {"crop": [0, 0, 10, 20]}, {"fold": 5}, {"labels": "soft"}),
-        *({"augment_crop": 2}, {"intensity": [1, 0]}, {"per_identity": 3, "pair": True}, {"sets": ["celeba"]}),
+        *(
+            {"augment_crop": 2},
+            {"intensity": [1, 0]},
+            {"per_identity": 3, "pair": True},
+            {"sets": ["celeba", "celebb"]},
+        ),
         {"classes": ["happy", "happy"]},
     ],
 )
