@@ -74,8 +74,8 @@ def back(s: Scene) -> None:
         r = np.sqrt(x * x + y * y + 1e-6)
         cover = v.cov(r - 0.20)
         v.paint(cover, "hair")
-        v.paint(cover * np.clip(0.2 + 3.2 * r * r * 4 - 1.1 * v.lx * x + 0.25 * np.sin(30 * r) * v.fade(30), 0, 0.9),
-                "hair_shade")  # fmt: skip
+        wound = 0.25 * np.sin(30 * r) * v.fade(30)
+        v.paint(cover * np.clip(0.2 + 12.8 * r * r - 1.1 * v.lx * x + wound, 0, 0.9), "hair_shade")
         v.paint(cover * 0.7 * v.bump(0.07 * v.lx, -v.bu - 0.17, 0.10, 0.06, v.X), "hair_shine")
 
 

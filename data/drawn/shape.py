@@ -47,7 +47,6 @@ def _outline(f: Rows, A) -> dict:
         "bl": 0.80 + 0.045 * f.face_h + 0.035 * f.chin + 0.022 * m + 0.060 * A(26) + 0.085 * A(27) - 0.012 * A(17),
         "c": np.clip(0.24 + 0.20 * m + 0.13 * f.jaw, 0, 0.62),
         "tp": np.clip(0.17 - 0.085 * m + 0.07 * f.taper - 0.10 * cheek, 0.03, 0.34),
-        "hy": -0.50 + 0.035 * f.hairline - 0.11 * f.receding,
     }
 
 
