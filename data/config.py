@@ -31,6 +31,7 @@ class DataConfig:
     # Which rows and labels of a pack.
     classes: list[str] = field(default_factory=list)  # expressions to keep, in this order; [] = all
     attributes: list[str] = field(default_factory=list)  # attributes to keep, in this order; [] = all
+    label_attribute: str = ""  # an attribute that serves as expression, for sets without: Smiling = neutral, happy
     num_train: int = 0  # faces; 0 = all of a real set, 20,000 drawn ones
     num_val: int = 0  # faces; 0 = all, or 2,000 drawn ones
     num_test: int = 0  # faces; 0 = all, or 2,000 drawn ones

@@ -66,7 +66,7 @@ class DrawnFaces(RawFaces):
         return self.cfg.per_identity // 2 if self.cfg.pair else self.cfg.per_identity
 
     def factors_of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Factors (`data.synthetic`) of these pack rows (N,), a batch's `index`: edited and rendered they are the truth."""
+        """Factors (`data.synthetic`) of pack rows (N,), a batch's `index`: edited and rendered they are the truth."""
         cfg, rows = self.cfg, np.asarray(rows, np.int64)
         drawn = synthetic.factors(
             cfg.seed,

@@ -201,13 +201,14 @@ def _build_two(cfg: DataConfig) -> Faces:
 
 def _labels(cfg: DataConfig, pack: Pack) -> tuple[dict, dict[str, np.ndarray], np.ndarray]:
     """Names, labels as batches hold them (N rows), and (N,) bool: the row's class is among those asked for."""
-    stored, labels = pack.labels, {}
+    labels: dict[str, np.ndarray] = {}
+    stored, known = _with_expression(cfg, pack)
     wanted = np.ones(len(stored["split"]), bool)
-    classes = _choose(cfg, "classes", pack.meta["classes"])
+    classes = _choose(cfg, "classes", known)
     attributes = _choose(cfg, "attributes", pack.meta["attributes"])
     if "label" in stored:
-        old = np.array([pack.meta["classes"].index(name) for name in classes], np.int64)
-        new = np.full(len(pack.meta["classes"]) + 1, -1, np.int64)  # the last place serves -1
+        old = np.array([known.index(name) for name in classes], np.int64)
+        new = np.full(len(known) + 1, -1, np.int64)  # the last place serves -1
         new[old] = np.arange(len(old))
         labels["label"] = new[stored["label"]]
         wanted = (labels["label"] >= 0) | (stored["label"] < 0)
@@ -225,6 +226,18 @@ def _labels(cfg: DataConfig, pack: Pack) -> tuple[dict, dict[str, np.ndarray], n
     if cfg.landmarks == "file":
         labels["landmarks"] = _found_landmarks(pack)
     return {"classes": classes, "attributes": attributes}, labels, wanted
+
+
+def _with_expression(cfg: DataConfig, pack: Pack) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The pack's labels and class names; with `label_attribute` the label is that attribute's value."""
+    name, known = cfg.label_attribute, pack.meta["attributes"]
+    if not name:
+        return pack.labels, pack.meta["classes"]
+    if name not in known:
+        raise UserError(f"data.label_attribute: {cfg.dataset} has no '{name}'; the nearest are {nearest(name, known)}")
+    label = pack.labels["attr"][:, known.index(name)].astype(np.int64)
+    classes = ["neutral", "happy"] if name == "Smiling" else [f"not_{name}", name]
+    return {**pack.labels, "label": label}, classes
 
 
 def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
@@ -344,7 +357,7 @@ def _meta(cfg: DataConfig, pack: Pack, names: dict, labels: dict, sets: list[Fac
     eyes = [cfg.eyes[:2], cfg.eyes[2:]] if cfg.eyes else _mean_eyes(labels) or stored["eyes"]
     choice = [
         *(names["classes"], names["attributes"], cfg.merge_val, cfg.drop_bad, cfg.dedup, cfg.labels, cfg.landmarks),
-        *(cfg.split, cfg.fold, cfg.pair, [len(part) for part in sets]),
+        *(cfg.split, cfg.fold, cfg.pair, cfg.label_attribute, [len(part) for part in sets]),
     ]
     keys = ["image", *labels, "index"]
     if cfg.pair:

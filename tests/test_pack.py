@@ -232,6 +232,21 @@ def test_attribute_subset_keeps_its_order(cfg):
     assert faces.meta["attributes"] == ["Smiling", "Male"]
 
 
+def test_an_attribute_serves_as_expression(cfg):
+    """Persons photographed neutral and smiling, in CelebA's layout, give pairs."""
+    truth = layouts.write_celeba(Path(cfg.root))
+    cfg.label_attribute, cfg.pair = "Smiling", True
+    smiling = truth["attr"][:, layouts.ATTRIBUTES.index("Smiling")] > 0
+    faces = build_faces(cfg)
+    assert faces.meta["classes"] == ["neutral", "happy"]
+    np.testing.assert_array_equal(faces.train.labels["label"], smiling[faces.train.rows])
+    batch = next(faces.train.batches(8))
+    assert (batch["pair_label"] == 1 - batch["label"]).all() and (batch["pair_identity"] == batch["identity"]).all()
+    cfg.label_attribute = "Smilling"
+    with pytest.raises(UserError, match="nearest are Smiling"):
+        build_faces(cfg)
+
+
 def test_meta_is_plain_and_complete(cfg):
     meta = build_faces(cfg).meta
     assert json.loads(json.dumps(meta)) == meta
