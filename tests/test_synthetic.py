@@ -147,6 +147,7 @@ def test_bytes_do_not_depend_on_the_batch(size, grey):
     np.testing.assert_array_equal(render(take(f, slice(5, n)), size, grey), whole[5:])
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_in_another_process():
     code = (
         "import hashlib, numpy as np; from data.synthetic import factors, render;"
