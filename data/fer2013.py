@@ -150,9 +150,10 @@ class FER2013(RawFaces):
 def _read_csv(path: Path, number: int, rows: Rows) -> None:
     """Note where the pixels of each row are; the pixels themselves are read when they are packed."""
     with open(path, "rb") as file:
-        header = [name.strip().strip('"').strip().lower() for name in file.readline().decode("utf-8-sig").split(",")]
+        first = file.readline(10_000).decode("utf-8-sig", errors="replace")
+        header = [name.strip().strip('"').strip().lower() for name in first.split(",")]
         if "pixels" not in header:
-            raise UserError(f"{path}, line 1: no column 'pixels' (found {', '.join(header)[:80]}); expected "
+            raise UserError(f"{path}, line 1: no column 'pixels' (found {', '.join(header)[:80]!r}); expected "
                             "emotion,pixels,Usage as in Kaggle's fer2013.csv")  # fmt: skip
         if "emotion" not in header and path.name != "test.csv":
             raise UserError(f"{path}, line 1: no column 'emotion'; only test.csv comes without it")
@@ -179,7 +180,7 @@ def _note_row(
     rows.length.append(len(inner))
     rows.line.append(line_number)
     rows.label.append(_label(cells[places["emotion"]], where) if "emotion" in places else -1)
-    usage = cells[places["usage"]].decode().strip().strip('"') if "usage" in places else ""
+    usage = cells[places["usage"]].decode(errors="replace").strip().strip('"') if "usage" in places else ""
     if usage not in USAGES and "usage" in places:
         raise UserError(f"{where}: Usage '{usage[:40]}'; expected Training, PublicTest or PrivateTest")
     rows.usage.append(usage)
@@ -224,7 +225,7 @@ def _split_of_counted_names(entries: list[Entry], label: np.ndarray, split: np.n
 
 def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
     """(N, 10) votes, joined by row: the numbers in FER+'s image names drift away from the rows of fer2013.csv."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     absent = [name for name in ("Usage", *FERPLUS_COLUMNS) if name not in header]
     if absent:

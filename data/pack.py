@@ -68,11 +68,20 @@ def open_pack(cfg: DataConfig) -> Pack:
     folder = pack_folder(cfg, reader_class)
     source = reader.fingerprint()
     if not _is_complete(folder, source):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        _make_cache(folder.parent)
         with lock(folder.parent / f"{folder.name}.lock", wait=True, message="is being filled"):
             if not _is_complete(folder, source):
                 _make(folder, reader, cfg, source)
     return _load(folder)
+
+
+def _make_cache(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); set data.cache to a folder for packs") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written; set data.cache to a folder for packs")
 
 
 def pack_folder(cfg: DataConfig, reader_class: type[RawFaces]) -> Path:

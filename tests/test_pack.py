@@ -172,6 +172,13 @@ def test_a_set_that_cannot_be_read_is_refused(cfg):
     assert not list(Path(cfg.cache).glob("celeba*/meta.json"))
 
 
+def test_a_cache_that_cannot_be_made_is_named(cfg, tmp_path):
+    (tmp_path / "file").write_text("")
+    cfg.cache = str(tmp_path / "file" / "cache")
+    with pytest.raises(UserError, match="set data.cache"):
+        open_pack(cfg)
+
+
 # Which rows
 
 

@@ -279,6 +279,11 @@ def test_fer_faults(tmp_path, fer, change, parts):
     assert "fer2013.csv" in said and all(part in said for part in parts), said
 
 
+def test_fer_root_is_a_zip(tmp_path):
+    (tmp_path / "fer.zip").write_bytes(layouts.encoded(layouts.pictures(1, 90, 90)[0]))
+    assert "no column 'pixels'" in sentence(lambda: reader("fer2013", tmp_path / "fer.zip").index)
+
+
 @pytest.mark.parametrize(
     "old, new, reason", [("", "300 ", "2305 pixels"), ("first", "300", "above 255"), ("first", "x", "whole numbers")]
 )
