@@ -6,8 +6,9 @@ from torch import Tensor
 
 from data.request import parse_request
 from engine import UserError
+from latents.directions import knn_vectors
 from vae.attributes import Codes, fit_vectors
-from vae.edit import Editor, take_images
+from vae.edit import Editor, pair_vectors, take_images
 
 ATTRIBUTES, CLASSES = ["Smiling", "Male"], ["happy", "sad", "neutral"]
 META = {"dataset": "toy", "attributes": ATTRIBUTES, "classes": CLASSES}
@@ -71,7 +72,7 @@ def test_known_labels_decide_a_flip_and_unknown_ones_are_read() -> None:
     assert torch.allclose(e.move(codes.mu, ask("Smiling=flip")) @ score, means[(1 - read).long()], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["ols", "mean", "knn"])
+@pytest.mark.parametrize("kind", ["ols", "mean", "knn", "pairs"])
 def test_an_expression_is_left_for_another(kind: str) -> None:
     e = editor(kind)
     codes = toy(60, 4)
@@ -115,6 +116,24 @@ def test_local_directions_follow_the_face() -> None:
     v = local.direction(query, wish.moves[0], wish, local.complete(query, None))
     assert local.vectors.direction[0, 1].abs().item() < 0.3
     assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # the nearer ones: a little short
+
+
+def test_pairs_do_not_drag_a_face_to_the_average() -> None:
+    """With few smiling faces the nearest of them lie further in; differences taken on the spot do not."""
+    g = torch.Generator().manual_seed(0)
+    mu = torch.randn(4000, 12, generator=g)
+    smiling = (torch.rand(4000, generator=g) < 0.05).float()
+    mu[:, 0] += 2 * smiling
+    query = 2 * torch.nn.functional.normalize(torch.randn(50, 12, generator=g), dim=1)
+    query[:, 0] = 0
+    v = pair_vectors(query, mu, smiling, 50)
+    labels = torch.full((50, 1), float("nan"))
+    naive = knn_vectors(query, labels, mu, smiling[:, None], 0, 50)
+    inwards = {name: (d[:, 1:] * query[:, 1:]).sum(1).mean().item() for name, d in (("pairs", v), ("knn", naive))}
+    assert inwards["knn"] < -1 and abs(inwards["pairs"]) < abs(inwards["knn"]) / 2
+    assert v[:, 0].mean().item() > 1.2
+    turned = pair_vectors(query, mu, 1 - smiling, 50)
+    assert torch.allclose(turned, -v)
 
 
 def test_requests_without_a_meaning_are_one_sentence() -> None:

@@ -97,10 +97,10 @@ def encode(method: Any, faces: Any, batch_size: int = 256) -> Codes:
     return Codes(torch.cat(mus), torch.cat(labels), torch.cat(index))
 
 
-def cached_codes(method: Any, faces: Any, run_dir: Path, split: str) -> Codes:
+def cached_codes(method: Any, faces: Any, fingerprint: str, run_dir: Path, split: str) -> Codes:
     """`encode(method, faces)`, kept in the run directory for these weights and these data."""
     path = run_dir / f"codes_{split}_{method.origin.step}.npz"
-    key = f"{method.origin.sha256} {method.meta['fingerprint']}"
+    key = f"{method.origin.sha256} {fingerprint}"
     if path.is_file():
         with np.load(path, allow_pickle=False) as held:
             if str(held["key"]) == key:

@@ -22,9 +22,10 @@ from latents.directions import alphas_to_targets, kept_matches, knn_vectors, ort
 from vae.attributes import AttributeVectors, Codes, against, get_vectors, label_names
 from vae.session import Session, spread
 
-KINDS = ("knn", "ols", "mean")
+KINDS = ("pairs", "knn", "ols", "mean")
 MATCH = ("Male", "Mouth_Slightly_Open")  # neighbours agree with the face on these, where they exist
 NEIGHBOURS = 100
+PARTNERS = 10  # `pairs`: faces of the other side that a neighbour is compared with
 COLUMNS = 12  # faces side by side in a grid
 
 
@@ -108,7 +109,7 @@ class Editor:
     def direction(self, mu: Tensor, wish: Move, request: Request, labels: Tensor) -> Tensor:
         """From without to with, one a face: (Q, Z). An expression is left for another, not for its absence."""
         groups = self.sources(wish, labels)
-        if self.kind != "knn":
+        if self.kind in ("ols", "mean"):
             v = self.vectors.direction[self.vectors.row(wish.name)].repeat(len(mu), 1)
             for source, rows in groups:
                 if source and source in self.vectors.names and "neutral" in self.vectors.names:
@@ -131,7 +132,7 @@ class Editor:
         return groups
 
     def local(self, mu: Tensor, wish: Move, source: str | None, request: Request, labels: Tensor) -> Tensor:
-        """Mean of the k nearest training codes with minus mean of the k nearest without: (Q, Z)."""
+        """Directions (Q, Z) from the faces around each code, `knn` or `pairs`."""
         names, known = label_names(self.meta), self.codes.labels
         target = known[:, names.index(wish.name)]
         if source is not None:
@@ -141,10 +142,46 @@ class Editor:
         table = torch.cat([target[:, None], known[:, columns]], 1)  # (N, 1 + match)
         query = torch.cat([torch.full((len(mu), 1), float("nan")), labels[:, columns]], 1)
         order = list(range(1, len(match) + 1))
-        relaxed = int((kept_matches(query, table, 0, order, self.k) < len(match)).sum())
-        if relaxed:
+        kept = kept_matches(query, table, 0, order, self.k)
+        if relaxed := int((kept < len(match)).sum()):
             print(f"{wish}: too few neighbours agree on {', '.join(match)} for {relaxed} faces; less was asked of them")
-        return knn_vectors(mu, query, self.codes.mu, table, 0, self.k, order, [wish.name, *match])
+        if self.kind == "knn":
+            return knn_vectors(mu, query, self.codes.mu, table, 0, self.k, order, [wish.name, *match])
+        v = torch.empty_like(mu)
+        for asked in torch.cat([kept[:, None], query[:, 1:].nan_to_num(-1)], 1).unique(dim=0):
+            columns = order[: int(asked[0])]
+            mine = (kept == asked[0]) & (query[:, 1:].nan_to_num(-1) == asked[1:]).all(1)
+            agree = ((table == query[mine][:1]) | query[mine][:1].isnan())[:, columns].all(1)
+            v[mine] = pair_vectors(mu[mine], self.codes.mu[agree], target[agree], self.k)
+        return v
+
+
+def pair_vectors(query: Tensor, mu: Tensor, target: Tensor, k: int, partners: int = PARTNERS) -> Tensor:
+    """From without to with around each query, (Q, Z): the mean over the k nearest codes of the rarer side of (code -
+    mean of *its* nearest codes of the other side), the sign turned where the rarer side is without.
+
+    The plain difference of both sides' nearest codes is biased: the rarer side's are further away and hence nearer to
+    the average face, so the edit loses the person. Here each difference is taken on the spot. target (N,) in {0, 1,
+    NaN}; a code equal to the query's never counts.
+    """
+    sides = [mu[target == side].double() for side in (0, 1)]
+    rare = int(len(sides[1]) <= len(sides[0]))
+    anchors, others = sides[rare], sides[1 - rare]
+    if not len(anchors):
+        raise UserError("no face is left on one side to take neighbours from; match fewer attributes")
+    distance = torch.cdist(query.double(), anchors)
+    distance[distance == 0] = torch.inf
+    near = distance.topk(min(k, len(anchors)), largest=False).indices  # (Q, k)
+    used, place = near.unique(return_inverse=True)
+    steps = torch.cat([anchor - _mean_of_nearest(anchor, others, partners) for anchor in anchors[used].split(256)])
+    v = steps[place].mean(1)
+    return (v if rare == 1 else -v).to(query.dtype)
+
+
+def _mean_of_nearest(codes: Tensor, others: Tensor, count: int) -> Tensor:
+    """(n, Z): for each code the mean of its `count` nearest among `others`."""
+    near = torch.cdist(codes, others).topk(min(count, len(others)), largest=False).indices
+    return others[near].mean(1)
 
 
 def open_editor(session: Session, kind: str, k: int, match: Sequence[str], keep: Sequence[str]) -> Editor:

@@ -38,7 +38,7 @@ class Session:
     def faces(self) -> Faces:
         faces = build_faces(self.method.cfg.data)
         if faces.meta["fingerprint"] != self.meta["fingerprint"]:
-            raise UserError(f"{self.dir}: its data have changed since it was trained; give the same data.root as then")
+            print(f"note: these are not the very data that {self.dir} was trained on (another root, or newer drawings)")
         return faces
 
     def split(self, name: str) -> FaceSet:
@@ -47,7 +47,7 @@ class Session:
 
     def codes(self, split: str) -> Codes:
         """Codes of a split, made once for these weights."""
-        return cached_codes(self.method, self.split(split), self.dir, split)
+        return cached_codes(self.method, self.split(split), self.faces.meta["fingerprint"], self.dir, split)
 
     def encode(self, x: Tensor) -> Tensor:
         """(N, C, H, H) -> mu (N, Z), on the CPU, in batches."""
