@@ -161,27 +161,28 @@ def pair_vectors(query: Tensor, mu: Tensor, target: Tensor, k: int, partners: in
     mean of *its* nearest codes of the other side), the sign turned where the rarer side is without.
 
     The plain difference of both sides' nearest codes is biased: the rarer side's are further away and hence nearer to
-    the average face, so the edit loses the person. Here each difference is taken on the spot. target (N,) in {0, 1,
-    NaN}; a code equal to the query's never counts.
+    the average face, so the edit loses the person. Here each difference is taken on the spot. Distances leave out the
+    axis between the two means, else partners would be those that almost smile. target (N,) in {0, 1, NaN}; a code
+    equal to the query's never counts.
     """
     sides = [mu[target == side].double() for side in (0, 1)]
     rare = int(len(sides[1]) <= len(sides[0]))
     anchors, others = sides[rare], sides[1 - rare]
     if not len(anchors):
         raise UserError("no face is left on one side to take neighbours from; match fewer attributes")
-    distance = torch.cdist(query.double(), anchors)
-    distance[distance == 0] = torch.inf
-    near = distance.topk(min(k, len(anchors)), largest=False).indices  # (Q, k)
+    across = torch.nn.functional.normalize(anchors.mean(0) - others.mean(0), dim=0)
+
+    def nearest(codes: Tensor, among: Tensor, count: int) -> Tensor:
+        flat = [c - (c @ across)[:, None] * across for c in (codes, among)]
+        distance = torch.cdist(*flat)
+        distance[distance < 1e-6] = torch.inf
+        return distance.topk(min(count, len(among)), largest=False).indices
+
+    near = nearest(query.double(), anchors, k)  # (Q, k)
     used, place = near.unique(return_inverse=True)
-    steps = torch.cat([anchor - _mean_of_nearest(anchor, others, partners) for anchor in anchors[used].split(256)])
-    v = steps[place].mean(1)
+    steps = [part - others[nearest(part, others, partners)].mean(1) for part in anchors[used].split(256)]
+    v = torch.cat(steps)[place].mean(1)
     return (v if rare == 1 else -v).to(query.dtype)
-
-
-def _mean_of_nearest(codes: Tensor, others: Tensor, count: int) -> Tensor:
-    """(n, Z): for each code the mean of its `count` nearest among `others`."""
-    near = torch.cdist(codes, others).topk(min(count, len(others)), largest=False).indices
-    return others[near].mean(1)
 
 
 def open_editor(session: Session, kind: str, k: int, match: Sequence[str], keep: Sequence[str]) -> Editor:
