@@ -81,6 +81,7 @@ class AAECGANTrainConfig(TrainConfig):
     gan_steps: int = 0  # then the generator and its image critic alone, on draws of the prior; the rest is joint
     joint_lr: float = 1.0  # factor on all rates in the joint phase
     mixed: float = 0.0  # share of the fakes with a label between two classes; 0 .. 1
+    unlabelled: float = 0.5  # share of a batch without labels, where the set has such faces; 0 .. 1
     augment: str = ""  # of what the image critic sees: color,translation,cutout or some (2006.10738)
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
@@ -94,7 +95,8 @@ class AAECGANTrainConfig(TrainConfig):
             require(0 <= getattr(self, name) < 1, name, "a decay in [0, 1)", getattr(self, name))
         for name in ("autoencode_steps", "gan_steps"):
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        require(0 <= self.mixed <= 1, "mixed", "a share in 0 .. 1", self.mixed)
+        for name in ("mixed", "unlabelled"):
+            require(0 <= getattr(self, name) <= 1, name, "a share in 0 .. 1", getattr(self, name))
         unknown = [part for part in self.augment.split(",") if part and part not in AUGMENTS]
         require(not unknown, "augment", f"a list of {', '.join(AUGMENTS)}", self.augment)
         super().__post_init__()

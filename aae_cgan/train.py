@@ -5,23 +5,24 @@ Phases (schedule.py): the guide, the autoencoder, the conditional GAN, then both
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aae_cgan.alarms import Watch, symptoms, vital_signs
 from aae_cgan.augment import diff_augment, jitter
 from aae_cgan.config import Config
 from aae_cgan.edit import class_order, strip_of
-from aae_cgan.linear import LinearPath, fit_linear
+from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, Guide, ImageCritic, LatentCritic, refuse_batch_norm
+from aae_cgan.prepare import prepare_linear
 from aae_cgan.schedule import PHASES, Clock, clock, generator_steps
 from aae_cgan.targets import Request, conditions, draw_request, mix_labels
+from aae_cgan.unlabelled import in_two_parts
 from data import build_faces
-from engine import EMA, Grid, Method, UserError, adam, find_checkpoint, fit, fp32, frozen, start
-from engine.checkpoint import checkpoints, read_checkpoint
+from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.pixels import boxes_from_eyes, face_weight
 
@@ -52,8 +53,9 @@ class AAECGAN(Method):
         self.boxes = boxes_from_eyes(meta["eyes"]) if w.lambda_face and meta["eyes"] else None
         if w.lambda_face and not (meta["eyes"] or meta["landmarks"]):
             raise UserError(f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; set it to 0")
-        self.register_buffer("prior_noise", torch.randn(4, m.latent_dim, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer("prior_noise", torch.randn(16, m.latent_dim, generator=torch.Generator().manual_seed(0)))
 
+        self.watch = Watch()
         betas = (t.beta1, t.beta2)
         self.optimizers["autoencoder"] = adam([*self.encoder.parameters(), *self.generator.parameters()], t.lr, betas)
         self.optimizers["generator"] = adam(self.generator.parameters(), t.lr, betas)
@@ -257,16 +259,36 @@ class AAECGAN(Method):
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         x, y, _ = self.faces(batch)
-        order = class_order(self.names)
-        grids = {"strip": strip_of(self, x[:8], y[:8])}
-        x_hat = self.decode(self.encode(x), y)
-        grids["reconstruction"] = Grid(torch.stack([x, x_hat]), ["input", "reconstruction"])
+        z = self.encode(x)
+        grids = {
+            "strip": strip_of(self, x[:8], y[:8]),
+            "reconstruction": Grid(torch.stack([x, self.decode(z, y)]), ["input", "reconstruction"]),
+        }
         if not self.attributes:
-            asked = torch.eye(len(order), device=x.device)[order]  # (K, K)
-            z, k = self.prior_noise, len(order)
-            drawn = self.decode(z.repeat_interleave(k, 0), asked.repeat(len(z), 1)).unflatten(0, (len(z), k))
-            grids["prior"] = Grid(drawn, [], [self.names[i] for i in order])
+            edits, draws = self.under_each(z), self.under_each(self.prior_noise)  # (K, N, C, H, H) each
+            order = class_order(self.names)
+            grids["prior"] = Grid(draws[order][:, :4].transpose(0, 1), [], [self.names[i] for i in order])
+            self.say_alarms(x, y, z, edits, draws.transpose(0, 1))
         return grids
+
+    def under_each(self, z: Tensor) -> Tensor:
+        """Faces of codes z (N, Z) under each class: (K, N, C, H, H)."""
+        asked = torch.eye(len(self.names), device=z.device).repeat_interleave(len(z), 0)
+        return self.decode(z.repeat(len(self.names), 1), asked).unflatten(0, (-1, len(z)))
+
+    def say_alarms(self, x: Tensor, y: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> None:
+        """Look for what goes wrong unseen, and say what has lasted."""
+        k, n = edits.shape[:2]
+        asked = torch.arange(k, device=x.device).repeat_interleave(n)
+        signs = vital_signs(x, z, edits, draws)
+        if self.d_image is not None:
+            scores = self.d_image(edits.flatten(0, 1), F.one_hot(asked, k).float())
+            signs["gap_image"] = float(self.d_image(x, y).mean() - scores.mean())
+        reader = self.guide or (self.d_image.class_logits if self.cfg.loss.lambda_class else None)
+        if reader is not None:
+            signs["recognised"] = float((reader(edits.flatten(0, 1)).argmax(1) == asked).float().mean())
+        for sentence in self.watch.see(symptoms(signs, k)):
+            logger.warning(sentence)
 
 
 def names_of(meta: dict, attributes: bool) -> list[str]:
@@ -278,48 +300,15 @@ def names_of(meta: dict, attributes: bool) -> list[str]:
     return list(names)
 
 
-def prepare_linear(run: Any, method: AAECGAN, faces: Any) -> str:
-    """Fit the linear path on the training faces, unless a checkpoint or another run's weights bring one.
-
-    Returns what it is, in a few words.
-    """
-    if method.linear is None:
-        return "no linear path"
-    latent_dim, dims = method.linear.basis.shape[1], method.linear.basis.shape[0]
-    known = f"linear path: {latent_dim} of {dims} directions"
-    if checkpoints(run.dir):
-        return f"{known}, from the checkpoint"
-    if run.cfg.train.init_from:
-        agree_on_linear(run.cfg.train.init_from)
-        return f"{known}, from {run.cfg.train.init_from[0]}"
-    images = (batch["image"] for batch in faces.train.once(1024))
-    fitted = fit_linear(images, latent_dim, run.cfg.data.flip != "none")
-    method.linear.set(fitted)
-    return f"{known}, {fitted.psnr:.1f} dB"
-
-
-def agree_on_linear(sources: list[str]) -> None:
-    """Raise UserError if runs whose weights are to be joined have different linear paths: their codes differ."""
-    first = None
-    for source in sources:
-        path = find_checkpoint(Path(source.partition(":")[0]))
-        mine = read_checkpoint(path)["method"].get("linear.basis")
-        if first is not None and (mine is None or mine.shape != first.shape or not torch.equal(mine, first)):
-            raise UserError(
-                f"train.init_from: {path} has another linear path than {sources[0]}; train both on the same data "
-                "with the same model.latent_dim"
-            )
-        first = mine if first is None else first
-
-
 def main(argv: list[str] | None = None) -> None:
     with start(Config, argv=argv) as run:
         faces = build_faces(run.cfg.data)
+        train = in_two_parts(faces.train, run.cfg.train.unlabelled)
         method = AAECGAN(run.cfg, faces.meta)
-        linear, total = prepare_linear(run, method, faces), run.cfg.train.total_steps
+        linear, total = prepare_linear(run, method, train), run.cfg.train.total_steps
         label = run.cfg.model.condition_d
         logger.info(f"{linear}; label: {label}; {total} batches = {generator_steps(run.cfg)} generator steps")
-        fit(run, method, faces.train, faces.val)
+        fit(run, method, train, faces.val)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from aae_toy import CLASSES, Noise, batch, config, meta
 from torch import nn
 
+from aae_cgan.alarms import Watch, symptoms, vital_signs
 from aae_cgan.augment import diff_augment, shifted
 from aae_cgan.config import Config, ModelConfig
 from aae_cgan.edit import class_order
@@ -17,6 +18,7 @@ from aae_cgan.model import ConditionalNorm, Encoder, Generator, ImageCritic, ref
 from aae_cgan.schedule import boundaries, clock, generator_steps
 from aae_cgan.targets import conditions, draw_request, mix_labels, wrong_labels
 from aae_cgan.train import AAECGAN
+from aae_cgan.unlabelled import in_two_parts
 from engine import UserError, load_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "aae_cgan").glob("*.yaml"))
@@ -265,3 +267,40 @@ def test_every_yaml_takes_a_step(path):
         for step in {first, stop - 1}:
             logs = method.step(x, step)
             assert all(torch.as_tensor(v).isfinite() for v in logs.values()), (name, step)
+
+
+# Unlabelled faces and alarms.
+
+
+def test_a_set_with_unlabelled_faces_fills_its_share_of_each_batch():
+    from data.batches import Shelf
+    from data.config import DataConfig
+    from data.faces import FaceSet
+
+    images = np.random.default_rng(0).integers(0, 256, (50, 1, 16, 16)).astype(np.uint8)
+    label = np.where(np.arange(50) < 12, np.arange(50) % 3, -1)
+    faces = FaceSet(Shelf(images, {"label": label}), np.arange(50), DataConfig(balanced=True), True, 3)
+    parts = in_two_parts(faces, 0.5)
+    rows = next(parts.batches(12, 0, 0, 1, "cpu", 0))
+    assert (rows["label"] < 0).sum() == 6 and sorted(rows["label"][:6].tolist()) == [0, 0, 1, 1, 2, 2]
+    again = parts.batches(12, first_step=3)
+    straight = parts.batches(12)
+    third = [next(straight) for _ in range(4)][3]
+    assert torch.equal(next(again)["index"], third["index"])
+    assert len(parts) == 50 and (parts.fixed(6)["label"] >= 0).all()
+    labelled = FaceSet(faces.shelf, np.arange(12), DataConfig(), True, 3)
+    assert in_two_parts(labelled, 0.5) is labelled
+
+
+def test_alarms_speak_once_after_three_samplings():
+    torch.manual_seed(0)
+    x, z = torch.randn(8, 1, 8, 8), torch.randn(8, 16)
+    good = vital_signs(x, z, torch.stack([x, x.flip(0)]), x[None].transpose(0, 1).expand(-1, 3, -1, -1, -1))
+    assert good["rows"] == pytest.approx(1) and symptoms(good, 4) == {}
+    alike = x[:1].expand(8, -1, -1, -1)
+    bad = vital_signs(x, 0.1 * z, torch.stack([alike, alike]), alike[:, None].expand(-1, 3, -1, -1, -1))
+    found = symptoms(bad | {"recognised": 0.2, "gap_image": -1.0}, 4)
+    assert {"rows", "draws", "code_std", "recognised", "gap_image"} <= set(found)
+    watch = Watch()
+    assert [len(watch.see(found)) for _ in range(4)] == [0, 0, len(found), 0]
+    assert watch.see({}) == [] and watch.see(found) == []

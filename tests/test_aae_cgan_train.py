@@ -249,8 +249,7 @@ def run(folder: Path, cfg: Any, stops: tuple[int, ...] = (0,)) -> dict:
         atomic_text(folder / "config.yaml", to_yaml(part))
         here = Run(part, folder, torch.device("cpu"))
         method = AAECGAN(part, meta())
-        faces = type("Faces", (), {"train": Noise()})
-        prepare_linear(here, method, faces)
+        prepare_linear(here, method, Noise())
         fit(here, method, Noise(), Noise())
     return read_checkpoint(checkpoints(folder)[-1])
 

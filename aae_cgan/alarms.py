@@ -1,0 +1,55 @@
+"""What goes wrong unseen: figures of a training run, and one sentence with a remedy for each that stays bad."""
+
+import torch
+from torch import Tensor
+
+from aae_cgan.figures import diversity, sharpness
+
+PATIENCE = 3  # samplings in a row
+
+
+def vital_signs(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[str, float]:
+    """Figures in units of the real faces.
+
+    x (N, C, H, H) real faces with codes z (N, Z); edits (T, N, C, H, H), each row one request made of all faces;
+    draws (R, K, C, H, H), each column one request made of R draws of the prior.
+    """
+    among_faces = diversity(x, torch.zeros(len(x)))
+    shown = torch.stack([torch.as_tensor(diversity(row, torch.zeros(len(row)))) for row in edits])
+    drawn = torch.stack([torch.as_tensor(diversity(c, torch.zeros(len(c)))) for c in draws.transpose(0, 1)])
+    return {
+        "rows": float(shown.mean()) / among_faces,
+        "draws": float(drawn.mean()) / among_faces,
+        "sharpness": sharpness(edits.flatten(0, 1)) / sharpness(x),
+        "code_std": float(z.std(1).mean()),
+    }
+
+
+def symptoms(signs: dict[str, float], num_classes: int) -> dict[str, str]:
+    """{figure: sentence} of those out of bounds. `gap_image`, `recognised`: looked at where they are given."""
+    found = {}
+    if signs.get("recognised", 1.0) < 1.5 / num_classes:
+        found["recognised"] = "the label is ignored: try model.condition_d=both and loss.lambda_guide=1"
+    if signs.get("gap_image", 0.0) < 0:
+        found["gap_image"] = "edits score above real faces, the generator outruns the critic: raise loss.n_critic"
+    if signs["draws"] < 0.5:
+        found["draws"] = "draws of the prior are alike (collapse): raise loss.lambda_rec or lower train.lr"
+    if signs["rows"] < 0.5:
+        found["rows"] = "everybody looks the same: raise model.latent_dim or loss.lambda_rec"
+    if signs["sharpness"] > 1.5:
+        found["sharpness"] = "edits carry more grain than photos, texture instead of expression: lower loss.guide_end"
+    if not 0.5 < signs["code_std"] < 2:
+        found["code_std"] = "codes have left the prior: raise loss.lambda_latent or train.lr_critic"
+    return found
+
+
+class Watch:
+    """Remembers how long each symptom has lasted; a resumed run counts anew."""
+
+    def __init__(self) -> None:
+        self.lasted: dict[str, int] = {}
+
+    def see(self, found: dict[str, str]) -> list[str]:
+        """Sentences to say now: those of symptoms that have just lasted `PATIENCE` times in a row."""
+        self.lasted = {name: self.lasted.get(name, 0) + 1 for name in found}
+        return [text for name, text in found.items() if self.lasted[name] == PATIENCE]
