@@ -58,8 +58,12 @@ def mig(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> float:
 
 def importance(codes: np.ndarray, factors: np.ndarray, penalty: float = 0.01) -> np.ndarray:
     """(Z, F) >= 0: sum of |weights| of an L1-penalised multinomial regression of each factor on standardised codes."""
-    from sklearn.linear_model import SGDClassifier
+    import sklearn
+    from sklearn.linear_model import LogisticRegression
 
+    # Before 1.8, l1_ratio had to be asked for by name.
+    old = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8)
+    named = {"penalty": "elasticnet"} if old else {}
     codes = np.asarray(codes, np.float64)
     alive = codes.std(0) > 1e-8
     standard = (codes - codes.mean(0)) / np.where(alive, codes.std(0), 1.0)
@@ -68,7 +72,8 @@ def importance(codes: np.ndarray, factors: np.ndarray, penalty: float = 0.01) ->
         if len(np.unique(column)) < 2:
             columns.append(np.zeros(codes.shape[1]))
             continue
-        model = SGDClassifier(loss="log_loss", penalty="l1", alpha=penalty, random_state=0, max_iter=200, average=True)
+        strength = 1 / (penalty * len(column))  # `penalty` is per row
+        model = LogisticRegression(C=strength, l1_ratio=1.0, solver="saga", tol=1e-3, random_state=0, **named)
         columns.append(np.abs(model.fit(standard, column).coef_).sum(0) * alive)
     return np.stack(columns, 1)
 

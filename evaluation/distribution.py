@@ -1,6 +1,7 @@
 """Do the images lie where real faces lie? FID, KID, precision and recall, inception score, on given features."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,12 @@ def inception_score(logits: Tensor, splits: int = 10) -> tuple[float, float]:
     """exp of the mean KL of p(y | x) from p(y), mean and spread over 10 splits in a fixed random order."""
     from torchmetrics.image.inception import InceptionScore
 
-    metric = InceptionScore(
-        feature=_Given(logits.shape[1]), normalize=False, splits=min(splits, max(1, len(logits) // 2))
-    )
-    metric.update(logits.double())
-    with torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", message="Metric `InceptionScore` will save all")
         torch.manual_seed(0)  # torchmetrics shuffles with the global generator
+        parts = min(splits, max(1, len(logits) // 2))
+        metric = InceptionScore(feature=_Given(logits.shape[1]), normalize=False, splits=parts)
+        metric.update(logits.double())
         mean, spread = metric.compute()
     return float(mean), float(spread)
 
@@ -128,7 +129,7 @@ def compare(kind: str, fake: Tensor, real: Tensor, other: Tensor, network: str, 
     fake, real, other = fake[every(fake)], real[every(real)], other[every(other)]
     prefix = "Inception-" if network.startswith("Inception") else "face-"
     where = f"N {n}, features of {network}, {real_name}"
-    warnings = [f"{n} images are few for a distance of distributions (2,048 are usual)"] if n < SMALL else []
+    remarks = [f"{n} images are few for a distance of distributions (2,048 are usual)"] if n < SMALL else []
     (p, r), (p2, r2) = precision_recall(fake, real), precision_recall(other, real)
     (k, se), (k2, se2) = kid(fake, real), kid(other, real)
     made = lambda key, what, value, better, beside, **d: Figure(  # noqa: E731
@@ -140,7 +141,7 @@ def compare(kind: str, fake: Tensor, real: Tensor, other: Tensor, network: str, 
         {"real": beside},
         "",
         d,
-        warnings,
+        remarks,
     )
     return [
         made("FID", "", fid(fake, real), "low", fid(other, real)),

@@ -1,0 +1,238 @@
+"""The report: one HTML page that carries its pictures in itself, and the same as Markdown beside them."""
+
+import base64
+import html
+import io
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from engine.files import atomic_text, atomic_write
+from evaluation import gallery, plots
+from evaluation.figure import Figure, number
+from evaluation.gallery import Entry
+
+# Columns of the first table; all others stand in the second.
+HEADLINES = (
+    "edit accuracy", "target gain", "attribute success", "leakage", "edit identity", "edit verified", "gap closed",
+    "truth PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy", "sample face-FID",
+    "reconstruction PSNR", "expression retained",
+)  # fmt: skip
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1240px;padding:1.2rem;color:#1b1b1b;background:#fff}
+h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;border-bottom:1px solid #ddd}
+.faces{display:flex;flex-wrap:wrap;gap:14px}.faces img{max-width:100%;height:auto}
+img{image-rendering:pixelated}img.plot{image-rendering:auto;max-width:100%}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13px}th,td{padding:3px 9px;text-align:right;
+border-bottom:1px solid #e6e6e6;white-space:nowrap}th:first-child,td:first-child{text-align:left}
+th{background:#f4f4f4;vertical-align:bottom}td[title]{cursor:help}tr.baseline{color:#666;font-style:italic}
+.alarm{background:#fde8e8;border-left:4px solid #c0392b;padding:.4rem .7rem;margin:.3rem 0}
+.note{color:#555;margin:.15rem 0}code,pre{background:#f6f6f6;font-size:12.5px}pre{padding:.6rem;overflow-x:auto}
+"""
+
+
+def write_report(folder: Path, entries: list[Entry], commands: list[str]) -> Path:
+    """Write `index.html`, `report.md` and `figures/*.png` into `folder`; methods first, baselines after them."""
+    pictures = all_pictures(entries)
+    for name, picture in pictures.items():
+        with atomic_write(folder / "figures" / f"{name}.png") as file:
+            picture.save(file, format="PNG")
+    atomic_text(folder / "report.md", markdown(entries, pictures, commands))
+    atomic_text(folder / "index.html", page(entries, pictures, commands))
+    return folder / "index.html"
+
+
+def all_pictures(entries: list[Entry]) -> dict[str, Image.Image]:
+    """Every picture of the page by its name, in the order of appearance."""
+    methods = [entry for entry in entries if not entry.is_baseline]
+    found = {f"face_{i}": sheet for i, sheet in enumerate(gallery.face_sheets(entries))}
+    found |= {f"samples_{slug(e.name)}": gallery.sample_sheet(e) for e in methods}
+    plotted = {"tradeoff": plots.tradeoff(entries), "confusion": plots.confusions(entries)}
+    plotted["training"] = plots.training_curves(methods)
+    found |= {f"plot_{name}": picture for name, picture in plotted.items()}
+    found |= {f"worst_{slug(e.name)}": gallery.worst_sheet(e) for e in methods}
+    return {name: picture for name, picture in found.items() if picture is not None}
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name."""
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def cell_values(entries: list[Entry]) -> tuple[list[str], dict[str, list[Figure | None]]]:
+    """Keys in order of appearance, and per key one figure an entry (None: not measured)."""
+    keys = list(dict.fromkeys(f.key for e in entries for f in e.result["figures"]))
+    order = [k for k in HEADLINES if k in keys] + [k for k in keys if k not in HEADLINES]
+    by = [{f.key: f for f in reversed(e.result["figures"])} for e in entries]
+    return order, {key: [table.get(key) for table in by] for key in order}
+
+
+def best_of(figures: list[Figure | None], entries: list[Entry]) -> set[int]:
+    """Which entries hold the best value; baselines do not compete, and nobody wins alone."""
+    able = [
+        i
+        for i, (f, e) in enumerate(zip(figures, entries, strict=True))
+        if f is not None and f.better and not e.is_baseline
+    ]
+    if len(able) < 2:
+        return set()
+    value = (max if figures[able[0]].better == "high" else min)(figures[i].value for i in able)
+    return {i for i in able if figures[i].value == value}
+
+
+def real_value(figures: list[Figure | None]) -> float | None:
+    """What real faces reach in this figure, where that is known."""
+    return next((f.beside["real"] for f in figures if f is not None and "real" in f.beside), None)
+
+
+def page(entries: list[Entry], pictures: dict[str, Image.Image], commands: list[str]) -> str:
+    """The whole HTML page."""
+    esc = html.escape
+    image = lambda name, css="": f'<img class="{css}" alt="{name}" src="{data_uri(pictures[name])}">'  # noqa: E731
+    group = lambda prefix: [name for name in pictures if name.startswith(prefix)]  # noqa: E731
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>Comparison</title><style>{STYLE}</style>",
+        f"<h1>{esc(', '.join(e.name for e in entries if not e.is_baseline))}</h1>",
+        f"<p class=note>{esc(head_line(entries))}</p>",
+        *(f"<div class=alarm>{esc(e.name)}: {esc(alarm)}</div>" for e in entries for alarm in e.result["alarms"]),
+    ]
+    if group("face_"):
+        parts.append("<h2>The same test faces through every method</h2><div class=faces>")
+        parts += [image(name) for name in group("face_")] + ["</div>"]
+    for name in group("samples_"):
+        parts.append(f"<h2>{esc(name.replace('samples_', 'Samples of '))}</h2>{image(name)}")
+    parts += ["<h2>Figures</h2>", html_table(entries, headlines_only=True), f"<p class=note>{esc(legend())}</p>"]
+    parts += [f"{image(name, 'plot')}" for name in group("plot_")]
+    for e in entries:
+        if (name := f"worst_{slug(e.name)}") in pictures:
+            parts.append(f"<h2>Worst eight edits of {esc(e.name)}</h2>{image(name)}")
+    parts += ["<h2>Every figure</h2>", html_table(entries, headlines_only=False)]
+    remarks = dict.fromkeys(f"{e.name}: {n}" for e in entries for n in [*e.result["notes"], *e.result["warnings"]])
+    parts += [f"<p class=note>{esc(remark)}</p>" for remark in remarks]
+    parts += [
+        "<h2>How to repeat it</h2>",
+        f"<pre>{esc(chr(10).join(commands))}</pre>",
+        f"<p class=note>{esc(facts())}</p></html>",
+    ]
+    return "\n".join(parts)
+
+
+def html_table(entries: list[Entry], headlines_only: bool) -> str:
+    """Rows = methods, then baselines and real faces; or, of all figures, rows = figures."""
+    esc = html.escape
+    keys, values = cell_values(entries)
+
+    def cell(key: str, i: int) -> str:
+        figure = values[key][i]
+        if figure is None:
+            return "<td>-</td>"
+        text = number(figure.value)
+        text = f"<b>{text}</b>" if i in best_of(values[key], entries) else text
+        beside = ", ".join(f"{n} {number(v)}" for n, v in figure.beside.items())
+        tip = f"{figure.name}; n {figure.n}; beside it: {beside or '-'}; {entries[i].command}"
+        return f'<td title="{esc(tip, quote=True)}">{text}</td>'
+
+    if headlines_only:
+        keys = [k for k in keys if k in HEADLINES]
+        rows = ["<tr><th>" + "".join(f"<th>{esc(k).replace(' ', '<br>')}{arrow(values[k])}" for k in keys)]
+        for i, e in enumerate(entries):
+            css = " class=baseline" if e.is_baseline else ""
+            rows.append(f"<tr{css}><td>{esc(e.name)}</td>" + "".join(cell(k, i) for k in keys))
+        rows.append(
+            "<tr class=baseline><td>real faces</td>"
+            + "".join(f"<td>{number(real_value(values[k]))}</td>" for k in keys)
+        )
+    else:
+        rows = ["<tr><th>" + "".join(f"<th>{esc(e.name)}" for e in entries) + "<th>real faces"]
+        for k in keys:
+            cells = "".join(cell(k, i) for i in range(len(entries)))
+            rows.append(f"<tr><td>{esc(k)}{arrow(values[k])}</td>{cells}<td>{number(real_value(values[k]))}</td>")
+    return "<div class=scroll><table>" + "\n".join(rows) + "</table></div>"
+
+
+def arrow(figures: list[Figure | None]) -> str:
+    """Which direction is better."""
+    sense = next((f.better for f in figures if f is not None), "")
+    return {"high": " ↑", "low": " ↓", "": ""}[sense]
+
+
+def head_line(entries: list[Entry]) -> str:
+    """Who judged what."""
+    first = entries[0].result
+    judges = ", ".join(f"{j['name']} ({', '.join(j['heads'])}; {own_accuracy(j)})" for j in first["judges"])
+    real = f"real faces: {first['n_real']} of {first['real']}"
+    return f"{time.strftime('%Y-%m-%d')}; judged by {judges}; {real}; {first['image_size']} px"
+
+
+def own_accuracy(judge: dict) -> str:
+    """The judge's own figures on real test images."""
+    said = [
+        f"{head} {name} {figures[name]:.3f}"
+        for head, figures in judge["test"].items()
+        for name in ("accuracy", "nme", "rate")
+        if figures.get(name) is not None
+    ]
+    return "on real test faces: " + ", ".join(said) if said else "not graded"
+
+
+def legend() -> str:
+    """How to read the table."""
+    return (
+        "Bold: the best method (baselines do not compete). ↑ more is better, ↓ less; without an arrow, near the real "
+        "faces' value is good. Every cell's tooltip says what was measured, on how many images, and the command. "
+        "'Identity' of a method that changes nothing is perfect: read it beside accuracy and gain."
+    )
+
+
+def markdown(entries: list[Entry], pictures: dict[str, Image.Image], commands: list[str]) -> str:
+    """The same page as Markdown."""
+    keys, values = cell_values(entries)
+    lines = [f"# {', '.join(e.name for e in entries if not e.is_baseline)}", "", head_line(entries), ""]
+    lines += [f"> **Alarm**, {e.name}: {alarm}" for e in entries for alarm in e.result["alarms"]] + [""]
+    lines += [f"![{name}](figures/{name}.png)" for name in pictures if name.startswith(("face_", "samples_"))]
+    lines += ["", "## Figures", "", legend(), ""]
+    lines.append("| figure | " + " | ".join(e.name for e in entries) + " | real faces |")
+    lines.append("| --- |" + " ---: |" * (len(entries) + 1))
+    for k in keys:
+        best = best_of(values[k], entries)
+        texts = [
+            "-" if f is None else f"**{number(f.value)}**" if i in best else number(f.value)
+            for i, f in enumerate(values[k])
+        ]
+        lines.append(f"| {k}{arrow(values[k])} | {' | '.join(texts)} | {number(real_value(values[k]))} |")
+    lines += ["", "What each is, exactly:", ""]
+    lines += [f"- {k}: {next(f.name for f in values[k] if f is not None)}" for k in keys]
+    lines += [""] + [f"![{name}](figures/{name}.png)" for name in pictures if name.startswith("plot_")]
+    for e in entries:
+        if (name := f"worst_{slug(e.name)}") in pictures:
+            lines += ["", f"## Worst eight edits of {e.name}", "", f"![{name}](figures/{name}.png)"]
+    remarks = dict.fromkeys(f"- {e.name}: {n}" for e in entries for n in [*e.result["notes"], *e.result["warnings"]])
+    lines += ["", *remarks, "", "## How to repeat it", "", "```", *commands, "```", "", facts(), ""]
+    return "\n".join(lines)
+
+
+def facts() -> str:
+    """Versions and hardware."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return f"Python {platform.python_version()}, torch {torch.__version__}, {device}"
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture inside the page."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def training_command(run: Path) -> str:
+    """The command line that made a run, from its environment.json."""
+    path = run / "environment.json"
+    if not path.is_file():
+        return ""
+    launches = json.loads(path.read_text())
+    return "python " + " ".join(launches[-1]["command"]) if launches else ""

@@ -1,0 +1,353 @@
+"""Figures on images whose truth is known: a colour is an expression, and an oracle reads it."""
+
+import csv
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.errors import UserError
+from evaluation import distribution, run
+from evaluation.counterfactual import masked_psnr
+from evaluation.figure import table
+from evaluation.folder import read_folders
+from evaluation.manifest import Row, read_manifest, write_export, write_manifest
+from evaluation.real import Real
+from evaluation.run import evaluate
+
+CLASSES = ["angry", "happy", "sad", "neutral"]
+SIZE = 24
+
+
+def face(label: int, bit: int, seed: int) -> np.ndarray:
+    """(S, S, 3) uint8: red says the expression, green the attribute, blue and texture who it is."""
+    g = np.random.default_rng(seed)
+    x = np.zeros((SIZE, SIZE, 3))
+    x[..., 0], x[..., 1], x[..., 2] = 30 + 60 * label, 60 + 120 * bit, g.integers(40, 215)
+    x += np.kron(g.normal(0, 1, (6, 6, 3)), np.ones((4, 4, 1))) * [6, 6, 30]
+    return x.clip(0, 255).astype(np.uint8)
+
+
+class Oracle:
+    """A judge that reads red and green; its features are coarse pixels."""
+
+    heads, classes, attributes = ("expression", "attributes"), CLASSES, ["Smiling"]
+    names, meta = [*CLASSES, "Smiling"], {"dataset": "toy", "image_size": SIZE, "channels": 3}
+    origin = SimpleNamespace(run="runs/oracle", step=1, sha256="0racle")
+    cfg = SimpleNamespace(data=None)
+
+    def everything(self, images8, batch_size):
+        parts = []
+        for part in images8.float().split(batch_size):
+            red, green = part[:, 0].mean((1, 2)), part[:, 1].mean((1, 2))
+            levels = torch.tensor([30.0 + 60 * k for k in range(4)])
+            logits = torch.cat([-((red[:, None] - levels) ** 2) / 300, (green[:, None] - 120) / 10], 1)
+            features = torch.nn.functional.avg_pool2d(part, SIZE // 3).flatten(1) / 64
+            parts.append({"logits": logits, "features": features})
+        return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
+
+    def probabilities(self, logits):
+        return torch.cat([logits[:, :4].softmax(1), logits[:, 4:].sigmoid()], 1)
+
+
+def stack(arrays) -> torch.Tensor:
+    return torch.from_numpy(np.stack(arrays).transpose(0, 3, 1, 2).copy())
+
+
+@pytest.fixture
+def real() -> Real:
+    label, bit = torch.arange(200) % 4, torch.arange(200) // 4 % 2
+    draw = lambda start: stack([face(int(label[i]), int(bit[i]), start + i) for i in range(200)])  # noqa: E731
+    unknown, none = torch.full((200,), -1), torch.empty(200, 0, 2)
+    return Real(
+        "toy test", draw(5000), draw(9000), True, label, bit[:, None].float(), unknown, none, CLASSES, ["Smiling"]
+    )
+
+
+@pytest.fixture
+def judge(monkeypatch, real):
+    monkeypatch.setattr(run, "open_judges", lambda *args: [Oracle()])
+    monkeypatch.setattr(run, "open_real", lambda *args: real)
+    return lambda *folders, **options: evaluate(list(folders), [], None, **options)
+
+
+def save(array: np.ndarray, folder, name: str) -> str:
+    Image.fromarray(array).save(folder / name)
+    return name
+
+
+def write_edits(folder, n: int = 64, works: float = 1.0, shuffle: bool = False) -> list[Row]:
+    """n sources edited towards a target each; a share `works` of them arrives there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, g = [], np.random.default_rng(0)
+    targets = [(i // 4 + i) % 4 for i in range(n)]
+    claimed = g.permutation(targets) if shuffle else targets
+    for i, (target, says) in enumerate(zip(targets, claimed, strict=True)):
+        label, bit = i % 4, i // 2 % 2
+        reached = target if i < works * n else label
+        rows.append(
+            Row(
+                save(face(reached, bit, 100 + i), folder, f"edit_{i:03d}.png"), "edit",
+                save(face(label, bit, 100 + i), folder, f"source_{i:03d}.png"), f"toy:test:{i}", CLASSES[label],
+                CLASSES[says], save(face(target, bit, 100 + i), folder, f"truth_{i:03d}.png"),
+            )
+        )  # fmt: skip
+    write_manifest(folder, rows)
+    write_export(folder, SimpleNamespace(run="runs/toy", step=1, sha256="ab"), {"classes": CLASSES}, "edit")
+    return rows
+
+
+def by_key(result) -> dict:
+    return {f.key: f for f in result["figures"]}
+
+
+def test_perfect_edits_are_perfect_and_the_identity_map_is_zero(judge, tmp_path):
+    write_edits(tmp_path / "a")
+    result = judge(tmp_path / "a")
+    found = by_key(result)
+    accuracy = found["edit accuracy"]
+    assert accuracy.value == 1 and accuracy.n == 48, "a quarter shows its target already"
+    assert accuracy.beside == {"real": 1.0, "identity map": 0.0, "chance": 0.25}
+    assert found["target gain"].value == pytest.approx(found["target gain"].beside["truth"])
+    assert found["target gain"].value > 0.9
+    assert found["truth PSNR inside"].value == 60
+    assert found["leakage"].value == pytest.approx(found["leakage"].beside["truth"])
+    assert "edit accuracy" in table(result["figures"])
+
+
+def test_with_sources_at_their_target_left_in_the_identity_map_scores_their_share(judge, tmp_path):
+    rows = write_edits(tmp_path / "a", works=0)
+    write_manifest(tmp_path / "a", [replace(row, source_label="") for row in rows])
+    accuracy = by_key(judge(tmp_path / "a"))["edit accuracy"]
+    share = sum(row.target == row.source_label for row in rows) / len(rows)
+    assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.beside["identity map"]
+
+
+def test_shuffled_targets_fall_to_chance(judge, tmp_path):
+    write_edits(tmp_path / "a", n=400, shuffle=True)
+    assert by_key(judge(tmp_path / "a"))["edit accuracy"].value == pytest.approx(0.25, abs=0.08)
+
+
+def test_permuted_rows_change_nothing_at_all(judge, tmp_path):
+    rows = write_edits(tmp_path / "a", works=0.6)
+    before = judge(tmp_path / "a")
+    write_manifest(tmp_path / "a", [rows[i] for i in np.random.default_rng(1).permutation(len(rows))])
+    after = judge(tmp_path / "a")
+    assert [f.plain() for f in before["figures"]] == [f.plain() for f in after["figures"]]
+
+
+def test_the_batch_size_changes_no_figure(judge, tmp_path):
+    write_edits(tmp_path / "a", works=0.6)
+    small, large = judge(tmp_path / "a", batch_size=7), judge(tmp_path / "a", batch_size=256)
+    for a, b in zip(small["figures"], large["figures"], strict=True):
+        assert a.value == pytest.approx(b.value, abs=1e-4), a.key
+
+
+def test_a_subset_keeps_edits_with_their_sources(tmp_path):
+    write_edits(tmp_path / "a")
+    few = read_folders([tmp_path / "a"], most=20)
+    assert len(few.rows) == 20 and (few.source >= 0).all() and (few.truth >= 0).all()
+
+
+def write_samples(folder, pictures) -> None:
+    folder.mkdir(parents=True)
+    write_manifest(folder, [Row(save(x, folder, f"s{i:04d}.png"), "sample", seed=i) for i, x in enumerate(pictures)])
+
+
+def test_a_hundred_copies_ring_the_collapse_alarm_and_lower_recall(judge, tmp_path):
+    varied = [face(i % 4, i // 4 % 2, 20_000 + i) for i in range(200)]
+    write_samples(tmp_path / "varied", varied)
+    write_samples(tmp_path / "copies", varied[:3] + [varied[0]] * 100)
+    good, bad = judge(tmp_path / "varied"), judge(tmp_path / "copies")
+    assert not good["alarms"]
+    assert any("collapse" in alarm for alarm in bad["alarms"])
+    assert by_key(bad)["sample face-recall"].value < by_key(good)["sample face-recall"].value - 0.02
+
+
+def test_training_images_ring_the_memorisation_alarm(judge, real, tmp_path):
+    write_samples(tmp_path / "copied", list(real.train.permute(0, 2, 3, 1).numpy()))
+    assert any("memorisation" in alarm for alarm in judge(tmp_path / "copied")["alarms"])
+
+
+def test_attributes_success_leakage_and_samples(judge, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    rows = []
+    for i in range(40):
+        bit = i % 2
+        source = save(face(0, bit, i), folder, f"source{i:02d}.png")
+        # Every other edit works; every edit also turns the expression.
+        edit = save(face(2, bit if i % 4 < 2 else 1 - bit, i), folder, f"edit{i:02d}.png")
+        rows.append(Row(edit, "edit", source, f"toy:test:{i}", "angry", f"Smiling={1 - bit}"))
+    write_manifest(folder, rows)
+    assert by_key(judge(folder))["attribute success"].value == 0.5
+    samples = tmp_path / "b"
+    samples.mkdir()
+    write_manifest(samples, [
+        Row(save(face(0, int(i % 4 > 0) if i < 30 else int(i % 4 == 0), i), samples, f"{i:02d}.png"), "sample",
+            target=f"Smiling={int(i % 4 > 0)}") for i in range(40)
+    ])  # fmt: skip
+    found = by_key(judge(samples))["attribute accuracy"]
+    assert found.value == 0.75 and found.beside["majority"] == 0.75 and found.beside["real"] == 1
+
+
+def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    rows = []
+    for i in range(12):
+        source, truth = face(0, 0, i).astype(float), face(1, 0, i).astype(float)
+        blur = lambda x: (0.8 * x + 0.2 * x.mean((0, 1))).astype(np.uint8)  # noqa: E731
+        names = {
+            "source": source, "truth": truth, "recon": blur(source), "best": blur(truth),
+            "half": (blur(source).astype(float) + blur(truth)) / 2,
+        }  # fmt: skip
+        files = {k: save(x.astype(np.uint8), folder, f"{k}{i:02d}.png") for k, x in names.items()}
+        rows += [
+            Row(files["recon"], "reconstruction", files["source"], f"toy:test:{i}", "angry"),
+            Row(files["best"], "reconstruction", files["truth"]),
+            Row(files["half"], "edit", files["source"], f"toy:test:{i}", "angry", "happy", files["truth"]),
+        ]
+    write_manifest(folder, rows)
+    found = by_key(judge(folder))
+    inside = found["truth PSNR inside"]
+    way = inside.beside["reconstructed truth"] - inside.beside["base"]
+    assert found["gap closed"].value == pytest.approx((inside.value - inside.beside["base"]) / way)
+    assert 0.1 < found["gap closed"].value < 0.6
+    assert found["expression retained"].value == 1
+
+
+def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    rows = []
+    for i in range(10):
+        source = save(face(0, 0, i), folder, f"s{i}.png")
+        for strength in (0.0, 0.5, 1.0):
+            x = face(0, 0, i).astype(float) + strength * (face(1, 0, i).astype(float) - face(0, 0, i))
+            edit = save(x.astype(np.uint8), folder, f"e{i}_{strength}.png")
+            rows.append(Row(edit, "edit", source, f"toy:test:{i}", "angry", "happy", strength=strength))
+    write_manifest(folder, rows)
+    result = judge(folder)
+    found = by_key(result)
+    assert found["edit accuracy"].n == 10 and found["edit accuracy"].value == 1
+    assert found["strength Spearman"].value == pytest.approx(1)
+    assert [p["strength"] for p in result["tradeoff"]] == [0, 0.5, 1]
+    assert result["tradeoff"][0]["accuracy"] == 0 and result["tradeoff"][0]["identity"] == pytest.approx(1)
+
+
+def test_unlike_or_broken_folders_are_one_sentence(judge, tmp_path):
+    rows = write_edits(tmp_path / "a", n=8)
+    data = (tmp_path / "a" / rows[3].file).read_bytes()
+    (tmp_path / "a" / rows[3].file).write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="edit_003.png: cannot be decoded"):
+        judge(tmp_path / "a")
+    save(np.zeros((9, 9, 3), np.uint8), tmp_path / "a", rows[3].file)
+    with pytest.raises(UserError, match="9 x 9 px"):
+        judge(tmp_path / "a")
+    lines = (tmp_path / "a" / "manifest.csv").read_text().replace(",target,", ",aim,")
+    (tmp_path / "a" / "manifest.csv").write_text(lines)
+    with pytest.raises(UserError, match="column 'target' is missing"):
+        judge(tmp_path / "a")
+
+
+def test_a_class_that_the_judge_never_saw_is_said(judge, tmp_path):
+    rows = write_edits(tmp_path / "a", n=8)
+    (tmp_path / "a" / "export.json").unlink()
+    write_manifest(tmp_path / "a", [replace(row, target="contempt") for row in rows])
+    with pytest.raises(UserError, match="'contempt'.*knows only"):
+        judge(tmp_path / "a")
+
+
+def test_fid_of_equal_sets_and_of_gaussians():
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(500, 8, generator=g, dtype=torch.float64)
+    assert abs(distribution.fid(a, a)) < 1e-3
+    b = 2 * torch.randn(200_000, 3, generator=g, dtype=torch.float64) + torch.tensor([1.0, 0, 0])
+    c = torch.randn(200_000, 3, generator=g, dtype=torch.float64)
+    assert distribution.fid(b, c) == pytest.approx(1 + 3 * (2 - 1) ** 2, rel=0.02)
+
+
+def test_kid_is_unbiased_and_its_error_is_right():
+    g = torch.Generator().manual_seed(0)
+    draws = [distribution.kid(*(torch.randn(60, 4, generator=g) for _ in range(2))) for _ in range(150)]
+    values, errors = np.array([d[0] for d in draws]), np.array([d[1] for d in draws])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
+    assert errors.mean() == pytest.approx(values.std(), rel=0.35)
+    shifted = distribution.kid(torch.randn(200, 4, generator=g) + 1, torch.randn(200, 4, generator=g))
+    assert shifted[0] > 5 * shifted[1]
+
+
+def test_precision_and_recall_see_lost_and_strange_modes():
+    g = torch.Generator().manual_seed(0)
+    modes = torch.tensor([[0.0, 0], [20, 0]])
+    real = torch.randn(200, 2, generator=g) + modes.repeat(100, 1)
+    lost = torch.randn(200, 2, generator=g)
+    p, r = distribution.precision_recall(lost, real)
+    assert p > 0.9 and r < 0.6
+    strange = torch.randn(200, 2, generator=g) + torch.tensor([[0.0, 0], [-30, 0]]).repeat(100, 1)
+    assert distribution.precision_recall(strange, real)[0] < 0.6
+
+
+def test_masked_psnr_by_hand():
+    a, b = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    b[..., :2] = 51
+    left = torch.zeros(1, 4, 4, dtype=torch.bool)
+    left[..., :2] = True
+    assert masked_psnr(a, b, left).item() == pytest.approx(10 * np.log10(25))
+    assert masked_psnr(a, b, ~left).item() == 60
+
+
+def test_predictions_hold_logits_of_edits_and_sources(judge, tmp_path):
+    write_edits(tmp_path / "a", n=8)
+    rows = list(csv.DictReader(run.predictions_csv(judge(tmp_path / "a")["case"]).splitlines()))
+    assert len(rows) == 16 and {row["kind"] for row in rows} == {"edit", "source"}
+    edit = rows[5]
+    assert max(CLASSES, key=lambda name: float(edit[name])) == edit["target"]
+
+
+def test_baselines_imitate_an_export(judge, real, tmp_path):
+    from evaluation.baselines import export_baseline
+
+    write_edits(tmp_path / "a")
+    same = judge(export_baseline([tmp_path / "a"], "identity", None, tmp_path / "identity"))
+    assert by_key(same)["edit accuracy"].value == 0 and by_key(same)["edit identity"].value == pytest.approx(1)
+    naive = judge(export_baseline([tmp_path / "a"], "mean-difference", real, tmp_path / "naive"))
+    assert by_key(naive)["edit accuracy"].value == 1, "here an expression is a colour, so its mean is the answer"
+    assert read_manifest(tmp_path / "naive", CLASSES)
+
+
+def test_the_report_carries_its_pictures(judge, tmp_path):
+    from evaluation.gallery import Entry
+    from evaluation.page import write_report
+
+    write_edits(tmp_path / "a")
+    write_edits(tmp_path / "b", works=0.5)
+    entries = [Entry(name, judge(tmp_path / name), f"judge {name}") for name in "ab"]
+    path = write_report(tmp_path / "report", entries, ["python scripts/compare.py a b"])
+    page, text = path.read_text(), path.with_name("report.md").read_text()
+    assert page.count("data:image/png;base64,") >= 10 and "http" not in page
+    assert "<b>1.000</b>" in page and "scripts/compare.py a b" in page
+    assert "| edit accuracy ↑ | **1.000** |" in text
+    assert all((tmp_path / "report" / name).is_file() for name in ("figures/face_0.png", "figures/worst_b.png"))
+    json.dumps([f.plain() for f in entries[0].result["figures"]], allow_nan=False)
+
+
+def test_a_manifest_for_a_foreign_folder(tmp_path):
+    from scripts.make_manifest import main
+
+    out, sources = tmp_path / "out", tmp_path / "in"
+    for folder in (out / "happy", sources / "sad"):
+        folder.mkdir(parents=True)
+    save(face(2, 0, 1), sources / "sad", "p1.png")
+    save(face(1, 0, 1), out / "happy", "p1_2.png")
+    main([str(out), "--sources", str(sources)])
+    row = read_manifest(out)[0]
+    assert (row.file, row.source, row.source_label, row.target) == ("happy/p1_2.png", "sources/p1.png", "sad", "happy")
+    save(face(1, 0, 1), out / "happy", "q_2.png")
+    with pytest.raises(SystemExit):
+        main([str(out), "--sources", str(sources)])
