@@ -75,7 +75,7 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     share = confusion / confusion.sum(1, keepdim=True).clamp_min(1)
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axes.imshow(share.numpy(), vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=60)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("named by the density")
@@ -245,7 +245,7 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: the first of --split")
+    parser.add_argument("images", nargs="*", help="photos, or test:N; none: some of --split")
     add_split(parser)
     parser.add_argument("--n", type=int, default=64, help="how many of them")
     parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")

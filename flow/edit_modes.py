@@ -238,7 +238,7 @@ def strip_of(text: str) -> list[float]:
 
 def add_faces(parser: argparse.ArgumentParser, n: int = 12) -> None:
     """Which faces: files, test:N, or the first of a split."""
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: the first of --split")
+    parser.add_argument("images", nargs="*", help="photos, or test:N; none: some of --split")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of which, without images")
     parser.add_argument("--n", type=int, default=n, help="how many of them")
     parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
@@ -247,7 +247,7 @@ def add_faces(parser: argparse.ArgumentParser, n: int = 12) -> None:
 def add_edit(parser: argparse.ArgumentParser) -> None:
     """The options of `edit`."""
     add_faces(parser)
-    parser.add_argument("--strip", help="from:to:number, shares of the whole move, as -1:2:7")
+    parser.add_argument("--strip", help="from:to:number, shares of the whole move, as --strip=-1:2:7")
     add_move(parser)
 
 

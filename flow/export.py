@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data import synthetic
-from data.drawn_reader import DEFAULT_SIZES
+from data.drawn_reader import DrawnFaces
 from data.request import Move, Request, parse_request
 from engine import UserError
 from engine.files import atomic_dir
@@ -18,9 +18,7 @@ from evaluation.manifest import Row, write_export, write_manifest
 from flow.directions import label_names
 from flow.edit import decode_photo
 from flow.edit_modes import TRANSFER_GAIN, add_move, edited, open_mover, require_labels, transferred
-from flow.session import Chosen, Session, add_split
-
-SPLITS = ("train", "val", "test")
+from flow.session import Chosen, Session, add_split, spread
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -52,10 +50,10 @@ def export_samples(session: Session, folder: Path) -> tuple[list[Row], dict]:
 
 
 def export_faces(session: Session, folder: Path) -> tuple[list[Row], dict]:
-    """Reconstructions, edits or transfers of the first --n faces of a split (0: all), with their sources."""
+    """Reconstructions, edits or transfers of --n faces spread over a split (0: all), with their sources."""
     args, meta, what = session.args, session.meta, session.args.what
     faces = session.split(args.split)
-    batch = faces.take(np.arange(min(args.n or len(faces), len(faces))))
+    batch = faces.take(spread(args.n, len(faces)))
     index, table = batch["index"].tolist(), session.table(batch)
     label = batch["label"].tolist() if meta["classes"] else [-1] * len(index)
     common = [
@@ -80,7 +78,7 @@ def export_faces(session: Session, folder: Path) -> tuple[list[Row], dict]:
     request = parse_request(args.attr, meta["classes"], meta["attributes"])
     images, facts = changed(session, batch, table, request)
     names = save_all(images, folder, "edit", index)
-    answers = true_answers(session, args.split, batch["index"].numpy(), request, table)
+    answers = true_answers(session, batch["index"].numpy(), request, table)
     truths = [""] * len(names) if answers is None else save_all(answers, folder, "truth", index)
     strength = facts["gain"] if isinstance(facts["gain"], float) else 1.0
     rows = [
@@ -134,29 +132,15 @@ def target_texts(request: Request, table: Tensor, meta: dict) -> list[str]:
     return [";".join(texts) for texts in zip(*parts, strict=True)]
 
 
-def drawn_factors(session: Session, split: str, index: np.ndarray) -> dict[str, np.ndarray]:
-    """The factors of drawn faces by their rows in the pack."""
-    cfg, part = session.method.cfg.data, SPLITS.index(split)
-    sizes = [n or d for n, d in zip((cfg.num_train, cfg.num_val, cfg.num_test), DEFAULT_SIZES, strict=True)]
-    number = index - sum(sizes[:part]) + synthetic.SPLIT_OFFSET[split] * cfg.per_identity
-    return synthetic.factors(
-        cfg.seed,
-        number,
-        per_identity=cfg.per_identity,
-        prior=cfg.prior,
-        independent=cfg.independent,
-        classes=8 if "contempt" in cfg.classes else 7,
-        intensity=tuple(cfg.intensity),
-    )
+def true_answers(session: Session, index: np.ndarray, request: Request, table: Tensor) -> Tensor | None:
+    """Drawn faces (their rows of the pack: index) with the request fulfilled, (N, C, H, H) in [-1, 1].
 
-
-def true_answers(session: Session, split: str, index: np.ndarray, request: Request, table: Tensor) -> Tensor | None:
-    """Drawn faces with the request fulfilled, (N, C, H, H) in [-1, 1]; None for real ones, for steps, and where the
-    drawing refuses (the hair colour of a bald head)."""
+    None for real faces, for steps, and where the drawing refuses (the hair colour of a bald head).
+    """
     meta, cfg = session.meta, session.method.cfg.data
     if meta["dataset"] != "synthetic" or cfg.pair or any(wish.form == "step" for wish in request):
         return None
-    factors = drawn_factors(session, split, index)
+    factors = DrawnFaces(cfg).factors_of(index)
     try:
         for wish in request:
             if wish.is_class and not wish.value:

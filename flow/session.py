@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,8 +76,8 @@ class Session:
         return aligned.image, unknown, aligned
 
     def faces_of(self, names: Sequence[str], split: str, n: int, eyes: str | None = None) -> "Chosen":
-        """The faces that a command names, or the first n of a split."""
-        names = list(names) or [f"{split}:{i}" for i in range(min(n, len(self.split(split))))]
+        """The faces that a command names, or n of a split."""
+        names = list(names) or [f"{split}:{i}" for i in spread(n, len(self.split(split)))]
         found = [self.face(name, eyes) for name in names]
         images, tables = torch.cat([image for image, _, _ in found]), torch.cat([table for _, table, _ in found])
         return Chosen(images, tables, [photo for _, _, photo in found], names)
@@ -214,6 +215,12 @@ class Chosen:
 
     def __init__(self, x: Tensor, table: Tensor, photos: list[AlignedFace | None], names: list[str]) -> None:
         self.x, self.table, self.photos, self.names = x, table, photos, names
+
+
+def spread(n: int, size: int) -> np.ndarray:
+    """n places of `size`, evenly spread: neighbours in a set are often one person. n 0: all."""
+    n = min(n or size, size)
+    return np.arange(n) * size // max(n, 1)
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,232 @@
+"""Directions, edits, transfers and what the density tells: on planted answers and on random flows."""
+
+import math
+
+import pytest
+import torch
+from flow_toy import META, batch, made_ready, method, pictures, small_flow
+
+from data.request import parse_request
+from engine import UserError
+from engine.grids import to_uint8
+from flow.directions import (
+    Directions,
+    Moments,
+    area,
+    fit_directions,
+    label_table,
+    load_directions,
+    pooled,
+    save_directions,
+    shrink_blocks,
+)
+from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
+from flow.edit_modes import sheet, straight
+from flow.labels import mean_pictures
+from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature, image_bits
+from flow.model import flatten
+from flow.mover import Mover
+from flow.yardsticks import gaussian_bits, histogram_bits, yardsticks
+from latents.directions import mean_vectors, ols_vectors
+
+
+@pytest.mark.parametrize("n_bits", [5, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n", [1, 64])
+def test_an_edit_of_nothing_returns_the_photo_s_bytes(n_bits: int, channels: int, n: int) -> None:
+    flow = small_flow(channels=channels, dtype=torch.float32, condition="planes").eval()
+    x, y = pictures(n, channels), torch.eye(3)[torch.arange(n) % 3]
+    with torch.inference_mode():
+        photo = encode_photo(flow, x, n_bits, y)
+        same = [move(flow, photo, torch.zeros(flow.dim), n_bits), transfer(flow, photo, y, 1.5, n_bits)]
+        ends = sheet(photo.code.flat()[[0, -1]], torch.linspace(0, 1, 3))[0]
+        labels = straight(y[[0, -1]], torch.linspace(0, 1, 3))[0]
+        walk = decode_photo(flow, flow.unflatten(ends[[0, 2]]), n_bits, labels[[0, 2]], photo.lost[[0, -1]])
+        assert all((to_uint8(image) == to_uint8(x)).all() for image in same)
+        assert (to_uint8(walk) == to_uint8(x[[0, -1]])).all()
+        assert (to_uint8(transfer(flow, photo, y.roll(1, 1), 1.5, n_bits)) != to_uint8(x)).any()
+
+
+def test_a_step_moves_the_levels_it_is_allowed_to() -> None:
+    flow = small_flow()
+    mask = level_mask(flow, [2], torch.device("cpu"))
+    ones = flow.unflatten(mask[None])
+    assert ones[0].sum() == 0 and ones[1].min() == 1
+
+
+def test_streamed_moments_are_those_of_all_codes_at_once() -> None:
+    torch.manual_seed(0)
+    codes, labels = torch.randn(500, 24, dtype=torch.float64), torch.randint(0, 2, (500, 3)).float()
+    moments = Moments(3)
+    for rows in torch.arange(500).split(64):
+        moments.add(codes[rows], labels[rows])
+    assert torch.allclose(moments.mean_directions(), mean_vectors(codes, labels), atol=1e-10)
+    assert torch.allclose(moments.ols_directions(), ols_vectors(codes, labels), atol=1e-10)
+    sides = [[codes[labels[:, a] == s] for s in (0, 1)] for a in range(3)]
+    error = torch.stack([sum(s.var(0, correction=0) / len(s) for s in pair).sqrt() for pair in sides])
+    assert torch.allclose(moments.standard_error(), error, atol=1e-10)
+
+
+def test_wrong_labels_and_empty_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="got -1"):
+        Moments(1).add(torch.zeros(2, 4), torch.tensor([[1.0], [-1.0]]))
+    with pytest.raises(ValueError, match="no face on one side"):
+        Moments(1).add(torch.zeros(2, 4), torch.ones(2, 1)).mean_directions()
+
+
+def test_least_squares_separates_what_goes_together_and_means_do_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    n, dim, moments = 20_000, 3072, Moments(2)
+    first = torch.rand(n, generator=generator) < 0.5
+    second = torch.where(torch.rand(n, generator=generator) < 0.33, first, torch.rand(n, generator=generator) < 0.5)
+    labels = torch.stack([first, second], 1).float()
+    planted = torch.zeros(2, dim)
+    planted[0, :1000], planted[1, 1000:2000] = 3 / 1000**0.5, 3 / 1000**0.5
+    for rows in torch.arange(n).split(2000):
+        moments.add(torch.randn(len(rows), dim, generator=generator) + labels[rows] @ planted, labels[rows])
+    cosine = lambda d: torch.nn.functional.cosine_similarity(d.float(), planted).min().item()  # noqa: E731
+    assert cosine(moments.ols_directions()) >= 0.95 > cosine(moments.mean_directions())
+
+
+def test_shrinking_takes_noise_and_leaves_the_signal() -> None:
+    torch.manual_seed(0)
+    shapes = [(6, 16, 16), (12, 8, 8), (48, 4, 4)]
+    noise = torch.randn(8, 3072)
+    assert (shrink_blocks(noise, 1.0, shapes).norm() / noise.norm()).item() < 0.3
+    signal = torch.zeros(8, 3072)
+    signal[:, :768] = 2 * torch.randn(8, 768)
+    seen = signal + noise
+    assert (shrink_blocks(seen, 1.0, shapes) - signal).norm() < 0.6 * (seen - signal).norm()
+    assert torch.equal(shrink_blocks(seen, torch.zeros(8), shapes), seen)
+
+
+def planted_directions(flow, seed: int = 0) -> tuple[Directions, torch.Tensor, torch.Tensor]:
+    """Codes in which attributes and expressions have planted places: directions, codes, labels."""
+    generator = torch.Generator().manual_seed(seed)
+    n = 600
+    places = torch.zeros(5, flow.dim)
+    for k in range(5):
+        places[k, 20 * k : 20 * k + 20] = 1.0
+    expression = torch.randint(0, 3, (n,), generator=generator)
+    bits = torch.randint(0, 2, (n, 2), generator=generator).float()
+    labels = torch.cat([bits, torch.eye(3)[expression]], 1)
+    codes = torch.randn(n, flow.dim, generator=generator) + labels @ places
+    moments = Moments(2).add(codes, labels)
+    seen = (pooled(flow.unflatten(codes)), labels)
+    facts = {"sha256": "a" * 64, "n_bits": 5, "run": "RUN"}
+    return fit_directions(moments, seen, seen, META, "ols", facts), codes, labels
+
+
+def test_a_mover_goes_where_it_is_asked() -> None:
+    flow = small_flow(dtype=torch.float32)
+    found, codes, labels = planted_directions(flow)
+    assert found.names == ["Smiling", "Male", "happy", "sad", "neutral"] and found.auc.min() > 0.85
+    ask = lambda text: parse_request(text, META["classes"], META["attributes"])  # noqa: E731
+    mover = Mover(flow, found, META, gain=1.0)
+    step = mover.step(codes, labels, ask("Smiling=1"))
+    there = labels[:, 0] == 1
+    assert step[there].abs().max() == 0 and torch.allclose(step[~there], found.direction[0].expand((~there).sum(), -1))
+    unknown = torch.full_like(labels, float("nan"))
+    read = mover.step(codes, unknown, ask("Smiling=1")).abs().sum(1) > 0
+    assert (read == ~there).float().mean() > 0.85
+    happy = mover.step(codes, labels, ask("happy"))
+    sad = labels[:, 3] == 1
+    assert torch.allclose(happy[sad], (found.class_code[0] - found.class_code[1]).expand(sad.sum(), -1), atol=1e-6)
+    assert torch.allclose(
+        mover.step(codes, labels, ask("Smiling=+0.5")), 0.5 * found.direction[0].expand(len(codes), -1)
+    )
+    kept = Mover(flow, found, META, gain=1.0, keep=["Male"]).step(codes, labels, ask("Smiling=+1.0"))
+    assert (kept @ found.direction[1]).abs().max() < 1e-4
+    automatic = Mover(flow, found, META, gain=None).step(codes, labels, ask("Smiling=flip"))
+    reading = mover.pool(codes + automatic) @ found.reader[0]
+    target = found.reader_mean[0][1 - labels[:, 0].long()]
+    assert (reading - target).abs().median() < 0.05
+    with pytest.raises(UserError, match="has no other side"):
+        mover.step(codes, labels, ask("happy=flip"))
+
+
+def test_directions_of_other_weights_are_refused(tmp_path) -> None:
+    found, _, _ = planted_directions(small_flow(dtype=torch.float32))
+    path = tmp_path / "directions_ols.pt"
+    save_directions(found, path)
+    assert torch.equal(load_directions(path, found.provenance).direction, found.direction)
+    with pytest.raises(UserError, match="fitted to other weights .*sample.py directions --run-dir RUN --kind ols"):
+        load_directions(path, found.provenance | {"sha256": "b" * 64})
+    with pytest.raises(UserError, match="fitted to another n_bits"):
+        load_directions(path, found.provenance | {"n_bits": 8})
+
+
+def test_pooled_codes_keep_unit_variance() -> None:
+    flow = small_flow(size=32, num_levels=3, dtype=torch.float32)
+    seen = pooled(flow.unflatten(flow.noise(400, torch.Generator().manual_seed(0))))
+    assert seen.shape == (400, 1056) and abs(seen.var().item() - 1) < 0.02
+
+
+def test_the_bayes_classifier_is_bayes() -> None:
+    """Steps that do nothing and one prior: p(v | k) is a Gaussian whose mean the label shifts; the closed form."""
+    net = method(condition="planes", num_levels=1, num_steps=1, permutation="shuffle", class_mean=False)
+    flow = made_ready(net.flow)
+    with torch.no_grad():
+        flow.levels[0].prior_shift.copy_(torch.randn(3, 12, 4, 4) * 0.1)
+    v = torch.rand(16, 3, 8, 8) - 0.5
+    scores = class_log_probs(flow, net.labels, v)
+    z = torch.nn.functional.pixel_unshuffle(v, 2)[:, flow.levels[0].steps[0].conv.order]
+    difference = z[:, None] - flow.levels[0].prior_shift
+    expected = -0.5 * (difference.square() + math.log(2 * math.pi)).sum((2, 3, 4)) + torch.tensor([0.3, 0.1, 0.6]).log()
+    assert torch.allclose(scores, expected, atol=1e-3)
+    assert bayes_accuracy(scores, scores.argmax(1)).item() == 1
+    half = torch.cat([scores.argmax(1)[:8], torch.full((8,), -1)])
+    assert bayes_accuracy(scores, half).item() == 1  # an unknown label counts neither way
+
+
+def test_bits_have_log_odds_and_more_draws_a_tighter_bound() -> None:
+    net = method(condition="planes", condition_on=["Male"])
+    net.warm_start(batch())
+    with torch.inference_mode():
+        x, y = batch()["image"], net.labels.of(batch())
+        assert class_log_probs(net.flow, net.labels, x / 2).shape == (8, 1, 2)
+        one = image_bits(net.flow, x, y, 5, 1, torch.Generator().manual_seed(0)).mean()
+        many = image_bits(net.flow, x, y, 5, 16, torch.Generator().manual_seed(0)).mean()
+    assert many < one
+
+
+def test_a_temperature_makes_overconfident_scores_honest() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4000, 4)
+    label = torch.distributions.Categorical(logits=logits).sample()
+    assert fit_temperature(50 * logits, label) == pytest.approx(50, rel=0.1)
+
+
+def test_class_pictures_are_the_means_of_the_training_faces() -> None:
+    net = method(condition="planes")
+    faces = batch(30)
+
+    class Faces:
+        def once(self, size: int):  # noqa: ANN201
+            return iter([{k: v[i : i + 10] for k, v in faces.items()} for i in range(0, 30, 10)])
+
+    means = mean_pictures(net.labels, Faces(), 8, mirrored=False)
+    v = (((faces["image"] + 1) * 127.5).round() + 0.5) / 256 - 0.5
+    assert torch.allclose(means[1], v[faces["label"] == 1].mean(0), atol=1e-6)
+
+
+def test_yardsticks_of_known_data() -> None:
+    torch.manual_seed(0)
+    mixing = torch.linalg.qr(torch.randn(48, 48, dtype=torch.float64))[0] * torch.linspace(0.02, 0.1, 48)
+    draw = lambda n: (torch.randn(n, 48, dtype=torch.float64) @ mixing.T + 0.5).clamp(0, 0.999)  # noqa: E731
+    k = [(draw(n) * 256).floor().int().view(n, 3, 4, 4) for n in (20_000, 2000)]
+    entropy = (torch.linspace(0.02, 0.1, 48).log2() + 0.5 * math.log2(2 * math.pi * math.e)).mean().item() + 8
+    assert gaussian_bits(*k, 8).mean().item() == pytest.approx(entropy, rel=0.01)
+    uniform = torch.randint(0, 32, (500, 1, 8, 8))
+    assert histogram_bits(uniform, uniform, 5) == pytest.approx(5, abs=0.01)
+    found = yardsticks(uniform, uniform, 5)
+    assert found["webp lossless"] > 5 and found["png"] > 5
+
+
+def test_tables_and_areas() -> None:
+    table = label_table(batch(8), META)
+    assert table.shape == (8, 5) and table[0, 0].isnan()
+    assert (table[:, 2:].nansum(1) == (batch(8)["label"] >= 0)).all()
+    assert area(torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])) == 0.75
+    eps = [torch.randn(2, 6, 4, 4), torch.randn(2, 24, 2, 2)]
+    assert flatten(eps).shape == (2, 192)

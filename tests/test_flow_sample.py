@@ -1,0 +1,146 @@
+"""Every mode of `flow/sample.py` on a run of twenty steps: its files, its bytes, its refusals."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation.manifest import read_manifest
+from flow import sample, train
+
+YAML = """
+data: {dataset: synthetic, image_size: 32, num_train: 300, num_val: 60, num_test: 40, attributes: [Smiling, Male]}
+model: {num_levels: 2, num_steps: 1, width: 8, condition: planes, num_planes: 2, memory: stored}
+train: {total_steps: 20, batch_size: 16, log_every: 20, save_every: 20, sample_every: 0, validate_every: 0,
+        lr_warmup: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs: `labels` and `plain`."""
+    folder = tmp_path_factory.mktemp("flow")
+    (folder / "small.yaml").write_text(YAML)
+    before = sys.argv
+    for name, more in (("labels", []), ("plain", ["model.condition=none", "loss.n_bits=8"])):
+        sys.argv = ["train.py", "--config", str(folder / "small.yaml"), "--run-dir", str(folder / name), *more]
+        train.main()
+    sys.argv = before
+    return folder
+
+
+def mode(run: Path, *words: str) -> None:
+    sample.main([words[0], "--run-dir", str(run), *words[1:]])
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["grid", "--n", "5"], ["grid.png", "grid.json"]),
+        (["temperature", "--levels"], ["temperature.png"]),
+        (["recon", "--n", "3"], ["recon.png", "recon.json"]),
+        (["directions"], ["directions_ols.png", "directions_ols.json", "../directions_ols.pt"]),
+        (["edit", "--attr", "Smiling=flip", "--n", "3", "--gain", "auto", "--strip=-1:1:3"], ["edit.png", "edit.webp"]),
+        (["edit", "test:1", "--attr", "happy", "--kind", "local", "--k", "10", "--levels", "2"], ["edit.png"]),
+        (["transfer", "test:0", "test:7", "--to", "happy", "sad"], ["transfer.png"]),
+        (["classify", "--n", "20"], ["classify.json", "classify.png"]),
+        (
+            ["interpolate", "test:0", "test:9", "test:20", "test:30", "--n", "3"],
+            ["interpolate.png", "interpolate.webp"],
+        ),
+        (["interpolate", "test:0", "test:9", "--mix"], ["mix.png"]),
+        (["score", "--n", "6"], ["score.csv", "score.json"]),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else v,
+)
+def test_a_mode_writes_its_files(runs: Path, words: list[str], files: list[str]) -> None:
+    mode(runs / "labels", *words)
+    for name in files:
+        assert (runs / "labels" / "pictures" / name).is_file(), name
+    note = json.loads((runs / "labels" / "pictures" / files[0]).with_suffix(".json").read_text())
+    assert note["step"] == 20 and len(note["sha256"]) == 64 and note["seed"] == 0
+
+
+def test_everything_comes_back(runs: Path) -> None:
+    for name in ("labels", "plain"):
+        mode(runs / name, "recon")
+        assert json.loads((runs / name / "pictures" / "recon.json").read_text())["same_bytes"] == 1
+
+
+@pytest.mark.slow
+def test_the_report_has_its_yardsticks(runs: Path) -> None:
+    mode(runs / "labels", "report", "--draws", "2", "--n", "20")
+    found = json.loads((runs / "labels" / "pictures" / "report.json").read_text())
+    assert found["same_bytes"] == 1 and found["finite_samples"] == 1 and found["largest_error"] < 1e-5
+    assert found["bits_per_dim_2_draws"] < found["bits_per_dim"] and 0 <= found["leak"]["reader_accuracy"] <= 1
+    assert set(found["yardsticks"]) >= {"independent pixels", "png", "webp lossless"}
+
+
+def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:
+    for what, more in (
+        ("sample", []),
+        ("reconstruction", []),
+        ("edit", ["--attr", "happy", "--gain", "0"]),
+        ("transfer", ["--attr", "happy", "--transfer-gain", "1"]),
+    ):
+        folder = tmp_path / what
+        mode(runs / "labels", "export", "--what", what, "--n", "20", "--out", str(folder), *more)
+        rows = read_manifest(folder)
+        assert len(rows) == 20 and json.loads((folder / "export.json").read_text())["n_bits"] == 5
+        if what in ("edit", "transfer"):
+            assert all(row.target == "happy" and row.truth for row in rows)
+            happy = next(row for row in rows if row.source_label == "happy")
+            assert same(folder / happy.source, folder / happy.truth)  # already there: the answer is the face itself
+            moved = [not same(folder / row.file, folder / row.source) for row in rows]
+            assert not any(moved) if what == "edit" else any(moved)
+        if what == "reconstruction":
+            assert all(same(folder / row.file, folder / row.source) for row in rows)
+
+
+def same(a: Path, b: Path) -> bool:
+    return bool((np.asarray(Image.open(a)) == np.asarray(Image.open(b))).all())
+
+
+def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "me.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)).save(photo)
+    out = tmp_path / "edit.png"
+    mode(runs / "plain", "edit", str(photo), "--eyes", "whole", "--attr", "Smiling=+0.0", "--out", str(out))
+    assert same(photo, tmp_path / "edit_me.png")
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "said"),
+    [
+        ("plain", ["transfer", "test:0"], "trained without labels .* `sample.py edit`"),
+        ("plain", ["classify"], "trained without labels"),
+        ("labels", ["edit", "--attr", "Smilling=1"], "unknown here; the nearest names are"),
+        ("labels", ["edit", "--attr", "happy", "--gain", "much"], "--gain much: expected a number or auto"),
+        ("labels", ["edit", "--attr", "happy", "--levels", "9"], "--levels 9: expected numbers from 1"),
+        ("labels", ["interpolate", "test:0"], "expected two or four faces"),
+        ("labels", ["grid", "--label", "angryy"], "nearest names are angry"),
+        ("labels", ["export", "--what", "edit", "--out", "x"], "say what to change"),
+    ],
+)
+def test_wrong_wishes_are_sentences(runs: Path, capsys, run: str, words: list[str], said: str) -> None:
+    import re
+
+    with pytest.raises(SystemExit) as leaving:
+        mode(runs / run, *words)
+    assert leaving.value.code == 2 and re.search(said, capsys.readouterr().err)
+
+
+def test_directions_of_other_weights_name_the_command(runs: Path, capsys) -> None:
+    mode(runs / "plain", "directions")
+    path = runs / "plain" / "directions_ols.pt"
+    held = torch.load(path, weights_only=True)
+    held["provenance"]["sha256"] = "0" * 64
+    torch.save(held, path)
+    with pytest.raises(SystemExit):
+        mode(runs / "plain", "edit", "test:0", "--attr", "Smiling=1")
+    assert "refit with python flow/sample.py directions" in capsys.readouterr().err
+    path.unlink()
