@@ -52,6 +52,7 @@ class LossConfig:
     prior_fraction: float = 0.1  # share of the fakes from z ~ N(0, I), the others from E(x); 0 .. 1
 
     # The guide.
+    guide: str = "own"  # own: taught in this run; else the run directory of a guide of evaluation/, never of a judge
     guide_steps: int = 3600  # first steps of the run, which teach the guide; without effect at lambda_guide 0
     guide_end: float = 1.0  # its weight is 0 after this share of the steps that follow its own; 0 .. 1
 
@@ -127,5 +128,5 @@ class Config:
 
     @property
     def guide_steps(self) -> int:
-        """Steps that teach the guide; 0 without one."""
-        return self.loss.guide_steps if self.loss.lambda_guide else 0
+        """Steps that teach the guide; 0 without one of our own."""
+        return self.loss.guide_steps if self.loss.lambda_guide and self.loss.guide == "own" else 0

@@ -1,7 +1,6 @@
 """Folders that evaluation/ reads: PNGs, manifest.csv and export.json; on drawn faces with the true answers."""
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +187,8 @@ def true_pictures(session: Session, drawn: dict | None, name: str, y_target: Ten
 
 def guides_of(session: Session) -> dict[str, str]:
     """The hash of the guide's weights, if there is one."""
-    if session.method.guide is None:
-        return {}
-    digest = hashlib.sha256()
-    for value in session.method.guide.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
-    return {"own guide": digest.hexdigest()}
+    guide = session.method.guide
+    return {} if guide is None else {f"{session.method.cfg.loss.guide} guide": guide.sha256()}
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

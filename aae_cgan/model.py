@@ -1,4 +1,4 @@
-"""Networks: encoder E, conditional generator G, image critic D_x, latent critic D_z, guide.
+"""Networks: encoder E, conditional generator G, image critic D_x, latent critic D_z.
 
 A request y (N, K) is a one-hot class, a mixture of classes, or attributes in {-1, +1}. Shapes stand at the line's end
 for 48 px, one channel, width w, code Z. Everything returns float32.
@@ -150,23 +150,6 @@ class LatentCritic(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z)[:, 0].float()
-
-
-class Guide(nn.Module):
-    """x (N, C, H, H) -> logits (N, K): taught the labels in the run's first steps, fixed from then on."""
-
-    def __init__(self, channels: int, num_conditions: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        plan = ((32, 5, 2), (64, 3, 1), (64, 3, 2), (128, 3, 2), (128, 3, 1))
-        for before, (after, kernel, stride) in zip([channels, 32, 64, 64, 128], plan, strict=True):
-            layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.GroupNorm(GROUPS, after)]
-            layers.append(nn.LeakyReLU(0.1))
-        self.features = nn.Sequential(*layers)
-        self.out = nn.Sequential(nn.Dropout(0.4), nn.Linear(128, num_conditions))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.features(x).mean((2, 3))).float()
 
 
 def stages(image_size: int, width: int) -> tuple[list[int], int]:

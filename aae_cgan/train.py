@@ -15,8 +15,9 @@ from aae_cgan.alarms import Watch, symptoms, vital_signs
 from aae_cgan.augment import diff_augment, jitter
 from aae_cgan.config import Config
 from aae_cgan.edit import class_order, strip_of
+from aae_cgan.guide import ForeignGuide, Guide
 from aae_cgan.linear import LinearPath
-from aae_cgan.model import Encoder, Generator, Guide, ImageCritic, LatentCritic, refuse_batch_norm
+from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
 from aae_cgan.prepare import prepare_linear
 from aae_cgan.schedule import PHASES, Clock, clock, generator_steps
 from aae_cgan.targets import Request, conditions, draw_request, mix_labels
@@ -32,7 +33,7 @@ logger = logging.getLogger("faces")
 class AAECGAN(Method):
     """Encoder and generator, their two critics, perhaps a guide; `ema_*` are the weights that pictures come from."""
 
-    compilable = ("encoder", "generator", "guide")  # no critic: penalties differentiate them twice
+    compilable = ("encoder", "generator")  # no critic: penalties differentiate them twice
 
     def __init__(self, cfg: Config, meta: dict) -> None:
         super().__init__(cfg, meta)
@@ -48,7 +49,9 @@ class AAECGAN(Method):
         self.ema_encoder, self.ema_generator = EMA(self.encoder), EMA(self.generator)
         self.d_latent = LatentCritic(m.latent_dim)
         self.d_image = ImageCritic(channels, size, num, m, w.lambda_class > 0) if w.lambda_adv else None
-        self.guide = Guide(channels, num) if w.lambda_guide else None
+        self.guide = None
+        if w.lambda_guide:
+            self.guide = Guide(channels, num) if w.guide == "own" else ForeignGuide(w.guide, self.names)
         refuse_batch_norm(d_latent=self.d_latent, **({"d_image": self.d_image} if w.lambda_adv else {}))
         self.boxes = boxes_from_eyes(meta["eyes"]) if w.lambda_face and meta["eyes"] else None
         if w.lambda_face and not (meta["eyes"] or meta["landmarks"]):
@@ -62,7 +65,7 @@ class AAECGAN(Method):
         self.optimizers["d_latent"] = adam(self.d_latent.parameters(), t.lr_critic, betas)
         if self.d_image is not None:
             self.optimizers["d_image"] = adam(self.d_image.parameters(), t.lr_critic, betas)
-        if self.guide is not None:
+        if self.guide is not None and w.guide == "own":
             self.optimizers["guide"] = adam(self.guide.parameters(), t.lr_guide, weight_decay=5e-2)
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -74,35 +77,33 @@ class AAECGAN(Method):
         alone, drawing = now.phase == "autoencode", now.phase == "gan"
         logs: dict[str, Any] = {"phase": float(PHASES.index(now.phase))}
 
-        # 1. Latent critic (AAE): draws of the prior are real, the encoder's codes are fake.
-        with torch.no_grad():
+        # 1. Codes; while the GAN learns alone the encoder is held. Critics see detached values: neither E nor G has
+        #    moved when their own turn comes, so one forward serves both.
+        with torch.set_grad_enabled(now.generator and not drawing):
             z = self.encoder(x)  # (N, Z)
-        if w.lambda_latent and not drawing:
-            logs |= self.update_d_latent(torch.randn_like(z), z)  # 1511.05644; 1704.00028, algorithm 1
 
-        # 2. Requests: another row's label, the real face that carries it, a wrong label; codes to draw from.
+        # 2. Latent critic (AAE): draws of the prior are real, the encoder's codes are fake (1511.05644).
+        if w.lambda_latent and not drawing:
+            logs |= self.update_d_latent(torch.randn_like(z), z.detach())
+
+        # 3. Image critic (CGAN): real pairs against edits and draws, and real faces under a wrong label.
         if not alone:
             asked = draw_request(x[known], y[known], w.targets == "own", self.attributes)
             z_from, drawn = self.fake_codes(z[known], drawing)  # (M, Z), (M,) bool: from the prior
             y_target = mix_labels(y[known], asked.y_target, self.cfg.train.mixed)  # (M, K)
-
-            # 3. Image critic (CGAN): real pairs against edits and draws, and real faces under a wrong label.
-            with torch.no_grad():
+            with torch.set_grad_enabled(now.generator):
                 x_fake = self.generator(z_from, y_target)  # (M, C, H, H)
-            logs |= self.update_d_image(x[known], y[known], x_fake, y_target, asked)
+            logs |= self.update_d_image(x[known], y[known], x_fake.detach(), y_target, asked)
         if not now.generator:
             return logs
 
-        # 4. Autoencoder: reconstruct under the own label, with codes that pass for the prior; "gan" holds the encoder.
-        z = z if drawing else self.encoder(x)
+        # 4. Autoencoder: reconstruct under the own label, with codes that pass for the prior.
         loss = {"recon": w.lambda_rec * self.distance(self.generator(z, y), x, batch)}
         if w.lambda_latent and not drawing:
             loss["latent"] = w.lambda_latent * self.fool(self.d_latent, w.gan_latent, z)
 
         # 5. Generator: an edit must convince the critic, keep its code, and lead back to the photo.
         if not alone:
-            z_from = torch.where(drawn[:, None], z_from, z[known])
-            x_fake = self.generator(z_from, y_target)  # (M, C, H, H)
             loss |= self.edit_terms(x_fake, z_from, y_target, x[known], y[known], drawn, now)
         total = sum(loss.values())
         self.minimize(total, "generator" if drawing else "autoencoder")
@@ -305,6 +306,8 @@ def main(argv: list[str] | None = None) -> None:
         faces = build_faces(run.cfg.data)
         train = in_two_parts(faces.train, run.cfg.train.unlabelled)
         method = AAECGAN(run.cfg, faces.meta)
+        if isinstance(method.guide, ForeignGuide):
+            method.guide.open(run.device)
         linear, total = prepare_linear(run, method, train), run.cfg.train.total_steps
         label = run.cfg.model.condition_d
         logger.info(f"{linear}; label: {label}; {total} batches = {generator_steps(run.cfg)} generator steps")

@@ -239,6 +239,18 @@ def test_joint_rate_scales_the_joint_phase_alone():
     assert rates == [1.0, 0.5]
 
 
+def test_a_judge_may_not_guide(tmp_path, monkeypatch):
+    def refuse(run: str, role: str, device: str) -> None:
+        assert role == "guide"
+        raise UserError(f"{run} is a judge")
+
+    monkeypatch.setattr("evaluation.classifier.load", refuse)
+    method = build(loss={"lambda_guide": 1.0, "guide": "runs/judge"})
+    assert "guide" not in method.optimizers and method.cfg.guide_steps == 0
+    with pytest.raises(UserError, match="is a judge"):
+        method.step(batch(), 0)
+
+
 # Whole runs.
 
 

@@ -1,0 +1,65 @@
+"""Networks that know the expressions and pull edits towards them: one taught in this run, or one of evaluation's.
+
+The judge is never among them: it would grade its own pupil.
+"""
+
+import hashlib
+from typing import Any
+
+from torch import Tensor, nn
+
+from aae_cgan.model import GROUPS
+from engine import UserError
+
+
+class Guide(nn.Module):
+    """x (N, C, H, H) -> logits (N, K): taught the labels in the run's first steps, fixed from then on."""
+
+    def __init__(self, channels: int, num_conditions: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        plan = ((32, 5, 2), (64, 3, 1), (64, 3, 2), (128, 3, 2), (128, 3, 1))
+        for before, (after, kernel, stride) in zip([channels, 32, 64, 64, 128], plan, strict=True):
+            layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.GroupNorm(GROUPS, after)]
+            layers.append(nn.LeakyReLU(0.1))
+        self.features = nn.Sequential(*layers)
+        self.out = nn.Sequential(nn.Dropout(0.4), nn.Linear(128, num_conditions))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.features(x).mean((2, 3))).float()
+
+    def sha256(self) -> str:
+        """Of the weights."""
+        digest = hashlib.sha256()
+        for value in self.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class ForeignGuide(nn.Module):
+    """A guide of evaluation/, opened when first used; its weights stay in its own run."""
+
+    def __init__(self, run: str, names: list[str]) -> None:
+        super().__init__()
+        self.run, self.names = run, names
+        self._opened: tuple = ()  # no child: it is neither trained nor saved here
+
+    def open(self, device: Any) -> Any:
+        """The classifier. Raises UserError where there is none, or where it is a judge, or lacks a name."""
+        from evaluation import classifier
+
+        if not self._opened:
+            found = classifier.load(self.run, role="guide", device=str(device))
+            missing = [name for name in self.names if name not in found.names]
+            if missing:
+                raise UserError(f"loss.guide: {self.run} does not know {', '.join(missing)}; teach one on these data")
+            self._opened = (found,)
+        return self._opened[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        guide = self.open(x.device)
+        return guide(x)[:, [guide.names.index(name) for name in self.names]]
+
+    def sha256(self) -> str:
+        """Of its checkpoint."""
+        return self.open("cpu").origin.sha256
