@@ -101,12 +101,13 @@ class Classifier(Method):
         """
         known = batch["identity"] >= 0
         margin = self.cfg.loss.arc_margin * min(1.0, 3 * step / self.cfg.train.total_steps)
-        cosines = embedding @ F.normalize(self.persons).T  # (N, persons)
         person = batch["identity"].clamp_min(0)[:, None]
-        angle = cosines.gather(1, person).clamp(-1 + 1e-6, 1 - 1e-6).acos()
-        logits = cosines.scatter(1, person, (angle + margin).clamp_max(math.pi).cos())
-        nll = F.cross_entropy(self.cfg.loss.arc_scale * logits, person[:, 0], reduction="none")
-        return (nll * known).sum() / known.sum().clamp_min(1)
+        with engine.fp32():  # near 1 a cosine in bf16 has no angle
+            cosines = embedding.float() @ F.normalize(self.persons).T  # (N, persons)
+            angle = cosines.gather(1, person).clamp(-1 + 1e-6, 1 - 1e-6).acos()
+            logits = cosines.scatter(1, person, (angle + margin).clamp_max(math.pi).cos())
+            nll = F.cross_entropy(self.cfg.loss.arc_scale * logits, person[:, 0], reduction="none")
+            return (nll * known).sum() / known.sum().clamp_min(1)
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Accuracy of expressions and attributes, mean error of landmarks, how far persons stand apart."""

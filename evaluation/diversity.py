@@ -5,7 +5,7 @@ from torch import Tensor
 
 from evaluation.case import Case
 from evaluation.figure import Figure
-from evaluation.pictures import ms_ssim, scales
+from evaluation.pictures import ms_ssim, scales, ssim
 
 PAIRS = 256  # of one condition
 LEAST = 8  # images of one condition
@@ -21,11 +21,12 @@ def random_pairs(n: int, count: int = PAIRS) -> tuple[Tensor, Tensor]:
     return first, (first + torch.randint(1, n, (count,), generator=g)) % n
 
 
-def within(images: Tensor, features: Tensor) -> tuple[float, float]:
-    """Mean MS-SSIM and mean feature distance of random pairs of (N, C, H, W) uint8 and (N, F)."""
+def within(images: Tensor, features: Tensor) -> tuple[float, float, float]:
+    """Mean MS-SSIM, feature distance and SSIM of random pairs of (N, C, H, W) uint8 and (N, F)."""
     first, second = random_pairs(len(images))
     apart = (features[first] - features[second]).norm(dim=1).mean()
-    return float(ms_ssim(images[first], images[second]).mean()), float(apart)
+    a, b = images[first], images[second]
+    return float(ms_ssim(a, b).mean()), float(apart), float(ssim(a, b).mean())
 
 
 def twins(images: Tensor) -> float:
@@ -73,6 +74,14 @@ def of_conditions(case: Case, kind: str, network: str, fake: Tensor, real: Tenso
     n, mean = sum(len(rows) for _, rows in groups), lambda values: sum(values) / len(values)
     same = f"pairs of one condition, mean over {len(measured)}"
     return [
+        Figure(
+            f"{kind} SSIM within",
+            f"{kind} SSIM within ({same})",
+            mean([m[2] for m in measured]),
+            "",
+            n,
+            {"real": mean([b[2] for b in beside])},
+        ),
         Figure(
             f"{kind} MS-SSIM within",
             f"{kind} MS-SSIM-{scales(pixels.shape[-1])} within ({same})",

@@ -30,7 +30,7 @@ from evaluation import (
     pictures,
 )
 from evaluation.case import Case, Judged
-from evaluation.features import Inception, read_all
+from evaluation.features import CHUNK, Inception, read_all
 from evaluation.figure import Figure, plain, table
 from evaluation.folder import Export, read_folders
 from evaluation.real import Real, open_real
@@ -156,7 +156,9 @@ def read(net: classifier.Classifier, export: Export, faces: Real, batch_size: in
     cache = DataConfig().cache_folder() / "judged"
     graded = Path(net.origin.run) / classifier.GRADE
     grade = json.loads(graded.read_text()) if graded.is_file() else {}
-    fake = read_all(net, export.images, None, "images", batch_size)
+    # Small exports are not worth keeping; a long pass that is interrupted goes on where it was.
+    kept = cache if len(export.images) > CHUNK else None
+    fake = read_all(net, export.images, kept, "images", batch_size)
     real = read_all(net, faces.images, cache, "real faces", batch_size)
     others = read_all(net, faces.train, cache, "training faces", batch_size) if train else {}
     return Judged(net, fake, real, others, grade)
