@@ -1,8 +1,8 @@
 """One edit: code -> moved code -> picture. Local directions, a step for each face, and only what changes is painted.
 
 A global vector bends with pose and place; the difference of a face's own neighbours with and without the attribute
-does not (deep feature interpolation, 1611.05507, in code space). Each face goes as far as its score says, to the
-mean of the side asked for. Figures: README, "Edits".
+does not (deep feature interpolation, 1611.05507, in code space: `knn`), provided that it is taken in pairs (`pairs`,
+see `pair_vectors`). Each face goes as far as its score says, to the mean of the side asked for. Figures: README, "Edits".
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Editor:
     codes: Codes
     vectors: AttributeVectors
     meta: dict
-    kind: str = "knn"
+    kind: str = "pairs"
     k: int = NEIGHBOURS
     match: Sequence[str] = MATCH
     keep: Sequence[str] = ()
@@ -290,7 +290,9 @@ def add_move(parser: argparse.ArgumentParser) -> None:
     """The options of every edit, shared with `export`."""
     asked = "Smiling=1|0|flip|0.7|+1.5, happy"
     parser.add_argument("--attr", nargs="+", action="extend", required=parser.prog.endswith("edit"), help=asked)
-    parser.add_argument("--kind", choices=KINDS, default="knn", help="direction: of each face's neighbours, or global")
+    parser.add_argument(
+        "--kind", choices=KINDS, default="pairs", help="direction: from each face's neighbours (pairs, knn) or global"
+    )
     parser.add_argument("--k", type=int, default=NEIGHBOURS, help="neighbours on either side")
     parser.add_argument("--match", nargs="*", default=list(MATCH), help="attributes on which neighbours agree")
     parser.add_argument("--keep", nargs="*", default=[], help="attributes whose directions are left out of the move")
