@@ -2,7 +2,7 @@
 
 A global vector bends with pose and place; the difference of a face's own neighbours with and without the attribute
 does not (deep feature interpolation, 1611.05507, in code space: `knn`), provided that it is taken in pairs (`pairs`,
-see `pair_vectors`). Each face goes as far as its score says, to the mean of the side asked for. Figures: README, "Edits".
+see `pair_vectors`). Each face goes as far as its score says, to the mean of the side asked for. Figures: README.
 """
 
 import argparse
