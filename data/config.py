@@ -3,11 +3,10 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from data.emotions import nearest
 from engine.errors import UserError
-
-Dataset = Literal["synthetic", "celeba", "fer2013", "tfd", "folder"]
 
 
 @dataclass
@@ -15,7 +14,7 @@ class DataConfig:
     """What a run sees. Options that a data set does not know are without effect there."""
 
     # Which faces, and where.
-    dataset: Dataset = "synthetic"  # synthetic = drawn, no download
+    dataset: str = "synthetic"  # synthetic (drawn, no download) | celeba | fer2013 | tfd | folder: data.READERS
     root: str = ""  # folder (or .csv, .mat) with the raw files; "" = datasets/<dataset>
     cache: str = ""  # folder of the packs; "" = $FACES_CACHE, else ~/.cache/faces
     sets: list[str] = field(default_factory=list)  # two that take turns, as [celeba, folder]; [] = dataset alone
@@ -88,7 +87,10 @@ class DataConfig:
         for name in ("classes", "attributes"):
             names = getattr(self, name)
             _require(len(set(names)) == len(names), name, "each name once", names)
-        known = get_args(Dataset)
+        from data import READERS as known  # here, since the readers import this module
+
+        hint = f"one of {', '.join(known)}; did you mean {nearest(self.dataset, list(known), 1)}?"
+        _require(self.dataset in known, "dataset", hint, self.dataset)
         good = len(self.sets) in (0, 2) and all(name in known for name in self.sets)
         _require(good, "sets", f"two of {', '.join(known)}, as [celeba, folder]", self.sets)
         _require(len(self.roots) in (0, 2), "roots", "two folders, in the order of sets", self.roots)
