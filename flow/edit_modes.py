@@ -107,19 +107,26 @@ def run_transfer(args: argparse.Namespace) -> None:
     for name, mine in zip(chosen.names, y, strict=True):
         if session.labels.are_classes and chosen.photos[chosen.names.index(name)] is not None:
             print(f"{name}: taken for {session.labels.names[int(mine.argmax())]}")
-    columns = [transferred(session, chosen.x, y, name, args.gain) for name in names]
+    columns = [transferred(session, chosen.x, y, name, args.gain, args.residual) for name in names]
     grid = Grid(torch.stack([chosen.x, *columns], 1), chosen.names, ["input", *names])
     path = session.write(grid, "transfer", to=names, gain=args.gain, faces=chosen.names)
     for name, column in zip(names, columns, strict=True):
         write_photos(chosen, column, path.with_name(f"{path.stem}_{name}.png"))
 
 
-def transferred(session: Session, x: Tensor, y: Tensor, name: str, gain: float) -> Tensor:
-    """Faces x under y carried to a label -> (N, C, H, H), on the CPU."""
-    k, parts = session.labels.names.index(name), []
+def transferred(session: Session, x: Tensor, y: Tensor, name: str, gain: float, residual: float = 0.0) -> Tensor:
+    """Faces x under y carried to a label -> (N, C, H, H), on the CPU.
+
+    residual: also moves the code by this times the difference of the classes' mean codes, each taken under its own
+    label: what the code still knows of the label and a transfer leaves behind.
+    """
+    k, parts, step = session.labels.names.index(name), [], 0.0
     for _, photo in session.coded(x, y):
         target = session.labels.with_bit(photo.y, k, 1.0)
-        parts.append(transfer(session.flow, photo, target, gain, session.n_bits).cpu())
+        if residual:
+            codes = session.directions("ols").class_code.to(session.device)
+            step = residual * (target - photo.y) @ codes
+        parts.append(transfer(session.flow, photo, target, gain, session.n_bits, step).cpu())
     return torch.cat(parts)
 
 
@@ -271,6 +278,13 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", nargs="*", default=[], help="labels; none: all")
     parser.add_argument("--from", dest="source", help="the label the faces have; none: theirs, or the density's guess")
     parser.add_argument("--gain", type=float, default=TRANSFER_GAIN, help="1 is the label itself; more extrapolates")
+    add_residual(parser)
+
+
+def add_residual(parser: argparse.ArgumentParser) -> None:
+    """The option of transfers that moves the code too."""
+    text = "also move the code by this times the difference of the classes' mean codes"
+    parser.add_argument("--residual", type=float, default=0.0, help=text)
 
 
 def add_interpolate(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from engine.grids import to_pil
 from evaluation.manifest import Row, write_export, write_manifest
 from flow.directions import label_names
 from flow.edit import decode_photo
-from flow.edit_modes import TRANSFER_GAIN, add_move, edited, open_mover, require_labels, transferred
+from flow.edit_modes import TRANSFER_GAIN, add_move, add_residual, edited, open_mover, require_labels, transferred
 from flow.session import Chosen, Session, add_split, spread
 
 
@@ -101,7 +101,8 @@ def changed(session: Session, batch: dict[str, Tensor], table: Tensor, request: 
         raise UserError(f"export --what transfer: expected one label, as --attr happy, got {request}")
     gain = TRANSFER_GAIN if args.transfer_gain is None else args.transfer_gain
     y = session.y_from(batch["image"], table)
-    return transferred(session, batch["image"], y, request.moves[0].name, gain), {"kind": "transfer", "gain": gain}
+    images = transferred(session, batch["image"], y, request.moves[0].name, gain, args.residual)
+    return images, {"kind": "transfer", "gain": gain, "residual": args.residual}
 
 
 def save_all(images: Tensor, folder: Path, kind: str, index: list[int]) -> list[str]:
@@ -163,4 +164,5 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, default=0, help="images; 0: the whole split, or 1024 samples")
     parser.add_argument("--temperature", type=float, default=0.7, help="of samples")
     parser.add_argument("--transfer-gain", type=float, help=f"of transfers; none: {TRANSFER_GAIN}")
+    add_residual(parser)
     add_move(parser)

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from engine import UserError
 from flow.config import ModelConfig
+from flow.directions import shrink_blocks
 from latents.directions import Moments, ols_from_moments
 from losses.quantise import dequantise, to_levels
+
+MIN_STD = 1e-3  # of a pixel, in units of v: half a grey level
 
 
 class Labels(nn.Module):
@@ -87,19 +90,29 @@ def learn_frequencies(labels: Labels, faces: Any) -> None:
 def mean_pictures(labels: Labels, faces: Any, n_bits: int, mirrored: bool) -> Tensor:
     """(K, C, H, H) in units of v: what each label looks like on average, in one pass over the training set.
 
-    A class: its mean picture. A bit: what it adds while the others stay (least squares), since bits mix.
+    A class: its mean picture. A bit: what it adds while the others stay (least squares), since bits mix. Differences
+    are shrunk by 4 x 4 tiles in units of the pixels' deviations: a class of a thousand faces has another mean
+    background than the next by chance alone, and a transfer would move it.
     """
-    sums = Moments()
+    sums, squares, count = Moments(), 0.0, torch.zeros(len(labels), 2)
     for batch in faces.once(256):
-        v = dequantise(to_levels(batch["image"], n_bits), n_bits, 0.5)
+        v = dequantise(to_levels(batch["image"], n_bits), n_bits, 0.5).cpu()
         shape = v.shape[1:]
-        v = (v + v.flip(-1)) / 2 if mirrored else v
         raw = labels.targets(batch).cpu()
         if labels.are_classes:
             raw = F.one_hot(raw.clamp_min(0), len(labels)).float().masked_fill(raw[:, None] < 0, float("nan"))
-        sums.add(v.flatten(1).cpu(), raw)
+        known, sides = ~raw.isnan().any(1), (v, v.flip(-1)) if mirrored else (v,)
+        for side in sides:
+            sums.add(side.flatten(1), raw)
+            squares = squares + side[known].flatten(1).double().square().sum(0)
+        count += torch.stack([(raw[known] == 0).sum(0), (raw[known] == 1).sum(0)], 1)
+    mean = sums.sum_z / sums.n
+    std = (squares / sums.n - mean.square()).clamp_min(MIN_STD**2).sqrt()
     if labels.are_classes:
-        means = sums.az / sums.sum_a[:, None].clamp_min(1)
+        centre, variance = mean, 1 / count[:, 1].clamp_min(1)
+        delta = sums.az / sums.sum_a[:, None].clamp_min(1) - mean
     else:
-        means = ols_from_moments(sums, names=labels.names)
-    return means.float().unflatten(1, shape)
+        centre, variance = torch.zeros_like(mean), (1 / count.clamp_min(1)).sum(1)
+        delta = ols_from_moments(sums, names=labels.names)
+    delta = shrink_blocks(delta / std, variance.double(), [tuple(shape)]) * std
+    return (centre + delta).float().unflatten(1, shape)

@@ -1,6 +1,7 @@
 """Directions, edits, transfers and what the density tells: on planted answers and on random flows."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -197,17 +198,42 @@ def test_a_temperature_makes_overconfident_scores_honest() -> None:
     assert fit_temperature(50 * logits, label) == pytest.approx(50, rel=0.1)
 
 
-def test_class_pictures_are_the_means_of_the_training_faces() -> None:
-    net = method(condition="planes")
-    faces = batch(30)
+class Faces:
+    """A set of one batch, handed out in parts."""
 
-    class Faces:
-        def once(self, size: int):  # noqa: ANN201
-            return iter([{k: v[i : i + 10] for k, v in faces.items()} for i in range(0, 30, 10)])
+    def __init__(self, faces: dict[str, torch.Tensor]) -> None:
+        self.faces = faces
 
-    means = mean_pictures(net.labels, Faces(), 8, mirrored=False)
-    v = (((faces["image"] + 1) * 127.5).round() + 0.5) / 256 - 0.5
-    assert torch.allclose(means[1], v[faces["label"] == 1].mean(0), atol=1e-6)
+    def once(self, size: int) -> Iterator[dict[str, torch.Tensor]]:
+        for i in range(0, len(self.faces["image"]), 100):
+            yield {key: value[i : i + 100] for key, value in self.faces.items()}
+
+
+def test_class_pictures_show_what_the_classes_do_and_not_what_chance_did() -> None:
+    net, n = method(condition="planes"), 900
+    image = (0.3 * torch.randn(n, 3, 8, 8)).clamp(-1, 1)
+    label = torch.arange(n) % 3
+    image[label == 1, :, :4, :4] += 0.4
+    x = ((image.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    faces = Faces({"image": x, "label": label})
+    v = ((x + 1) * 127.5 + 0.5) / 256 - 0.5
+    plain = torch.stack([v[label == k].mean(0) for k in range(3)])
+    shrunk = mean_pictures(net.labels, faces, 8, mirrored=False)
+    assert (shrunk.mean(0) - v.mean(0)).abs().max() < 0.01
+    away = lambda means: (means[1] - means[0])[:, 4:].norm()  # noqa: E731
+    there = lambda means: (means[1] - means[0])[:, :4, :4].mean().item()  # noqa: E731
+    assert away(shrunk) < 0.5 * away(plain) and there(shrunk) == pytest.approx(there(plain), rel=0.03)
+    both = mean_pictures(net.labels, faces, 8, mirrored=True)
+    assert torch.allclose(both, both.flip(-1), atol=1e-6)
+
+
+def test_bits_have_pictures_of_what_they_add() -> None:
+    net, n = method(condition="planes", condition_on=["Smiling", "Male"]), 600
+    attr = torch.randint(0, 2, (n, 2), generator=torch.Generator().manual_seed(0)).float()
+    x = (0.2 * torch.randn(n, 3, 8, 8)).clamp(-0.5, 0.5)
+    x[attr[:, 1] == 1, :, 4:, 4:] += 0.4
+    means = mean_pictures(net.labels, Faces({"image": x, "attr": attr, "label": attr[:, 0].long()}), 8, mirrored=False)
+    assert means[1, :, 4:, 4:].mean().item() == pytest.approx(0.2, rel=0.05) and means[0].abs().max() < 0.03
 
 
 def test_yardsticks_of_known_data() -> None:
