@@ -65,6 +65,17 @@ def test_a_mode_writes_its_files(runs: Path, words: list[str], files: list[str])
     assert note["step"] == 20 and len(note["sha256"]) == 64 and note["seed"] == 0
 
 
+def test_plain_pictures_look_more_likely_than_faces(runs: Path, tmp_path: Path) -> None:
+    """Why raw bits/dim is no detector of anomalies, and why the table has other columns."""
+    for i in range(4):
+        Image.new("RGB", (40, 40), (90 + 20 * i,) * 3).save(tmp_path / f"flat_{i}.png")
+    mode(runs / "labels", "score", "--n", "6", "--against", str(tmp_path), "--out", str(tmp_path / "score.csv"))
+    note = json.loads((tmp_path / "score.json").read_text())
+    assert note["auroc bits_per_dim"] < 0.5 and 0 <= note["auroc typicality"] <= 1
+    header = (tmp_path / "score.csv").read_text().splitlines()[0]
+    assert header == "face,bits_per_dim,minus_webp,typicality,norm_level_1,norm_level_2"
+
+
 def test_everything_comes_back(runs: Path) -> None:
     for name in ("labels", "plain"):
         mode(runs / name, "recon")

@@ -215,3 +215,21 @@ def test_wrong_wishes_are_sentences() -> None:
 
 def test_meta_is_plain() -> None:
     assert json.loads(json.dumps(META)) == META
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_on_drawn_faces_end_to_end(tmp_path: Path) -> None:
+    """The chain that this family is for: train, code a face exactly, draw without explosions, tell expressions."""
+    path = tmp_path / "faces.yaml"
+    path.write_text(YAML)
+    more = ["data.num_train=600", "data.num_val=96", "model.num_levels=3", "model.width=24", "train.batch_size=16"]
+    more += ["train.total_steps=100", "train.save_every=100", "train.validate_every=100", "train.sample_every=100"]
+    more += ["train.lr_warmup=20", "train.val_images=96", "train.alarm_every=50", "train.ema=0.95", "train.lr=3e-3"]
+    assert launch(path, "run", *more) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    last = {key: value for row in rows for key, value in row.items()}
+    said = json.dumps(last)
+    assert last["alarm/finite"] == 1 and last["alarm/largest"] < 3 and last["alarm/drift"] < 1e-4, said
+    validation = next(row for row in reversed(rows) if any("bayes_accuracy" in key for key in row))
+    figures = {key.rpartition("/")[2]: value for key, value in validation.items()}
+    assert figures["bpd"] < 2.9 and figures["bayes_accuracy"] > 0.4, figures  # independent pixels 4.67; chance 0.33
