@@ -114,15 +114,25 @@ def run_transfer(args: argparse.Namespace) -> None:
         write_photos(chosen, column, path.with_name(f"{path.stem}_{name}.png"))
 
 
-def transferred(session: Session, x: Tensor, y: Tensor, name: str, gain: float, residual: float = 0.0) -> Tensor:
+def transferred(
+    session: Session,
+    x: Tensor,
+    y: Tensor,
+    name: str,
+    gain: float,
+    residual: float = 0.0,
+    value: Tensor | None = None,
+) -> Tensor:
     """Faces x under y carried to a label -> (N, C, H, H), on the CPU.
 
-    residual: also moves the code by this times the difference of the classes' mean codes, each taken under its own
-    label: what the code still knows of the label and a transfer leaves behind.
+    value (N,): for an attribute, the bit that each face shall have; None = 1. residual: also moves the code by this
+    times the difference of the classes' mean codes, each taken under its own label: what the code still knows of the
+    label and a transfer leaves behind.
     """
     k, parts, step = session.labels.names.index(name), [], 0.0
-    for _, photo in session.coded(x, y):
-        target = session.labels.with_bit(photo.y, k, 1.0)
+    for rows, photo in session.coded(x, y):
+        bit = 1.0 if value is None else value[rows].to(session.device)
+        target = session.labels.with_bit(photo.y, k, bit)
         if residual:
             codes = session.directions("ols").class_code.to(session.device)
             step = residual * (target - photo.y) @ codes

@@ -97,11 +97,15 @@ def changed(session: Session, batch: dict[str, Tensor], table: Tensor, request: 
         facts = {"kind": args.kind, "gain": "auto" if mover.gain is None else mover.gain, "keep": list(args.keep)}
         return edited(session, mover, chosen, request, [1.0])[0], facts | {"levels": args.levels or "all"}
     require_labels(session)
-    if len(request) != 1 or request.moves[0].form != "set" or request.moves[0].value != 1:
-        raise UserError(f"export --what transfer: expected one label, as --attr happy, got {request}")
+    wish = request.moves[0]
+    if len(request) != 1 or wish.form not in ("set", "flip") or (wish.is_class and wish.value != 1):
+        raise UserError(f"export --what transfer: expected one label, as happy or Smiling=flip, got {request}")
+    if wish.name not in session.labels.names:
+        raise UserError(f"{wish.name}: the run was told {', '.join(session.labels.names)} only; use --what edit")
     gain = TRANSFER_GAIN if args.transfer_gain is None else args.transfer_gain
     y = session.y_from(batch["image"], table)
-    images = transferred(session, batch["image"], y, request.moves[0].name, gain, args.residual)
+    value = None if wish.is_class else sides(wish, table, session.meta).nan_to_num(1.0)
+    images = transferred(session, batch["image"], y, wish.name, gain, args.residual, value)
     return images, {"kind": "transfer", "gain": gain, "residual": args.residual}
 
 
