@@ -184,7 +184,16 @@ class Classifier(Method):
         assert images8.dtype == torch.uint8, "grading reads 8-bit faces, as they are in a file"
         with torch.inference_mode(), engine.fp32():
             for part in images8.split(batch_size):
-                yield self._read(part.to(self.device).float() / 127.5 - 1)
+                x = part.to(self.device).float() / 127.5 - 1
+                yield self._both(x) if self.cfg.model.mirror else self._read(x)
+
+    def _both(self, x: Tensor) -> dict[str, Tensor]:
+        """The mean answer to a face and its mirror image; landmarks of the face itself."""
+        out, mirrored = self._read(x), self._read(x.flip(-1))
+        out |= {key: (out[key] + mirrored[key]) / 2 for key in out if key != "landmarks"}
+        if "identity" in out:
+            out["identity"] = out["features"] = F.normalize(out["identity"])
+        return out
 
     def _read(self, x: Tensor) -> dict[str, Tensor]:
         return self.ema.module(prepare(x, self.meta["image_size"], self.meta["channels"]))

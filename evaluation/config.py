@@ -20,6 +20,7 @@ class ModelConfig:
     widths: list[int] = field(default_factory=lambda: [32, 64, 128, 256])  # channels of each stage; each halves the map
     blocks: int = 1  # per stage, >= 1
     dropout: float = 0.2  # before the linear heads, 0 .. 1
+    mirror: bool = False  # grading: mean over a face and its mirror image, twice the cost; training does not change
 
     def __post_init__(self) -> None:
         known = bool(self.heads) and all(head in HEADS for head in self.heads)

@@ -351,3 +351,59 @@ def test_a_manifest_for_a_foreign_folder(tmp_path):
     save(face(1, 0, 1), out / "happy", "q_2.png")
     with pytest.raises(SystemExit):
         main([str(out), "--sources", str(sources)])
+
+
+def test_real_faces_come_from_a_run_a_pack_or_a_folder(tmp_path, faces_cache):
+    from data import DataConfig
+    from evaluation.real import open_real
+
+    text = "data: {dataset: synthetic, image_size: 32, num_train: 60, num_val: 20, num_test: 30, flip: both}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    from_run = open_real(str(tmp_path), DataConfig(), most=20)
+    assert len(from_run.images) == 20 and len(from_run.train) == 60 and from_run.has_train
+    assert from_run.attr.shape == (20, 33) and len(from_run.classes) == 7 and from_run.landmarks.shape == (20, 68, 2)
+    packs = [
+        path.parent for path in faces_cache.glob("synthetic-32-*/images.npy") if np.load(path, "r").shape[0] == 110
+    ]
+    from_pack = open_real(packs[0], DataConfig(), most=0)
+    assert len(from_pack.images) == 30 and from_pack.attributes == from_run.attributes
+    assert torch.equal(from_pack.images[0], from_run.images[0]) and from_pack.label[0] == from_run.label[0]
+    teaching = open_real(str(tmp_path), DataConfig(), most=0, split="train")
+    assert torch.equal(teaching.images, teaching.train) and (teaching.label >= 0).all()
+    write_samples(tmp_path / "folder", [face(i % 4, 0, i) for i in range(10)])
+    from_folder = open_real(str(tmp_path / "folder"), DataConfig(), most=0)
+    assert (len(from_folder.images), len(from_folder.train), from_folder.has_train) == (5, 5, False)
+    with pytest.raises(UserError, match="expected a run directory"):
+        open_real(str(tmp_path / "nothing"), DataConfig(), most=0)
+
+
+def test_inception_says_how_to_get_it(tmp_path):
+    from evaluation.features import Inception
+
+    with pytest.raises(UserError, match="pip install|download them once"):
+        Inception(tmp_path / "weights.pth")
+
+
+def test_landmarks_that_were_asked_for_are_found_again(judge, real, tmp_path, monkeypatch):
+    points = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    class Finder(Oracle):
+        heads = ("landmarks",)
+
+        def everything(self, images8, batch_size):
+            found = super().everything(images8, batch_size)
+            return found | {"landmarks": points.expand(len(images8), -1, -1)}
+
+    monkeypatch.setattr(run, "open_judges", lambda *args: [Finder()])
+    folder = tmp_path / "a"
+    folder.mkdir()
+    np.save(folder / "right.npy", points.numpy())
+    span = float((points[45] - points[36]).norm())
+    np.save(folder / "off.npy", points.numpy() + [0.5 * span, 0])
+    rows = [
+        Row(save(face(0, 0, i), folder, f"{i}.png"), "sample", landmarks=name)
+        for i, name in enumerate(["right.npy", "off.npy"])
+    ]
+    write_manifest(folder, rows)
+    found = by_key(judge(folder))
+    assert found["NME"].value == pytest.approx(0.25, abs=1e-4) and found["landmark failures"].value == 0.5

@@ -201,3 +201,13 @@ def test_a_face_alone_reads_as_in_a_batch():
     x = torch.randn(5, 3, 32, 32)
     for key, value in net(x).items():
         torch.testing.assert_close(net(x[2:3])[key], value[2:3], atol=1e-5, rtol=1e-4)
+
+
+def test_with_mirror_a_face_and_its_mirror_image_read_alike(runs):
+    judge = classifier.load(runs.judge, device="cpu")
+    judge.cfg.model.mirror = True
+    x8 = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(judge.logits(x8), judge.logits(x8.flip(-1)), atol=1e-5, rtol=1e-4)
+    person = classifier.load(runs.person, device="cpu")
+    person.cfg.model.mirror = True
+    torch.testing.assert_close(person.features(x8).norm(dim=1), torch.ones(3))
