@@ -30,7 +30,7 @@ class LossConfig:
     # The two games.
     gan: Literal["logistic", "wgan"] = "logistic"  # image critic: logistic with R1, or wgan with the gradient penalty
     gan_latent: Literal["logistic", "wgan"] = "wgan"  # latent critic; 1511.05644 plays the logistic game
-    gamma_r1: float = 1.0  # of half the squared gradient at real faces (1801.04406), `gan: logistic`
+    gamma_r1: float = 0.03  # of half the squared gradient at real faces (1801.04406), logistic; README, "R1"
     lambda_gp: float = 10.0  # of (|gradient| - 1)^2 (1704.00028), `gan: wgan`
     lambda_gp_latent: float = 1.0  # the same for the latent critic, `gan_latent: wgan`
     n_critic: int = 1  # critic steps to one generator step; 5 with wgan (1704.00028)

@@ -13,6 +13,7 @@ from aae_cgan.photos import span
 from aae_cgan.session import Session, add_split
 from data import synthetic
 from data.drawn_reader import DEFAULT_SIZES
+from data.request import Request, parse_request
 from engine import UserError
 from engine.files import atomic_dir
 from engine.grids import to_pil
@@ -46,13 +47,19 @@ def export_samples(session: Session, folder: Path) -> tuple[list[Row], dict]:
         y = torch.eye(len(session.names))[torch.arange(n) % len(session.names)]
     images = session.decode(z, y)
     names = save_all(images, folder, "sample", range(n))
-    targets = [target_text(session, row) for row in y]
-    rows = [Row(name, "sample", target=t, seed=args.seed) for name, t in zip(names, targets, strict=True)]
+    rows = [Row(name, "sample", target=whole_text(session, row), seed=args.seed) for name, row in zip(names, y)]
     return rows, {"base": ""}
 
 
+def whole_text(session: Session, row: Tensor) -> str:
+    """All of a request, as the manifest writes it."""
+    if session.attributes:
+        return ";".join(f"{name}={int(v > 0)}" for name, v in zip(session.names, row.tolist(), strict=True))
+    return session.names[int(row.argmax())]
+
+
 def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], dict]:
-    """Reconstructions, or edits to every target (or those of --target), of --n faces spread over a split (0: all)."""
+    """Reconstructions, or edits as --attr asks (without it: to every target), of --n faces spread over a split."""
     args = session.args
     faces = session.split(args.split)
     batch = faces.fixed(args.n) if args.n and args.n < len(faces) else faces.take(np.arange(len(faces)))
@@ -66,24 +73,22 @@ def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], 
         return [Row(name, what, **c) for name, c in zip(names, common, strict=True)], {"base": "source"}
     rows: list[Row] = []
     drawn = drawn_factors(session, args.split, batch["index"].numpy())
-    for word in targets_of(session):
-        y_target = wanted(session, y, word)  # (N, K)
-        truths = true_pictures(session, drawn, word, y_target)
-        truth_names = save_all(truths, folder, f"truth_{word}", index) if truths is not None else [""] * len(x)
+    asked = requests_of(session)
+    for number, request in enumerate(asked):
+        y_target = torch.cat([session.request_row(request, row[None]) for row in y])  # (N, K)
+        texts = [target_text(session, request, row) for row in y_target]
+        truths = true_pictures(session, drawn, request, y_target)
+        truth_names = save_all(truths, folder, f"truth{number}", index) if truths is not None else [""] * len(x)
         for strength in strengths(args.strength):
             after = session.decode(z, torch.lerp(y, y_target, strength))
             edited = after if args.detail == "decode" else blend(x, before, after)
-            names = save_all(edited, folder, f"edit_{word}_{strength:g}", index)
-            for i, (name, truth) in enumerate(zip(names, truth_names, strict=True)):
-                target = (
-                    target_text(session, y_target[i])
-                    if not session.attributes
-                    else bit_text(y_target[i], word, session)
-                )
-                truth = truth if strength == 1 else ""
-                rows.append(Row(name, "edit", target=target, truth=truth, strength=strength, **common[i]))
-    base = "reconstruction" if args.detail == "decode" else "source"
-    return rows, {"base": base, "detail": args.detail, "split": args.split}
+            names = save_all(edited, folder, f"edit{number}_{strength:g}", index)
+            amount = strength * next((wish.value for wish in request if wish.form == "amount"), 1.0)
+            for i, name in enumerate(names):
+                truth = truth_names[i] if strength == 1 else ""
+                rows.append(Row(name, "edit", target=texts[i], truth=truth, strength=amount, **common[i]))
+    facts = {"attr": [str(request) for request in asked], "detail": args.detail, "split": args.split}
+    return rows, facts | {"base": "reconstruction" if args.detail == "decode" else "source"}
 
 
 def sources(session: Session, folder: Path, batch: dict[str, Tensor]) -> list[dict[str, Any]]:
@@ -101,35 +106,21 @@ def sources(session: Session, folder: Path, batch: dict[str, Tensor]) -> list[di
     ]
 
 
-def targets_of(session: Session) -> list[str]:
-    """Names to edit to: all, or those of --target."""
-    known = session.names if session.attributes else [session.names[i] for i in class_order(session.names)]
-    for name in session.args.target:
-        if name not in known:
-            raise UserError(f"--target {name}: this run edits {', '.join(known)}")
-    return session.args.target or known
+def requests_of(session: Session) -> list[Request]:
+    """What --attr asks; without it each class in turn, or each attribute turned."""
+    words = [" ".join(session.args.attr)] if session.args.attr else []
+    if not words and session.attributes:
+        words = [f"{name}=flip" for name in session.names]
+    words = words or [session.names[i] for i in class_order(session.names)]
+    return [parse_request(text, session.meta["classes"], session.meta["attributes"]) for text in words]
 
 
-def wanted(session: Session, y: Tensor, name: str) -> Tensor:
-    """Requests (N, K): the class, or the own attributes with one bit turned."""
-    at = session.names.index(name)
-    if not session.attributes:
-        return torch.eye(len(session.names))[at].expand(len(y), -1)
-    turned = y.clone()
-    turned[:, at] = -y[:, at]
-    return turned
-
-
-def target_text(session: Session, row: Tensor) -> str:
-    """A request as the manifest writes it."""
+def target_text(session: Session, request: Request, row: Tensor) -> str:
+    """What one face (its row of the request) was asked for, as the manifest writes it."""
     if session.attributes:
-        return ";".join(f"{name}={int(v > 0)}" for name, v in zip(session.names, row.tolist(), strict=True))
-    return session.names[int(row.argmax())]
-
-
-def bit_text(row: Tensor, name: str, session: Session) -> str:
-    """The one attribute that was turned."""
-    return f"{name}={int(row[session.names.index(name)] > 0)}"
+        return ";".join(f"{name}={int(row[session.names.index(name)] > 0)}" for name in request.names)
+    wish = max(request, key=lambda move: move.value)
+    return wish.name if wish.value else session.names[int(row.argmax())]
 
 
 def strengths(text: str) -> list[float]:
@@ -168,19 +159,21 @@ def drawn_factors(session: Session, split: str, index: np.ndarray) -> dict[str, 
     )
 
 
-def true_pictures(session: Session, drawn: dict | None, name: str, y_target: Tensor) -> Tensor | None:
-    """Drawn faces as they were asked for, (N, C, H, H) in [-1, 1]; None where nobody knows them."""
-    if drawn is None:
+def true_pictures(session: Session, drawn: dict | None, request: Request, y_target: Tensor) -> Tensor | None:
+    """Drawn faces as they were asked for, (N, C, H, H) in [-1, 1]; None where nobody knows them (mixtures too)."""
+    if drawn is None or (len(request) > 1 and not session.attributes):
         return None
     meta = session.meta
     try:
-        if session.attributes:
-            amount = (y_target[:, session.names.index(name)] > 0).float().numpy()
-            drawn = synthetic.apply(drawn, name, amount)
-        else:
-            drawn = synthetic.apply(drawn, name)
+        for wish in request:
+            if session.attributes:
+                amount = (y_target[:, session.names.index(wish.name)] + 1) / 2
+                drawn = synthetic.apply(drawn, wish.name, amount.clamp(0, 1).numpy())
+            else:
+                amount = wish.value if wish.form == "amount" else None
+                drawn = synthetic.apply(drawn, wish.name if wish.value else "neutral", amount)
     except UserError as error:  # the hair colour of a bald head
-        print(f"no true answers for {name}: {error}")
+        print(f"no true answers for {request}: {error}")
         return None
     return torch.from_numpy(synthetic.render(drawn, meta["image_size"], meta["channels"] == 1)).float() / 127.5 - 1
 
@@ -196,7 +189,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--what", choices=["edit", "reconstruction", "sample"], required=True)
     add_split(parser)
     parser.add_argument("--n", type=int, default=0, help="faces; 0: the whole split, or 1024 samples")
-    parser.add_argument("--target", nargs="*", default=[], help="only these; all where not given")
+    parser.add_argument("--attr", nargs="+", help="what to ask for: happy, happy=0.7, Smiling=flip; none: each target")
     parser.add_argument("--strength", default="1", help="of the edits: a number, or from:to:count as 0:1.5:7")
     parser.add_argument(
         "--detail", choices=["decode", "blend"], default="decode", help="keep the input's pixels or not"

@@ -141,8 +141,9 @@ def test_other_exports_and_a_repeat(run_dir, tmp_path):
         assert (tmp_path / what / "a" / rows[0].file).read_bytes() == (
             tmp_path / what / "b" / rows[0].file
         ).read_bytes()
-    call(run_dir, "export", "--what", "edit", "--n", "3", "--target", "happy", "--out", str(tmp_path / "one"))
-    assert {row.target for row in read_manifest(tmp_path / "one")} == {"happy"}
+    call(run_dir, "export", "--what", "edit", "--n", "3", "--attr", "happy=0.7", "--out", str(tmp_path / "one"))
+    rows = read_manifest(tmp_path / "one")
+    assert {(row.target, row.strength) for row in rows} == {("happy", 0.7)} and all(row.truth for row in rows)
 
 
 class FakeJudge:
@@ -182,7 +183,7 @@ def test_strip_says_what_the_judge_sees(run_dir, tmp_path, monkeypatch, capsys):
         ("slider", ["test:1"], "slider: say where to"),
         ("slider", ["test:1", "--attr", "happy", "--range", "x"], "--range x: expected from:to"),
         ("export", ["--what", "edit"], "give a folder with --out"),
-        ("export", ["--what", "edit", "--target", "x", "--n", "2", "--out", "/tmp/never"], "--target x"),
+        ("export", ["--what", "edit", "--attr", "x", "--n", "2", "--out", "/tmp/never"], "'x' is unknown"),
     ],
 )
 def test_faults_are_sentences(run_dir, mode, options, sentence, capsys):
@@ -200,6 +201,24 @@ def test_loads_without_its_data(run_dir, tmp_path):
     straight = method.linear.decode(method.linear.encode(x))
     shown = method.decode(method.encode(x), torch.eye(7)[:4])
     assert (shown - straight).abs().mean() < 0.03  # it had a few steps
+
+
+@pytest.mark.slow
+def test_a_run_of_attributes(run_dir, tmp_path):
+    config, run = Path(__file__).parent.parent / "configs/aae_cgan/synthetic32.yaml", tmp_path / "run"
+    asked = ["data.attributes=[Smiling, Eyeglasses, Male]", "model.condition=attributes"]
+    train.main(["--config", str(config), "--run-dir", str(run), *SMALL, *asked, "train.total_steps=4"])
+    call(run, "strip", "--n", "2")
+    call(run, "edit", "--attr", "Smiling=1", "Eyeglasses=flip", "--n", "2")
+    call(run, "slider", "test:1", "--attr", "Smiling=flip", "--steps", "3")
+    call(run, "prior", "--n", "4")
+    call(run, "latent")
+    call(run, "export", "--what", "edit", "--n", "4", "--out", str(tmp_path / "all"))
+    rows = read_manifest(tmp_path / "all")
+    assert len(rows) == 12 and all(row.truth for row in rows)
+    assert {row.target.split("=")[0] for row in rows} == {"Smiling", "Eyeglasses", "Male"}
+    call(run, "export", "--what", "sample", "--n", "4", "--out", str(tmp_path / "drawn"))
+    assert all(row.target.count("=") == 3 for row in read_manifest(tmp_path / "drawn"))
 
 
 # Figures.

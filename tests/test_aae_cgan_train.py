@@ -351,3 +351,14 @@ def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
     one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
     for key, value in one.items():
         assert torch.allclose(value.float(), two[key].float(), atol=5e-5), key
+
+
+@pytest.mark.parametrize("gan", ["logistic", "wgan"])
+def test_a_step_in_bfloat16_learns_from_full_precision_penalties(gan):
+    extra = {"lambda_guide": 1.0, "guide_steps": 0, "lambda_class": 1.0, "lambda_cycle": 1.0, "lambda_face": 2.0}
+    method = build(loss={"gan": gan} | extra, augment="color,translation,cutout", mixed=0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        for step in range(2):
+            logs = method.step(batch(), step)
+    assert all(torch.as_tensor(value).isfinite() for value in logs.values())
+    assert logs["D/r1" if gan == "logistic" else "D/slope"].dtype == torch.float32
