@@ -73,6 +73,19 @@ def region(case: Case, rows: Tensor) -> tuple[Tensor, str]:
     return mask, f"landmarks of {judged.name}"
 
 
+def per_box(case: Case, rows: Tensor) -> dict[str, float]:
+    """Mean PSNR of edit and truth in the boxes of brows, eyes and mouth; empty where no judge finds landmarks."""
+    e, size = case.export, case.export.images.shape[-1]
+    judged = next((j for j in case.judges_with("landmarks") if j.fake["landmarks"].shape[1] == 68), None)
+    if judged is None:
+        return {}
+    points, found = judged.fake["landmarks"], {}
+    for name, group in (("brows", BROWS), ("eyes", EYES), ("mouth", MOUTH)):
+        mask = boxes(points[e.source[rows]], [group], size) | boxes(points[e.truth[rows]], [group], size)
+        found[name] = float(masked_psnr(e.images[e.file[rows]], e.images[e.truth[rows]], mask).nanmean())
+    return found
+
+
 def figures(case: Case) -> list[Figure]:
     """PSNR to the truth where the request acts and elsewhere; the share of the way that an edit goes (gap closed)."""
     e = case.export
@@ -105,7 +118,7 @@ def figures(case: Case) -> list[Figure]:
             "high",
             len(rows),
             beside[0],
-            detail={"per_target": per},
+            detail={"per_target": per, "per_box": per_box(case, rows)},
         ),
         Figure(
             "truth PSNR outside",

@@ -120,7 +120,7 @@ def judged(
     name: str, folders: list[Path], args: argparse.Namespace, commands: list[str], run: Path | None, **more: bool
 ) -> Entry:
     """Judge one method; its figures and predictions are kept in OUT/metrics."""
-    out = args.out / "metrics" / f"{name.replace('/', '_')}.json"
+    out = args.out / "metrics" / f"{name.replace('/', '_').replace(' ', '-')}.json"
     line = ["python", "-m", "evaluation.run", "--fake", *map(str, folders), "--judge", *map(str, args.judge)]
     line += (["--real", args.real] if args.real else []) + ["--out", str(out)]
     print(f"$ {shlex.join(line)}", flush=True)

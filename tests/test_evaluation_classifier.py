@@ -211,3 +211,35 @@ def test_with_mirror_a_face_and_its_mirror_image_read_alike(runs):
     person = classifier.load(runs.person, device="cpu")
     person.cfg.model.mirror = True
     torch.testing.assert_close(person.features(x8).norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.slow
+def test_compare_makes_one_page_of_exports_and_baselines(runs, tmp_path, capsys):
+    from data import DataConfig, build_faces
+    from engine.grids import to_pil
+    from scripts.compare import main
+
+    cfg = DataConfig(image_size=32, num_train=70, num_val=40, num_test=40)
+    faces = build_faces(cfg).test.fixed(8)
+    for target in ("happy", "sad"):
+        folder = tmp_path / "method" / target
+        folder.mkdir(parents=True)
+        rows = []
+        for i, x in enumerate(faces["image"]):
+            to_pil(x).save(folder / f"source{i}.png")
+            to_pil(x.flip(-1)).save(folder / f"edit{i}.png")
+            rows.append(Row(f"edit{i}.png", "edit", f"source{i}.png", f"synthetic:test:{i}", "angry", target))
+        write_manifest(folder, rows)
+    out = tmp_path / "report"
+    main([str(tmp_path / "method"), "--judge", str(runs.judge), "--out", str(out), "--device", "cpu"])
+    page = (out / "index.html").read_text()
+    assert "mean difference" in page and "identity" in page and page.count("data:image/png") >= 8
+    assert {p.name for p in (out / "metrics").glob("*.json")} == {
+        "method.json",
+        "identity.json",
+        "mean-difference.json",
+    }
+    assert "scripts/compare.py" in (out / "report.md").read_text()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--judge", str(runs.guide), "--out", str(out)])
+    assert "is a guide" in capsys.readouterr().err
