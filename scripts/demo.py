@@ -1,4 +1,4 @@
-"""From nothing to edited faces: `make demo` draws faces, trains a small VAE, edits faces, says where the pictures are.
+"""From nothing to edited faces: `make demo` draws faces, trains a small VAE, edits faces, judges the edits.
 
     python scripts/demo.py [--run-dir runs/vae/demo]
 
@@ -15,19 +15,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+EXPRESSIONS, PERSONS = "runs/evaluation/synthetic32", "runs/evaluation/synthetic32_identity"
+
+
 def steps(run: str) -> list[tuple[str, str]]:
     """What the demo does: (what the reader is told, command)."""
-    sample = f"vae/sample.py {{}} --run-dir {run}"
+    sample, average = f"vae/sample.py {{}} --run-dir {run}", f"vae/sample.py average --run-dir {run}"
+    judge = "-m evaluation.train_classifier --config configs/evaluation/{}.yaml --run-dir {}"
+    compare = f"scripts/compare.py {run} --judge {EXPRESSIONS} {PERSONS} --out {run}/report"
     return [
         ("Draw faces and train a small VAE on them", f"vae/train.py --config configs/vae/demo.yaml --run-dir {run}"),
         ("Reconstruct test faces, the worst among them", sample.format("recon")),
-        ("Average person with and without", sample.format("average") + " --attr Smiling Eyeglasses Male Young"),
-        (
-            "Average face of each expression",
-            f"{sample.format('average')} --attr all --out {run}/pictures/expressions.png",
-        ),
+        ("The average person with and without", f"{average} --attr Smiling Eyeglasses Male Young"),
+        ("The average face of each expression", f"{average} --attr all --out {run}/pictures/expressions.png"),
         ("Make eight test faces smile", sample.format("edit") + " --attr Smiling=1 --split test --n 8"),
         ("Walk from face to face", sample.format("interpolate") + " test:0 test:9 test:18 test:27"),
+        ("Train a judge of expressions, apart from the VAE", judge.format("synthetic32", EXPRESSIONS)),
+        ("Train a judge of persons", judge.format("synthetic32_identity", PERSONS)),
+        ("Judge edits, beside no edit and a naive one", f"{compare} --n 64 --targets happy surprise"),
     ]
 
 
@@ -46,6 +51,7 @@ def main() -> None:
     print(f"\nDone in {time.perf_counter() - begun:.0f} s. Look at:")
     for path in [*last_grids, *sorted((folder / "pictures").rglob("*.png"))]:
         print(f"  {path.relative_to(ROOT)}")
+    print(f"The judged table, with pictures: {args.run_dir}/report/index.html (or report.md beside it)")
 
 
 if __name__ == "__main__":
