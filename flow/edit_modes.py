@@ -2,16 +2,17 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from data.photo import AlignedFace, change_mask, paste
-from data.request import parse_names, parse_request
+from data.request import Request, parse_names, parse_request
 from engine import Grid, UserError, save_animation
 from engine.grids import save_image
-from flow.directions import Directions
+from flow.directions import Directions, label_names
 from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
 from flow.mover import Mover
 from flow.neighbours import Neighbours
@@ -23,20 +24,20 @@ TRANSFER_GAIN = 1.5
 NEIGHBOURS = 400
 
 
-def open_mover(session: Session, args: argparse.Namespace, x: Tensor, table: Tensor) -> Mover:
-    """A mover as the command line asks for it; x, table: the faces that will be moved (local directions need them)."""
-    directions: Directions = session.directions("mean" if args.kind == "mean" else "ols")
-    levels = [int(v) for v in args.levels.split(",")] if args.levels else []
-    if any(not 1 <= v <= len(session.flow.levels) for v in levels):
+def open_mover(session: Session, args: argparse.Namespace, kind: str, gain: float | None, chosen: Chosen) -> Mover:
+    """A mover as the command line asks for it; `chosen`: the faces that will be moved (local directions need them)."""
+    directions: Directions = session.directions("mean" if kind == "mean" else "ols")
+    levels = [int(v) for v in args.levels.split(",") if v.strip().isdigit()] if args.levels else []
+    if args.levels and (not levels or any(not 1 <= v <= len(session.flow.levels) for v in levels)):
         raise UserError(f"--levels {args.levels}: expected numbers from 1 (finest) to {len(session.flow.levels)}")
     return Mover(
         session.flow,
         directions,
         session.meta,
-        gain=gain_of(args.gain),
+        gain=gain,
         keep=parse_names(args.keep, session.meta["classes"], session.meta["attributes"]),
         mask=level_mask(session.flow, levels, torch.device("cpu")) if levels else None,
-        local=Neighbours(session, directions, x, table, args.k) if args.kind == "local" else None,
+        local=Neighbours(session, directions, chosen.x, chosen.table, args.k) if kind == "local" else None,
     )
 
 
@@ -50,16 +51,66 @@ def gain_of(text: str) -> float | None:
         raise UserError(f"--gain {text}: expected a number or auto") from None
 
 
-def edited(session: Session, mover: Mover, chosen: Chosen, request: object, shares: list[float]) -> Tensor:
-    """Faces moved by shares of the whole step: (len(shares), N, C, H, H), on the CPU."""
+def edited(
+    session: Session, args: argparse.Namespace, chosen: Chosen, request: Request, shares: Sequence[float] = (1.0,)
+) -> tuple[Tensor, dict]:
+    """Faces moved by shares of the whole move: (len(shares), N, C, H, H), on the CPU; and how they were moved.
+
+    `--kind auto`: under another label where the run was told all that is asked for, else along directions.
+    """
+    kind = args.kind
+    if kind == "auto":
+        kind = "transfer" if {wish.name for wish in request} <= set(session.labels.names) else "ols"
     y = session.y_from(chosen.x, chosen.table)
-    codes = [photo.code.flat().cpu() for _, photo in session.coded(chosen.x, y)]
-    step = mover.step(torch.cat(codes), chosen.table, request)
+    if kind == "transfer":
+        return relabelled(session, args, chosen, y, request, shares)
+    gain = gain_of(args.gain or str(GAIN))
+    mover = open_mover(session, args, kind, gain, chosen)
+    codes = torch.cat([photo.code.flat().cpu() for _, photo in session.coded(chosen.x, y)])
+    step = mover.step(codes, chosen.table, request)
     parts = []
     for rows, photo in session.coded(chosen.x, y):
         mine = step[rows].to(session.device)
         parts.append(torch.stack([move(session.flow, photo, s * mine, session.n_bits).cpu() for s in shares]))
-    return torch.cat(parts, 1)
+    facts = {"kind": kind, "gain": "auto" if gain is None else gain, "keep": list(args.keep)}
+    return torch.cat(parts, 1), facts | {"levels": args.levels or "all"}
+
+
+def relabelled(
+    session: Session,
+    args: argparse.Namespace,
+    chosen: Chosen,
+    y: Tensor | None,
+    request: Request,
+    shares: Sequence[float],
+) -> tuple[Tensor, dict]:
+    """`edited` for faces that keep their code and change their label."""
+    require_labels(session)
+    gain = gain_of(args.gain or str(TRANSFER_GAIN))
+    if gain is None:
+        raise UserError("--gain auto: reads codes and moves along directions; a transfer takes a number")
+    target = target_labels(session, y, chosen.table, request)
+    images = [transferred(session, chosen.x, y, target, share * gain, args.residual) for share in shares]
+    return torch.stack(images), {"kind": "transfer", "gain": gain, "residual": args.residual}
+
+
+def target_labels(session: Session, y: Tensor, table: Tensor, request: Request) -> Tensor:
+    """The labels (N, K) that faces with labels y and table (N, L) are asked to have."""
+    request.require("set", "amount", "flip", method="transfer")
+    names = session.labels.names
+    for wish in request:
+        if wish.name not in names:
+            raise UserError(f"{wish.name}: the run was told {', '.join(names)} only; use --kind ols")
+        if not wish.is_class:
+            told = table[:, label_names(session.meta).index(wish.name)].nan_to_num(0.0).to(y)
+            bit = 1 - told if wish.form == "flip" else torch.full_like(told, float(wish.value))
+            y = session.labels.with_bit(y, names.index(wish.name), bit)
+            continue
+        if wish.form == "flip" or (wish.value == 0 and "neutral" not in names):
+            raise UserError(f"{wish}: an expression is left for another; ask for that one")
+        name, amount = ("neutral", 1.0) if wish.value == 0 else (wish.name, float(wish.value))
+        y = y + amount * (session.labels.with_bit(y, names.index(name), 1.0) - y)
+    return y
 
 
 def run_edit(args: argparse.Namespace) -> None:
@@ -69,16 +120,15 @@ def run_edit(args: argparse.Namespace) -> None:
     take_images(args.keep, args.images)
     request = parse_request(args.attr, session.meta["classes"], session.meta["attributes"])
     chosen = session.faces_of(args.images, args.split, args.n, args.eyes)
-    mover = open_mover(session, args, chosen.x, chosen.table)
-    facts = {"attr": str(request), "kind": args.kind, "gain": args.gain, "keep": args.keep, "faces": chosen.names}
+    shares = strip_of(args.strip) if args.strip else [1.0]
+    images, facts = edited(session, args, chosen, request, shares)  # (T, N, C, H, H)
+    facts |= {"attr": str(request), "faces": chosen.names}
     if args.strip:
-        shares = strip_of(args.strip)
-        images = edited(session, mover, chosen, request, shares)  # (T, N, C, H, H)
         path = session.write(Grid(images.transpose(0, 1), [], [f"{s:+.2g}" for s in shares]), "edit", **facts)
         frames = torch.stack([torch.cat(list(frame), 2) for frame in torch.cat([images, images[1:-1].flip(0)])])
         save_animation(frames, path.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
         return
-    after = edited(session, mover, chosen, request, [1.0])[0]
+    after = images[0]
     path = session.write(blocks([chosen.x, after], ["input", str(request)]), "edit", **facts)
     write_photos(chosen, after, path)
 
@@ -107,35 +157,25 @@ def run_transfer(args: argparse.Namespace) -> None:
     for name, mine in zip(chosen.names, y, strict=True):
         if session.labels.are_classes and chosen.photos[chosen.names.index(name)] is not None:
             print(f"{name}: taken for {session.labels.names[int(mine.argmax())]}")
-    columns = [transferred(session, chosen.x, y, name, args.gain, args.residual) for name in names]
+    targets = [session.labels.with_bit(y, session.labels.names.index(name), 1.0) for name in names]
+    columns = [transferred(session, chosen.x, y, target, args.gain, args.residual) for target in targets]
     grid = Grid(torch.stack([chosen.x, *columns], 1), chosen.names, ["input", *names])
     path = session.write(grid, "transfer", to=names, gain=args.gain, faces=chosen.names)
     for name, column in zip(names, columns, strict=True):
         write_photos(chosen, column, path.with_name(f"{path.stem}_{name}.png"))
 
 
-def transferred(
-    session: Session,
-    x: Tensor,
-    y: Tensor,
-    name: str,
-    gain: float,
-    residual: float = 0.0,
-    value: Tensor | None = None,
-) -> Tensor:
-    """Faces x under y carried to a label -> (N, C, H, H), on the CPU.
+def transferred(session: Session, x: Tensor, y: Tensor, y_target: Tensor, gain: float, residual: float = 0.0) -> Tensor:
+    """Faces x under y carried to y_target -> (N, C, H, H), on the CPU.
 
-    value (N,): for an attribute, the bit that each face shall have; None = 1. residual: also moves the code by this
-    times the difference of the classes' mean codes, each taken under its own label: what the code still knows of the
-    label and a transfer leaves behind.
+    residual: also moves the code by this times the difference of the labels' mean codes, each taken under its own
+    label: what the code still knows of the label and a transfer leaves behind. Expressions only.
     """
-    k, parts, step = session.labels.names.index(name), [], 0.0
+    parts, step = [], 0.0
     for rows, photo in session.coded(x, y):
-        bit = 1.0 if value is None else value[rows].to(session.device)
-        target = session.labels.with_bit(photo.y, k, bit)
+        target = y_target[rows].to(session.device)
         if residual:
-            codes = session.directions("ols").class_code.to(session.device)
-            step = residual * (target - photo.y) @ codes
+            step = residual * (target - photo.y) @ session.directions("ols").class_code.to(session.device)
         parts.append(transfer(session.flow, photo, target, gain, session.n_bits, step).cpu())
     return torch.cat(parts)
 
@@ -275,8 +315,12 @@ def add_move(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attr", nargs="+", action="extend", required=needed, default=None if needed else [], help=asked
     )
-    parser.add_argument("--kind", choices=["ols", "mean", "local"], default="ols", help="which direction")
-    parser.add_argument("--gain", default=str(GAIN), help="times the direction; auto: each face by its reader")
+    kinds = ["auto", "transfer", "ols", "mean", "local"]
+    text = "another label, or a direction; auto: transfer where the run was told the label, else ols"
+    parser.add_argument("--kind", choices=kinds, default="auto", help=text)
+    text = f"how far; auto: each face by its reader; none: {TRANSFER_GAIN} for a transfer, {GAIN} for a direction"
+    parser.add_argument("--gain", help=text)
+    add_residual(parser)
     parser.add_argument("--k", type=int, default=NEIGHBOURS, help="neighbours on either side; local only")
     parser.add_argument("--keep", nargs="*", default=[], help="labels whose directions are left out of the move")
     parser.add_argument("--levels", help="move only these levels, 1 = finest, as 2,3")

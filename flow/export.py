@@ -17,7 +17,7 @@ from engine.grids import to_pil
 from evaluation.manifest import Row, write_export, write_manifest
 from flow.directions import label_names
 from flow.edit import decode_photo
-from flow.edit_modes import TRANSFER_GAIN, add_move, add_residual, edited, open_mover, require_labels, transferred
+from flow.edit_modes import add_move, edited
 from flow.session import Chosen, Session, add_split, spread
 
 
@@ -76,8 +76,9 @@ def export_faces(session: Session, folder: Path) -> tuple[list[Row], dict]:
     if not args.attr:
         raise UserError(f"export --what {what}: say what to change, as --attr happy")
     request = parse_request(args.attr, meta["classes"], meta["attributes"])
-    images, facts = changed(session, batch, table, request)
-    names = save_all(images, folder, "edit", index)
+    args.kind = "transfer" if what == "transfer" else args.kind
+    images, facts = edited(session, args, Chosen(batch["image"], table, [None] * len(table), []), request)
+    names = save_all(images[0], folder, "edit", index)
     answers = true_answers(session, batch["index"].numpy(), request, table)
     truths = [""] * len(names) if answers is None else save_all(answers, folder, "truth", index)
     strength = facts["gain"] if isinstance(facts["gain"], float) else 1.0
@@ -86,27 +87,6 @@ def export_faces(session: Session, folder: Path) -> tuple[list[Row], dict]:
         for name, target, truth, c in zip(names, target_texts(request, table, meta), truths, common, strict=True)
     ]
     return rows, facts | {"attr": str(request), "split": args.split, "base": "source"}
-
-
-def changed(session: Session, batch: dict[str, Tensor], table: Tensor, request: Request) -> tuple[Tensor, dict]:
-    """The faces as asked, along directions (`edit`) or under another label (`transfer`), and how."""
-    args = session.args
-    if args.what == "edit":
-        mover = open_mover(session, args, batch["image"], table)
-        chosen = Chosen(batch["image"], table, [None] * len(table), [])
-        facts = {"kind": args.kind, "gain": "auto" if mover.gain is None else mover.gain, "keep": list(args.keep)}
-        return edited(session, mover, chosen, request, [1.0])[0], facts | {"levels": args.levels or "all"}
-    require_labels(session)
-    wish = request.moves[0]
-    if len(request) != 1 or wish.form not in ("set", "flip") or (wish.is_class and wish.value != 1):
-        raise UserError(f"export --what transfer: expected one label, as happy or Smiling=flip, got {request}")
-    if wish.name not in session.labels.names:
-        raise UserError(f"{wish.name}: the run was told {', '.join(session.labels.names)} only; use --what edit")
-    gain = TRANSFER_GAIN if args.transfer_gain is None else args.transfer_gain
-    y = session.y_from(batch["image"], table)
-    value = None if wish.is_class else sides(wish, table, session.meta).nan_to_num(1.0)
-    images = transferred(session, batch["image"], y, wish.name, gain, args.residual, value)
-    return images, {"kind": "transfer", "gain": gain, "residual": args.residual}
 
 
 def save_all(images: Tensor, folder: Path, kind: str, index: list[int]) -> list[str]:
@@ -163,10 +143,9 @@ def true_answers(session: Session, index: np.ndarray, request: Request, table: T
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
-    parser.add_argument("--what", choices=["sample", "reconstruction", "edit", "transfer"], required=True)
+    text = "transfer: an edit with --kind transfer"
+    parser.add_argument("--what", choices=["sample", "reconstruction", "edit", "transfer"], required=True, help=text)
     add_split(parser)
     parser.add_argument("--n", type=int, default=0, help="images; 0: the whole split, or 1024 samples")
     parser.add_argument("--temperature", type=float, default=0.7, help="of samples")
-    parser.add_argument("--transfer-gain", type=float, help=f"of transfers; none: {TRANSFER_GAIN}")
-    add_residual(parser)
     add_move(parser)

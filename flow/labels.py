@@ -70,7 +70,7 @@ class Labels(nn.Module):
         if self.are_classes:
             return F.one_hot(torch.full((len(y),), k, device=y.device), len(self)).float()
         y = y.clone()
-        y[:, k] = value - self.frequency[k]
+        y[:, k] = value - self.frequency[k].to(y.device)
         return y
 
     def targets(self, batch: dict[str, Tensor]) -> Tensor:

@@ -45,6 +45,7 @@ def mode(run: Path, *words: str) -> None:
         (["recon", "--n", "3"], ["recon.png", "recon.json"]),
         (["directions"], ["directions_ols.png", "directions_ols.json", "../directions_ols.pt"]),
         (["edit", "--attr", "Smiling=flip", "--n", "3", "--gain", "auto", "--strip=-1:1:3"], ["edit.png", "edit.webp"]),
+        (["edit", "test:1", "test:3", "--attr", "happy=0.7", "--strip=0:1:3"], ["edit.png"]),
         (["edit", "test:1", "--attr", "happy", "--kind", "local", "--k", "10", "--levels", "2"], ["edit.png"]),
         (["transfer", "test:0", "test:7", "--to", "happy", "sad"], ["transfer.png"]),
         (["classify", "--n", "20"], ["classify.json", "classify.png"]),
@@ -95,8 +96,8 @@ def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:
     for what, more in (
         ("sample", []),
         ("reconstruction", []),
-        ("edit", ["--attr", "happy", "--gain", "0"]),
-        ("transfer", ["--attr", "happy", "--transfer-gain", "1"]),
+        ("edit", ["--attr", "happy", "--gain", "0", "--kind", "ols"]),
+        ("transfer", ["--attr", "happy", "--gain", "1"]),
     ):
         folder = tmp_path / what
         mode(runs / "labels", "export", "--what", what, "--n", "20", "--out", str(folder), *more)
@@ -130,8 +131,15 @@ def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, tmp_path: Pat
         ("plain", ["transfer", "test:0"], "trained without labels .* `sample.py edit`"),
         ("plain", ["classify"], "trained without labels"),
         ("labels", ["edit", "--attr", "Smilling=1"], "unknown here; the nearest names are"),
+        ("plain", ["edit", "--attr", "happy", "--kind", "transfer"], "trained without labels"),
+        ("labels", ["edit", "--attr", "Male=1", "--kind", "transfer"], "the run was told angry, .* only"),
+        ("labels", ["edit", "--attr", "happy", "--gain", "auto"], "a transfer takes a number"),
         ("labels", ["edit", "--attr", "happy", "--gain", "much"], "--gain much: expected a number or auto"),
-        ("labels", ["edit", "--attr", "happy", "--levels", "9"], "--levels 9: expected numbers from 1"),
+        (
+            "labels",
+            ["edit", "--attr", "happy", "--kind", "ols", "--levels", "9"],
+            "--levels 9: expected numbers from 1",
+        ),
         ("labels", ["interpolate", "test:0"], "expected two or four faces"),
         ("labels", ["grid", "--label", "angryy"], "nearest names are angry"),
         ("labels", ["export", "--what", "edit", "--out", "x"], "say what to change"),
