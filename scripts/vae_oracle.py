@@ -26,7 +26,8 @@ from data.request import Request, parse_request
 from engine.errors import exit_on_user_error
 from engine.files import atomic_text
 from vae.attributes import label_names, label_table
-from vae.edit import KINDS, MATCH, Editor, open_editor, paint
+from vae.edit import paint
+from vae.editor import KINDS, MATCH, Editor, open_editor
 from vae.export import drawn_factors, sides, true_answers
 from vae.session import Session, spread
 
@@ -108,9 +109,9 @@ def measure(args: argparse.Namespace) -> dict:
         asked = [label_names(meta).index(wish.name) for wish in request.classes]
         keep = (labels[:, asked] != 1).all(1)
         labels, index, x = labels[keep], index[keep.numpy()], x[keep]
-    truth = true_answers(session, "test", index, request, labels)
+    truth = true_answers(session, index, request, labels)
     wanted = torch.stack([sides(wish, labels, meta) for wish in request], 1)
-    factors = drawn_factors(session, "test", index)
+    factors = drawn_factors(session, index)
     after = factors
     for i, wish in enumerate(request):
         amount = None if wish.is_class else wanted[:, i].numpy()

@@ -1,5 +1,7 @@
 """Moves in a toy code space whose directions are known: who is moved where, and what stays."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,8 +9,10 @@ from torch import Tensor
 from data.request import parse_request
 from engine import UserError
 from latents.directions import knn_vectors
+from latents.local import pair_vectors
 from vae.attributes import Codes, fit_vectors
-from vae.edit import Editor, pair_vectors, take_images
+from vae.edit import take_images
+from vae.editor import KINDS, Editor
 
 ATTRIBUTES, CLASSES = ["Smiling", "Male"], ["happy", "sad", "neutral"]
 META = {"dataset": "toy", "attributes": ATTRIBUTES, "classes": CLASSES}
@@ -31,7 +35,7 @@ def toy(n: int, seed: int, correlated: float = 0.0) -> Codes:
 
 def editor(kind: str = "ols", correlated: float = 0.0, **options: object) -> Editor:
     train, val = toy(3000, 0, correlated), toy(300, 1, correlated)
-    fitted = fit_vectors(train, val, META, "mean" if kind == "mean" else "ols", {})
+    fitted = fit_vectors(train, val, META, kind if kind in ("mean", "balanced") else "ols", {})
     return Editor(train, fitted, META, kind, **options)
 
 
@@ -53,9 +57,9 @@ def test_both_scores_of_a_request_land_on_their_sides(kind: str) -> None:
 
 
 def test_directions_are_the_true_ones_and_the_naive_mean_leaks() -> None:
-    smile = {kind: editor(kind, correlated=0.6).vectors for kind in ("ols", "mean")}
+    smile = {kind: editor(kind, correlated=0.6).vectors for kind in ("ols", "mean", "balanced")}
     leak = {kind: (v.direction[v.row("Smiling"), 1] / 2).abs().item() for kind, v in smile.items()}
-    assert leak["ols"] <= 0.05 and leak["mean"] >= 0.3
+    assert leak["ols"] <= 0.05 and leak["balanced"] <= 0.05 and leak["mean"] >= 0.3
     assert smile["ols"].direction[smile["ols"].row("Smiling"), 0].item() == pytest.approx(2, abs=0.1)
 
 
@@ -72,7 +76,7 @@ def test_known_labels_decide_a_flip_and_unknown_ones_are_read() -> None:
     assert torch.allclose(e.move(codes.mu, ask("Smiling=flip")) @ score, means[(1 - read).long()], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["ols", "mean", "knn", "pairs"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_expression_is_left_for_another(kind: str) -> None:
     e = editor(kind)
     codes = toy(60, 4)
@@ -171,3 +175,34 @@ def test_unknown_labels_are_completed_by_reading() -> None:
     read = e.complete(codes.mu, label_free(200))
     assert (read == codes.labels).all(1).float().mean().item() > 0.9
     assert torch.equal(e.complete(codes.mu, codes.labels), codes.labels)
+
+
+def test_a_face_is_compared_with_its_likes() -> None:
+    """Sad faces do not smile: a sad one is left for the smiling ones of its sex, a neutral one for neutral ones."""
+    codes = toy(4000, 10)
+    codes.labels[:, 0] *= 1 - codes.labels[:, 3]
+    e = Editor(codes, fit_vectors(codes, codes, META, "ols", {}), META, k=50)
+    wish, asked = ask("Smiling=1").moves[0], [1, 2, 3, 4]
+    for expression, other_side in ((3, {2.0, 4.0}), (4, {4.0})):
+        face, relaxed = torch.zeros(5), Counter()
+        face[[1, expression]] = 1
+        without, with_ = e.crowds(wish, face, 0, asked, relaxed, 1)
+        assert (codes.labels[without][:, [1, expression]] == 1).all() and (codes.labels[without, 0] == 0).all()
+        assert (codes.labels[with_, 1] == 1).all() and not relaxed
+        shown = {float(c) for c in codes.labels[with_][:, 2:].argmax(1) + 2}
+        assert shown == other_side
+    few = Editor(codes, e.vectors, META, k=1000)
+    few.crowds(wish, face, 0, asked, relaxed, 3)
+    assert relaxed == {"Male": 3, "neutral": 3}
+
+
+def test_transport_keeps_the_place_within_the_side() -> None:
+    """Who stands apart stands apart after the edit; half of the way is half of the move."""
+    e, codes = editor("transport"), toy(50, 11)
+    mu = codes.mu[codes.labels[:, 0] == 0]
+    labels = codes.labels[codes.labels[:, 0] == 0]
+    whole = e.move(mu, ask("Smiling=1"), labels)
+    assert (whole - mu)[:, 0].mean().item() == pytest.approx(2, abs=0.2)
+    assert torch.corrcoef(torch.stack([whole[:, 0], mu[:, 0]]))[0, 1] > 0.95
+    assert torch.allclose(e.move(mu, ask("Smiling=0.5"), labels), (mu + whole) / 2, atol=1e-5)
+    assert torch.equal(e.move(mu, ask("Smiling=0"), labels), mu)

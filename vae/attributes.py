@@ -6,6 +6,7 @@ Codes are mu of the averaged encoder in evaluation mode, of the training split o
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from engine import UserError
 from engine.files import atomic_write
-from latents.directions import class_means, lda_scores, mean_codes, mean_vectors, ols_vectors
+from latents.directions import balanced_vector, class_means, lda_scores, mean_codes, mean_vectors, ols_vectors
 
 logger = logging.getLogger("faces")
+BALANCE = ("Male", "Mouth_Slightly_Open")  # confounders of `balanced` vectors, where a set has them
 MIN_SIDE = 20  # faces without and with; fewer make noise, not a direction
 
 
@@ -42,7 +44,8 @@ class AttributeVectors:
     the average face of each side, `origin` (Z,) of all; `count` (A, 2) the faces behind them. `alpha_range` (A, 2):
     1st and 99th percentile of training faces along the direction, from the origin, in units of alpha. `auc` (A, 2):
     how well direction and score tell the sides apart on validation faces. `provenance`: data set, split, run, step
-    and sha256 of the weights; `skipped`: labels without a vector, and why.
+    and sha256 of the weights; `skipped`: labels without a vector, and why; `cells`: of balanced vectors, which
+    combinations of the confounders they rest on and which had too few faces.
     """
 
     kind: str
@@ -57,6 +60,7 @@ class AttributeVectors:
     auc: Tensor
     provenance: dict[str, Any]
     skipped: dict[str, str] = field(default_factory=dict)
+    cells: dict[str, str] = field(default_factory=dict)
 
     def row(self, name: str) -> int:
         """The row of an attribute. Raises UserError with the reason if it has none."""
@@ -112,8 +116,11 @@ def cached_codes(method: Any, faces: Any, fingerprint: str, run_dir: Path, split
     return codes
 
 
-def fit_vectors(train: Codes, val: Codes, meta: dict, kind: str, provenance: dict[str, Any]) -> AttributeVectors:
-    """Directions of `kind` (ols | mean) and readers of every label that has enough faces on both sides."""
+def fit_vectors(
+    train: Codes, val: Codes, meta: dict, kind: str, provenance: dict[str, Any], balance: Sequence[str] = BALANCE
+) -> AttributeVectors:
+    """Directions of `kind` (ols | mean | balanced, the latter over the cells of `balance`) and readers of every label
+    that has enough faces on both sides."""
     names, skipped = label_names(meta), {}
     for column, name in enumerate(names):
         sides = [int((train.labels[:, column] == side).sum()) for side in (0, 1)]
@@ -125,7 +132,7 @@ def fit_vectors(train: Codes, val: Codes, meta: dict, kind: str, provenance: dic
         raise UserError(f"no label has enough faces on both sides; {reasons}")
     kept = [names[c] for c in columns]
     mu, labels = train.mu, train.labels[:, columns]
-    direction = _directions(train, meta, kind, kept)
+    direction, cells = _directions(train, meta, kind, kept, balance)
     score = lda_scores(mu, labels, names=kept)
     origin = mu.mean(0)
     along = (mu - origin) @ (direction / direction.square().sum(1, keepdim=True).clamp_min(1e-12)).T  # (N, A), alpha
@@ -146,27 +153,48 @@ def fit_vectors(train: Codes, val: Codes, meta: dict, kind: str, provenance: dic
         auc=torch.tensor(auc),
         provenance=provenance,
         skipped=skipped,
+        cells=cells,
     )
 
 
-def _directions(train: Codes, meta: dict, kind: str, kept: list[str]) -> Tensor:
-    """(A, Z). Attributes are fitted on attributes and expressions on expressions: a smile is not what is left of it
-    once `happy` is held fixed."""
-    names, parts = label_names(meta), []
+def _directions(
+    train: Codes, meta: dict, kind: str, kept: list[str], balance: Sequence[str]
+) -> tuple[Tensor, dict[str, str]]:
+    """(A, Z) and what balanced ones rest on. Attributes are fitted on attributes and expressions on expressions: a
+    smile is not what is left of it once `happy` is held fixed."""
+    names, parts, cells = label_names(meta), [], {}
     for group, start in ((meta["attributes"], None), (meta["classes"], "neutral")):
         chosen = [name for name in group if name in kept and name != start]
         rows = {start: torch.zeros(train.mu.shape[1])}
         if chosen:
             labels = train.labels[:, [names.index(name) for name in chosen]]
-            if kind == "ols":  # neutral has no column, hence it is the constant from which the others are counted
-                fitted = ols_vectors(train.mu, labels, names=chosen)
+            if kind != "ols" and start in kept:  # OLS: neutral has no column, so it is what the others count from
+                labels = against(labels, train.labels[:, names.index(start)])
+            if kind == "balanced":
+                confounders = [name for name in balance if name in kept]
+                table = torch.cat([labels, train.labels[:, [names.index(name) for name in confounders]]], 1)
+                for column, name in enumerate(chosen):
+                    rows[name], cells[name] = _balanced(train.mu, table, column, name, confounders)
             else:
-                if start in kept:
-                    labels = against(labels, train.labels[:, names.index(start)])
-                fitted = mean_vectors(train.mu, labels, names=chosen)
-            rows |= dict(zip(chosen, fitted, strict=True))
+                fitted = (ols_vectors if kind == "ols" else mean_vectors)(train.mu, labels, names=chosen)
+                rows |= dict(zip(chosen, fitted, strict=True))
         parts += [rows[name] for name in group if name in kept]
-    return torch.stack(parts)
+    return torch.stack(parts), cells
+
+
+def _balanced(mu: Tensor, table: Tensor, column: int, name: str, confounders: list[str]) -> tuple[Tensor, str]:
+    """One balanced vector, and its cells in words; fewer confounders, from the end, where no cell has enough faces."""
+    names = [str(i) for i in range(table.shape[1] - len(confounders))]
+    names[column] = name
+    others = [c for c in confounders if c != name]
+    while True:
+        try:
+            vector, cells = balanced_vector(mu, table, name, others, MIN_SIDE, [*names, *confounders])
+            return vector, cells.describe()
+        except ValueError:
+            if not others:
+                raise
+            others = others[:-1]
 
 
 def against(labels: Tensor, start: Tensor) -> Tensor:

@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from data import synthetic
-from data.drawn_reader import DEFAULT_SIZES
+from data.drawn_reader import DrawnFaces
 from data.request import Move, Request, parse_request
 from engine import UserError
 from engine.files import atomic_dir, sha256
 from engine.grids import to_pil
 from evaluation.manifest import Row, write_export, write_manifest
 from vae.attributes import label_names, label_table
-from vae.edit import add_move, open_editor, paint
+from vae.edit import add_move, paint
+from vae.editor import open_editor
 from vae.session import Session, add_split, spread
 from vae.train import BetaVAE
-
-SPLITS = ("train", "val", "test")
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -76,7 +75,7 @@ def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], 
     names = save_all(paint(x, before, after, args.detail), folder, "edit", index)
     targets = target_texts(request, labels, meta)
     truths = [""] * len(x)
-    answers = true_answers(session, args.split, batch["index"].numpy(), request, labels)
+    answers = true_answers(session, batch["index"].numpy(), request, labels)
     if answers is not None:
         truths = save_all(answers, folder, "truth", index)
     strength = next((wish.value for wish in request if wish.form in ("amount", "step")), 1.0)
@@ -116,30 +115,18 @@ def target_texts(request: Request, labels: Tensor, meta: dict) -> list[str]:
     return [";".join(texts) for texts in zip(*parts, strict=True)]
 
 
-def drawn_factors(session: Session, split: str, index: np.ndarray) -> dict[str, np.ndarray]:
-    """The factors of drawn faces by their rows in the pack."""
-    cfg, part = session.method.cfg.data, SPLITS.index(split)
-    sizes = [n or d for n, d in zip((cfg.num_train, cfg.num_val, cfg.num_test), DEFAULT_SIZES, strict=True)]
-    number = index - sum(sizes[:part]) + synthetic.SPLIT_OFFSET[split] * cfg.per_identity
-    classes = 8 if "contempt" in cfg.classes else 7
-    return synthetic.factors(
-        cfg.seed,
-        number,
-        per_identity=cfg.per_identity,
-        prior=cfg.prior,
-        independent=cfg.independent,
-        classes=classes,
-        intensity=tuple(cfg.intensity),
-    )
+def drawn_factors(session: Session, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The factors of drawn faces by their rows in the pack, a batch's `index`."""
+    return DrawnFaces(session.method.cfg.data).factors_of(index)
 
 
-def true_answers(session: Session, split: str, index: np.ndarray, request: Request, labels: Tensor) -> Tensor | None:
+def true_answers(session: Session, index: np.ndarray, request: Request, labels: Tensor) -> Tensor | None:
     """Drawn faces with the request fulfilled, (N, C, H, H) in [-1, 1]; None for real ones, steps, and where the
     drawing refuses (the hair colour of a bald head)."""
-    meta, cfg = session.meta, session.method.cfg.data
-    if meta["dataset"] != "synthetic" or cfg.pair or any(wish.form == "step" for wish in request):
+    meta = session.meta
+    if meta["dataset"] != "synthetic" or any(wish.form == "step" for wish in request):
         return None
-    factors = drawn_factors(session, split, index)
+    factors = drawn_factors(session, index)
     try:
         for wish in request:
             if wish.is_class:

@@ -1,0 +1,53 @@
+"""Directions that depend on the face, on clouds whose right answer is known."""
+
+import pytest
+import torch
+
+from latents.local import pair_vectors, transport_vectors
+
+
+def test_equal_clouds_are_carried_by_the_difference_of_means() -> None:
+    g = torch.Generator().manual_seed(0)
+    target = (torch.arange(4000) % 2).float()
+    mu = torch.randn(4000, 5, generator=g)
+    mu[1::2] = mu[::2] + torch.tensor([2.0, 0, 0, 0, 1])  # the same cloud, moved
+    v = transport_vectors(mu[:3], mu, target, 1)
+    assert torch.allclose(v, torch.tensor([2.0, 0, 0, 0, 1]).expand(3, 5), atol=1e-4)
+
+
+def test_a_turned_cloud_is_carried_place_by_place_and_back() -> None:
+    """The other side is stretched 3 along one axis: a code's move follows its own place, which no vector does."""
+    g = torch.Generator().manual_seed(1)
+    base, moved = (torch.randn(20_000, 3, generator=g) for _ in range(2))
+    scale, shift = torch.tensor([3.0, 1.0, 0.5]), torch.tensor([0.0, 4.0, 0.0])
+    mu = torch.cat([base, moved * scale + shift])
+    target = torch.arange(40_000).ge(20_000).float()
+    query = torch.tensor([[1.0, -1.0, 2.0], [-2.0, 0.0, 0.0]])
+    there = query + transport_vectors(query, mu, target, 1)
+    assert torch.allclose(there, query * scale + shift, atol=0.15)
+    back = there - transport_vectors(there, mu, target, 0)
+    assert torch.allclose(back, query, atol=1e-3)
+
+
+def test_few_faces_give_a_sane_map() -> None:
+    g = torch.Generator().manual_seed(2)
+    mu = torch.randn(3000, 16, generator=g)
+    target = torch.zeros(3000)
+    target[:10] = 1  # fewer than dimensions
+    mu[:10, 0] += 4
+    v = transport_vectors(torch.randn(100, 16, generator=g), mu, target, 1)
+    assert v.isfinite().all() and v[:, 0].mean().item() == pytest.approx(4, abs=1) and v[:, 1:].norm(dim=1).max() < 4
+
+
+def test_codes_without_spread_stay_finite() -> None:
+    mu = torch.zeros(20, 4)
+    mu[10:, 0] = 1
+    v = transport_vectors(torch.zeros(1, 4), mu, torch.arange(20).ge(10).float(), 1)
+    assert torch.allclose(v, torch.tensor([[1.0, 0, 0, 0]]), atol=1e-5)
+
+
+def test_an_empty_side_is_a_sentence() -> None:
+    mu = torch.randn(5, 3)
+    for ask in (lambda t: transport_vectors(mu, mu, t, 1), lambda t: pair_vectors(mu, mu, t, 2)):
+        with pytest.raises(ValueError, match="5 without, 0 with"):
+            ask(torch.zeros(5))

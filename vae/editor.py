@@ -1,0 +1,194 @@
+"""A code and a request -> the moved code. Local moves, taken from training faces that are like the face in question.
+
+A global vector bends with pose and place. So a face is compared with its likes: faces of its own side that share its
+expression and what `match` names, and faces of the other side that share what they can. Between the two crowds a code
+moves by optimal transport (`transport`), or along differences of nearest neighbours (`pairs`, `knn`: deep feature
+interpolation, 1611.05507, in code space). Figures: README.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from data.request import Move, Request, parse_names
+from engine import UserError
+from latents.directions import alphas_to_targets, knn_vectors, orthogonalise, side_of
+from latents.local import pair_vectors, transport_vectors
+from vae.attributes import MIN_SIDE, AttributeVectors, Codes, get_vectors, label_names
+from vae.session import Session
+
+KINDS = ("transport", "pairs", "knn", "ols", "balanced", "mean")
+LOCAL = KINDS[:3]
+MATCH = ("Male", "Mouth_Slightly_Open")  # faces are compared with faces that agree on these, where they exist
+NEIGHBOURS = 100
+
+
+@dataclass
+class Editor:
+    """Moves codes of one run. `codes`: training faces; `vectors`: directions (of `kind`, or OLS) and readers."""
+
+    codes: Codes
+    vectors: AttributeVectors
+    meta: dict
+    kind: str = KINDS[0]
+    k: int = NEIGHBOURS
+    match: Sequence[str] = MATCH
+    keep: Sequence[str] = ()
+
+    def move(self, mu: Tensor, request: Request, labels: Tensor | None = None) -> Tensor:
+        """mu (Q, Z) -> moved codes (Q, Z). labels (Q, L) in {0, 1, NaN} where known; what is not known is read.
+
+        `transport` carries each face to its place on the other side, one request after the other. The other kinds are
+        directions: requests for a side are solved together, so that every requested score lands on its side's mean;
+        a step (`Smiling=+1.5`, in whole moves) is taken first.
+        """
+        labels = self.complete(mu, labels)
+        directions, scores, targets = [], [], []
+        start = mu
+        for wish in self.wishes(request):
+            v = self.kept_out(self.direction(start, wish, request, labels))  # (Q, Z)
+            if wish.form == "step":
+                start = start + wish.value * v
+                continue
+            if self.kind == "transport":
+                way = self.shares(wish, labels) - labels[:, label_names(self.meta).index(wish.name)]  # (Q,) in [-1, 1]
+                start = start + way[:, None] * v
+                continue
+            row = self.vectors.row(wish.name)
+            directions.append(v)
+            scores.append(self.vectors.score[row])
+            without, with_ = self.vectors.class_mean[row]
+            targets.append(without + self.shares(wish, labels) * (with_ - without))  # (Q,)
+        if not directions:
+            return start
+        v = torch.stack(directions, 1)  # (Q, k, Z)
+        alpha = alphas_to_targets(start, v, torch.stack(scores), torch.stack(targets, 1))  # (Q, k)
+        return start + (alpha[..., None] * v).sum(1)
+
+    def kept_out(self, v: Tensor) -> Tensor:
+        """v without the directions of the attributes to keep."""
+        if not self.keep:
+            return v
+        return orthogonalise(v, self.vectors.direction[[self.vectors.row(name) for name in self.keep]])
+
+    def wishes(self, request: Request) -> list[Move]:
+        """The moves of a request; leaving an expression means going to neutral."""
+        request.require("set", "amount", "flip", "step", method="vae")
+        wishes = []
+        for wish in request:
+            if wish.is_class and wish.form == "flip":
+                raise UserError(f"{wish}: an expression has no other side; ask for another expression")
+            if wish.is_class and wish.form == "set" and wish.value == 0:
+                if "neutral" not in self.vectors.names:
+                    raise UserError(f"{wish}: there is no neutral face to go to; ask for another expression")
+                wish = replace(wish, name="neutral", value=1.0)
+            wishes.append(wish)
+        return wishes
+
+    def complete(self, mu: Tensor, labels: Tensor | None) -> Tensor:
+        """Labels (Q, L) with what is unknown read from the code by its score; unreadable ones stay NaN."""
+        names, v = label_names(self.meta), self.vectors
+        labels = torch.full((len(mu), len(names)), float("nan")) if labels is None else labels.clone()
+        for row, name in enumerate(v.names):
+            if name in self.meta["attributes"]:
+                column = labels[:, names.index(name)]
+                column.copy_(torch.where(column.isnan(), side_of(mu, v.score[row], v.class_mean[row]).float(), column))
+        rows = [row for row, name in enumerate(v.names) if name in self.meta["classes"]]
+        if rows:  # the expression whose score is the furthest towards its own side
+            without, with_ = v.class_mean[rows].unbind(1)
+            reading = (mu @ v.score[rows].T - without) / (with_ - without)  # (Q, K)
+            columns = torch.tensor([names.index(v.names[row]) for row in rows])
+            read = torch.nn.functional.one_hot(columns[reading.argmax(1)], len(names)).float()
+            classes = torch.tensor([name in self.meta["classes"] for name in names])
+            labels = torch.where(labels.isnan() & classes, read, labels)
+        return labels
+
+    def shares(self, wish: Move, labels: Tensor) -> Tensor:
+        """Where each face shall stand between the sides' means, 0 without to 1 with: (Q,)."""
+        if wish.form == "flip":
+            return 1 - labels[:, label_names(self.meta).index(wish.name)]
+        return torch.full((len(labels),), float(wish.value))
+
+    def direction(self, mu: Tensor, wish: Move, request: Request, labels: Tensor) -> Tensor:
+        """From without to with, one a face: (Q, Z). An expression is left for another, not for its absence."""
+        if self.kind in LOCAL:
+            return self.local(mu, wish, request, labels)
+        v = self.vectors.direction[self.vectors.row(wish.name)].repeat(len(mu), 1)
+        if wish.is_class and "neutral" in self.vectors.names:
+            for name in self.meta["classes"]:
+                rows = labels[:, label_names(self.meta).index(name)] == 1
+                if name != wish.name and name in self.vectors.names and rows.any():
+                    v[rows] = v[rows] - self.vectors.direction[self.vectors.row(name)]
+        return v
+
+    def local(self, mu: Tensor, wish: Move, request: Request, labels: Tensor) -> Tensor:
+        """Directions (Q, Z) from the crowds around each face; faces that are alike share theirs."""
+        self.vectors.row(wish.name)  # or a sentence: too few faces
+        names, classes = label_names(self.meta), self.meta["classes"]
+        asked = [names.index(n) for n in self.match if n in names and n not in request]
+        if not any(n in request for n in classes):  # an attribute: the expression is held where it can be
+            asked += [names.index(n) for n in classes]
+        column = names.index(wish.name)
+        alike = labels[:, [column, *asked]].nan_to_num(-1)
+        shown = labels[:, [names.index(n) for n in classes]].nan_to_num(0) if wish.is_class else labels[:, :0]
+        v, relaxed = torch.empty_like(mu), Counter()
+        for key in torch.cat([alike, shown], 1).unique(dim=0):
+            mine = (torch.cat([alike, shown], 1) == key).all(1)
+            side = 0 if wish.is_class and key[0] != 1 else int(key[0])
+            crowds = self.crowds(wish, labels[mine][0], side, asked, relaxed, int(mine.sum()))
+            v[mine] = self.between(mu[mine], crowds, side)
+        for name, count in relaxed.items():
+            print(f"{wish}: too few training faces share {name} with {count} faces; it was not asked of them")
+        return v
+
+    def between(self, mu: Tensor, crowds: list[Tensor], side: int) -> Tensor:
+        """From without to with for codes (Q, Z) of `side`; crowds: rows (N,) bool of training faces without, with."""
+        rows = crowds[0] | crowds[1]
+        codes, target = self.codes.mu[rows], crowds[1][rows].float()
+        if self.kind == "transport":
+            return transport_vectors(mu, codes, target, 1 - side)
+        if self.kind == "knn":
+            return knn_vectors(mu, None, codes, target[:, None], 0, self.k)
+        return pair_vectors(mu, codes, target, self.k)
+
+    def crowds(
+        self, wish: Move, face: Tensor, side: int, asked: list[int], relaxed: Counter, faces: int
+    ) -> list[Tensor]:
+        """Training faces without and with, as like `face` (L,) as they can be: two masks (N,).
+
+        Each column of `asked` on which the face is 1 (or, for attributes, 0) is asked of both sides if 2 k faces are
+        left on each; of the face's own side alone where the other has none to speak of (no angry face smiles); else
+        of neither, which `relaxed` counts under its name.
+        """
+        names, classes, known = label_names(self.meta), self.meta["classes"], self.codes.labels
+        target = known[:, names.index(wish.name)]
+        sides = [target == 0, target == 1]
+        if wish.is_class:  # another expression is left, not the absence of this one
+            shown = [n for n in classes if face[names.index(n)] == 1 and n != wish.name]
+            if shown:
+                sides[0] = known[:, names.index(shown[0])] == 1
+        if not (sides[0].any() and sides[1].any()):
+            raise UserError(f"{wish}: no training face on one side; ask for something else")
+        for column in asked:
+            if face[column].isnan() or (names[column] in classes and face[column] == 0):
+                continue
+            agree = known[:, column] == face[column]
+            counts = [int((s & agree).sum()) for s in sides]
+            if min(counts) >= 2 * self.k:
+                sides = [s & agree for s in sides]
+            elif counts[1 - side] < MIN_SIDE and counts[side] >= 2 * self.k:
+                sides[side] = sides[side] & agree
+            else:
+                relaxed[names[column]] += faces
+        return sides
+
+
+def open_editor(session: Session, kind: str, k: int, match: Sequence[str], keep: Sequence[str]) -> Editor:
+    """An editor with the run's codes and vectors, which are made where they are missing."""
+    train, val, meta = session.codes("train"), session.codes("val"), session.meta
+    vectors = get_vectors(session.method, session.dir, kind if kind in ("mean", "balanced") else "ols", train, val)
+    names = parse_names(keep, meta["classes"], meta["attributes"])
+    return Editor(train, vectors, meta, kind, k, match, names)
