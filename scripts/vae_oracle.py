@@ -137,7 +137,7 @@ def measure(args: argparse.Namespace) -> dict:
         result["judge_success_truth"] = judge.success(judge.probabilities(truth), request, wanted)
     for kind in KINDS:
         editor = open_editor(session, kind, args.k, args.match, [])
-        for rule in ("alpha 1", "to side"):
+        for rule in ("whole",) if kind in ("transport", "probe") else ("alpha 1", "to side"):
             z = alpha_one(editor, mu, request, labels) if rule == "alpha 1" else editor.move(mu, request, labels)
             decoded = session.decode(z)
             for detail in ("decode", "blend"):

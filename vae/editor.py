@@ -18,9 +18,10 @@ from engine import UserError
 from latents.directions import alphas_to_targets, knn_vectors, orthogonalise, side_of
 from latents.local import pair_vectors, transport_vectors
 from vae.attributes import MIN_SIDE, AttributeVectors, Codes, get_vectors, label_names
+from vae.probe import Probe, get_probe, held_labels, least_move, wanted_labels
 from vae.session import Session
 
-KINDS = ("transport", "pairs", "knn", "ols", "balanced", "mean")
+KINDS = ("transport", "pairs", "knn", "probe", "ols", "balanced", "mean")
 LOCAL = KINDS[:3]
 MATCH = ("Male", "Mouth_Slightly_Open")  # faces are compared with faces that agree on these, where they exist
 NEIGHBOURS = 100
@@ -37,6 +38,7 @@ class Editor:
     k: int = NEIGHBOURS
     match: Sequence[str] = MATCH
     keep: Sequence[str] = ()
+    probe: Probe | None = None  # of kind `probe`
 
     def move(self, mu: Tensor, request: Request, labels: Tensor | None = None) -> Tensor:
         """mu (Q, Z) -> moved codes (Q, Z). labels (Q, L) in {0, 1, NaN} where known; what is not known is read.
@@ -46,16 +48,14 @@ class Editor:
         a step (`Smiling=+1.5`, in whole moves) is taken first.
         """
         labels = self.complete(mu, labels)
+        if self.kind == "probe":
+            return self.probed(mu, request, labels)
         directions, scores, targets = [], [], []
         start = mu
         for wish in self.wishes(request):
             v = self.kept_out(self.direction(start, wish, request, labels))  # (Q, Z)
-            if wish.form == "step":
-                start = start + wish.value * v
-                continue
-            if self.kind == "transport":
-                way = self.shares(wish, labels) - labels[:, label_names(self.meta).index(wish.name)]  # (Q,) in [-1, 1]
-                start = start + way[:, None] * v
+            if wish.form == "step" or self.kind == "transport":
+                start = start + self.way(wish, labels)[:, None] * v
                 continue
             row = self.vectors.row(wish.name)
             directions.append(v)
@@ -67,6 +67,22 @@ class Editor:
         v = torch.stack(directions, 1)  # (Q, k, Z)
         alpha = alphas_to_targets(start, v, torch.stack(scores), torch.stack(targets, 1))  # (Q, k)
         return start + (alpha[..., None] * v).sum(1)
+
+    def way(self, wish: Move, labels: Tensor) -> Tensor:
+        """How much of the whole move from without to with each face is to make: (Q,) in [-1, 1]."""
+        if wish.form == "step":
+            return torch.full((len(labels),), float(wish.value))
+        return self.shares(wish, labels) - labels[:, label_names(self.meta).index(wish.name)]
+
+    def probed(self, mu: Tensor, request: Request, labels: Tensor) -> Tensor:
+        """The least move that the probe reads as all that is asked; a share of it where a share is asked."""
+        wishes = self.wishes(request)
+        ways = [self.way(wish, labels) for wish in wishes]
+        names, classes = label_names(self.meta), self.meta["classes"]
+        wanted = wanted_labels(wishes, ways, labels, names, classes)
+        moved = least_move(self.probe, mu, wanted, held_labels(self.codes, labels, wanted))
+        share = torch.stack(ways).abs().amax(0)[:, None]  # (Q, 1)
+        return mu + share * self.kept_out(moved - mu)
 
     def kept_out(self, v: Tensor) -> Tensor:
         """v without the directions of the attributes to keep."""
@@ -191,4 +207,5 @@ def open_editor(session: Session, kind: str, k: int, match: Sequence[str], keep:
     train, val, meta = session.codes("train"), session.codes("val"), session.meta
     vectors = get_vectors(session.method, session.dir, kind if kind in ("mean", "balanced") else "ols", train, val)
     names = parse_names(keep, meta["classes"], meta["attributes"])
-    return Editor(train, vectors, meta, kind, k, match, names)
+    probe = get_probe(train, session.dir, session.method.origin.sha256) if kind == "probe" else None
+    return Editor(train, vectors, meta, kind, k, match, names, probe)

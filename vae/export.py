@@ -28,12 +28,14 @@ def run_export(args: argparse.Namespace) -> None:
         raise UserError("export: give a folder with --out")
     session = Session(args)
     with atomic_dir(args.out) as folder:
+        guides = guides_of(session.method)
         if args.what == "sample":
             rows, facts = export_samples(session, folder)
         else:
             rows, facts = export_faces(session, folder, args.what)
+            guides |= facts.pop("guides")
         write_manifest(folder, rows)
-        write_export(folder, session.method.origin, session.meta, args.what, guides_of(session.method), **facts)
+        write_export(folder, session.method.origin, session.meta, args.what, guides, **facts)
     print(f"wrote {len(rows)} images into {args.out}")
 
 
@@ -65,7 +67,7 @@ def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], 
     ]
     if what == "reconstruction":
         names = save_all(before, folder, "reconstruction", index)
-        return [Row(name, what, **c) for name, c in zip(names, common, strict=True)], {"base": "source"}
+        return [Row(name, what, **c) for name, c in zip(names, common, strict=True)], {"base": "source", "guides": {}}
     if not args.attr:
         raise UserError("export --what edit: say what to change, as --attr Smiling=flip")
     request = parse_request(args.attr, meta["classes"], meta["attributes"])
@@ -84,6 +86,7 @@ def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], 
         for name, target, truth, c in zip(names, targets, truths, common, strict=True)
     ]
     facts = {"attr": str(request), "kind": args.kind, "detail": args.detail, "split": args.split}
+    facts["guides"] = {"probe": editor.probe.sha256()} if editor.probe else {}
     return rows, facts | {"base": "reconstruction" if args.detail == "decode" else "source"}
 
 
