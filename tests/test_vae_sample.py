@@ -10,7 +10,8 @@ from PIL import Image
 
 from evaluation.manifest import read_manifest
 from vae import sample, train
-from vae.attributes import against, area, load_vectors
+from vae.attributes import Codes, against, area, fit_vectors, load_vectors
+from vae.cards import facts_of, leakage
 from vae.config import Config
 from vae.edit import blocks, paint, strip_of
 
@@ -61,6 +62,9 @@ EYES = "65.4,65.1,90.6,65.1"  # of the face that `photo` draws
         ("traverse", ["--dims", "3"], ["traverse.png", "traverse.webp"]),
         ("vectors", [], ["vectors_ols.png", "vectors_ols.json", "../vectors_ols.pt"]),
         ("vectors", ["--kind", "mean"], ["vectors_mean.png", "../vectors_mean.pt"]),
+        ("vectors", ["--kind", "balanced", "--balance", "Male"], ["vectors_balanced.png", "../vectors_balanced.pt"]),
+        ("report", [], ["report.png", "report.json"]),
+        ("edit", ["--attr", "Smiling=1", "--kind", "probe", "--n", "2"], ["edit.png", "../probe.pt"]),
         ("average", ["--attr", "Smiling", "Beard", "--given", "Male=1", "--equal-counts"], ["average.png"]),
         ("average", ["--attr", "all"], ["average.png", "average.json"]),
         ("edit", ["--attr", "Smiling=flip", "--n", "3"], ["edit.png", "edit.json"]),
@@ -76,7 +80,8 @@ def test_every_mode_writes_its_files(run_dir: Path, mode: str, options: list[str
     for name in files:
         path = run_dir / "pictures" / name
         assert path.is_file(), name
-        path.unlink() if path.suffix != ".pt" else None
+        if path.suffix != ".pt":
+            path.unlink()
 
 
 def test_a_picture_tells_how_it_was_made(run_dir: Path, tmp_path: Path) -> None:
@@ -210,3 +215,28 @@ def test_every_config_takes_one_step(repo: Path, tmp_path: Path) -> None:
         head = path.read_text().split("\n")
         assert any(f"Command: python vae/train.py --config configs/vae/{path.name}" in line for line in head), path.name
         assert any(line.startswith("# Measured:") for line in head), path.name
+
+
+def test_a_card_says_what_a_direction_drags_along_and_what_is_not_drawn() -> None:
+    smiling = torch.arange(4000) % 2
+    male = torch.where(torch.arange(4000) % 10 < 6, smiling, torch.arange(4000) // 2 % 2)  # they go together
+    labels = torch.stack([smiling, male], 1).float()
+    mu = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0))
+    mu[:, :2] += 3 * labels
+    codes = Codes(mu, labels, torch.arange(4000))
+    meta = {"attributes": ["Smiling", "Male"], "classes": []}
+    naive, fitted = (fit_vectors(codes, codes, meta, kind, {}) for kind in ("mean", "ols"))
+    assert torch.allclose(leakage(naive).diagonal(), torch.ones(2), atol=1e-3)
+    assert leakage(naive)[0, 1] > 0.4 and leakage(fitted)[0, 1] < leakage(naive)[0, 1] / 2
+    facts = facts_of(fitted, {"Smiling": 0.95, "Male": 0.4})
+    assert facts["Smiling"]["drawn"] and not facts["Male"]["drawn"]
+    assert list(facts["Male"]["leaks"]) == ["Smiling"] and "drawn" not in facts_of(fitted, {})["Male"]
+
+
+def test_a_report_has_the_figures(run_dir: Path, tmp_path: Path) -> None:
+    call(run_dir, "report", "--out", str(tmp_path / "report.png"))
+    report = facts(tmp_path / "report.png")
+    assert report["faces"] == 40 and 5 < report["psnr_db"] < 40 and 0 < report["ssim"] < 1
+    assert report["active"] <= report["latents"] == 8 and abs(sum(report["kl_per_latent"]) - report["kl_nats"]) < 0.02
+    assert "independent=true" in report["disentanglement"]
+    assert 0.5 <= report["attributes"]["Male"]["auc_best_latent"] <= 1

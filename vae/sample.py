@@ -14,9 +14,11 @@ from engine.cli import Mode, sample_main
 from engine.journal import start_logging
 from latents.paths import lerp, slerp
 from losses.gaussian import kl_standard_normal
-from vae.attributes import AttributeVectors, area, fit_vectors, label_names, provenance_of, save_vectors
+from vae.attributes import area, label_names
+from vae.cards import add_vectors, run_vectors
 from vae.edit import add_edit, run_edit
 from vae.export import add_export, run_export
+from vae.report import add_report, run_report
 from vae.session import Session, add_split, rows_with, spread
 
 PRIOR_COMPONENTS = 10
@@ -88,42 +90,6 @@ def kl_of(session: Session, split: str) -> list[Tensor]:
     encoder = session.method.ema_encoder
     with torch.inference_mode():
         return [kl_standard_normal(*encoder(b["image"])) for b in session.split(split).once(256, session.device)]
-
-
-def vectors(args: argparse.Namespace) -> None:
-    """Fit directions on the training codes, score them on validation, write them and their card."""
-    session = Session(args)
-    fitted = fit_vectors(
-        session.codes("train"), session.codes("val"), session.meta, args.kind, provenance_of(session.method)
-    )
-    save_vectors(fitted, session.dir / f"vectors_{args.kind}.pt")
-    facts = {
-        name: {
-            "count": fitted.count[a].tolist(),
-            "auc_direction": round(fitted.auc[a, 0].item(), 4),
-            "auc_score": round(fitted.auc[a, 1].item(), 4),
-            "alpha_range": [round(v, 3) for v in fitted.alpha_range[a].tolist()],
-        }
-        for a, name in enumerate(fitted.names)
-    }
-    path = session.write(card(session, fitted), f"vectors_{args.kind}", vectors=facts, skipped=fitted.skipped)
-    for name, reason in fitted.skipped.items():
-        print(f"no vector for {name}: {reason}")
-    print(f"{len(fitted.names)} {args.kind} vectors; card: {path}")
-
-
-def card(session: Session, fitted: AttributeVectors) -> Grid:
-    """The average face moved along every direction; beside it counts and how well direction and score tell."""
-    alphas = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
-    z = fitted.origin + alphas[None, :, None] * fitted.direction[:, None]  # (A, 5, Z)
-    images = session.decode(z.flatten(0, 1)).unflatten(0, (len(fitted.names), len(alphas)))
-    rows = [
-        f"{name}\n{n0} without, {n1} with\nAUC {direction:.2f}, read {score:.2f}"
-        for name, (n0, n1), (direction, score) in zip(
-            fitted.names, fitted.count.tolist(), fitted.auc.tolist(), strict=True
-        )
-    ]
-    return Grid(images, rows, [f"alpha {a:+.0f}" for a in alphas.tolist()])
 
 
 def average(args: argparse.Namespace) -> None:
@@ -208,10 +174,6 @@ def _add_traverse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--range", type=float, default=3.0, help="each goes from -range to range")
 
 
-def _add_vectors(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kind", choices=["ols", "mean"], default="ols", help="how directions are fitted")
-
-
 def _add_average(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attr", nargs="+", required=True, help="features, or all: the average expressions")
     parser.add_argument("--given", nargs="*", default=[], help="only faces with these, as Male=1")
@@ -229,10 +191,11 @@ MODES = {
     "prior": Mode(prior, "faces from nothing", _add_prior),
     "recon": Mode(recon, "inputs and reconstructions, the worst among them", _add_recon),
     "traverse": Mode(traverse, "what each latent does to a face", _add_traverse),
-    "vectors": Mode(vectors, "attribute directions and their card", _add_vectors),
+    "vectors": Mode(run_vectors, "attribute directions and their card", add_vectors),
     "average": Mode(average, "the average person with and without a feature", _add_average),
     "edit": Mode(run_edit, "change a face, also your own photo", add_edit),
     "interpolate": Mode(interpolate, "a walk between faces", _add_interpolate),
+    "report": Mode(run_report, "distortion, rate, readability, entanglement in figures", add_report),
     "export": Mode(run_export, "folders of images that evaluation/ reads", add_export),
 }
 

@@ -1,0 +1,152 @@
+"""The mode `report`: how good a run is, in figures: distortion, rate, readability, entanglement, disentanglement."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import synthetic
+from engine.files import atomic_write
+from losses.gaussian import gaussian_nll, kl_standard_normal
+from vae.attributes import AttributeVectors, Codes, area, get_vectors, label_names
+from vae.cards import leakage
+from vae.export import drawn_factors
+from vae.session import Session, add_split
+from vae.train import ACTIVE
+
+# Factors of drawn faces that scores of disentanglement ask for; independent with data.independent.
+FACTORS = ("shift_x", "shift_y", "scale", "roll", "yaw", "tone", "face_w", "male", "glasses", "expr")
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """Write report.json and report.png."""
+    session = Session(args)
+    facts, kl = distortion_and_rate(session, args.split)
+    known = session.meta["attributes"] or session.meta["classes"]
+    codes = session.codes(args.split)
+    if known:
+        vectors = get_vectors(session.method, session.dir, "ols", session.codes("train"), session.codes("val"))
+        facts["attributes"] = readability(vectors, codes, label_names(session.meta))
+        facts["entanglement"] = entanglement(vectors)
+    facts["disentanglement"] = disentanglement(session, args.split, codes)
+    path = session.path("report")
+    draw(kl, facts.get("attributes", {}), path)
+    session.note(path, split=args.split, **facts)
+    said = {k: v for k, v in facts.items() if not isinstance(v, (dict, list))}
+    print(json.dumps(said | {"disentanglement": facts["disentanglement"]}, indent=1))
+    print(f"wrote {path}")
+
+
+def distortion_and_rate(session: Session, split: str) -> tuple[dict, Tensor]:
+    """Mean figures of a split's faces, and KL per latent (Z,) in nats; pictures rounded to 8 bits, codes mu."""
+    from evaluation.pictures import psnr, ssim
+
+    method, rows = session.method, []
+    for batch in session.split(split).once(256, session.device):
+        mu, logvar = method.ema_encoder(batch["image"])
+        x_hat = method.ema_decoder(mu)
+        nll = gaussian_nll(batch["image"], x_hat, method.log_sigma2)
+        a, b = (((x.clamp(-1, 1) + 1) * 127.5).round().byte().cpu() for x in (batch["image"], x_hat))
+        rows.append([psnr(a, b), ssim(a, b), nll.cpu(), kl_standard_normal(mu, logvar).cpu()])
+    level, similar, nll, kl = (torch.cat([torch.as_tensor(r[i]) for r in rows]) for i in range(4))
+    per_latent = kl.mean(0)
+    facts = {
+        "faces": len(nll),
+        "psnr_db": round(level.double().mean().item(), 3),
+        "ssim": round(similar.double().mean().item(), 4),
+        "nll_nats": round(nll.mean().item(), 1),
+        "sigma": round(float(method.sigma()), 5),
+        "kl_nats": round(per_latent.sum().item(), 2),
+        "beta_eff": method.beta_eff(),
+        "active": int((per_latent > ACTIVE).sum()),
+        "latents": len(per_latent),
+        "kl_per_latent": [round(v, 3) for v in per_latent.tolist()],
+    }
+    return facts, per_latent
+
+
+def readability(vectors: AttributeVectors, codes: Codes, names: list[str]) -> dict[str, dict[str, float]]:
+    """Per label: AUC along its OLS direction, of its score, of the best single latent, and that latent's lead over the
+    next (the term of TAD, Yeats et al. 2022)."""
+    found = {}
+    for a, name in enumerate(vectors.names):
+        label = codes.labels[:, names.index(name)]
+        single = torch.tensor([area(codes.mu[:, d], label) for d in range(codes.mu.shape[1])])
+        best = (single - 0.5).abs().topk(2).values + 0.5
+        values = {
+            "auc_direction": area(codes.mu @ vectors.direction[a], label),
+            "auc_score": area(codes.mu @ vectors.score[a], label),
+            "auc_best_latent": best[0].item(),
+            "lead": (best[0] - best[1]).item(),
+        }
+        found[name] = {key: round(value, 4) for key, value in values.items()}
+    return found
+
+
+def entanglement(vectors: AttributeVectors, least: float = 0.1) -> dict[str, dict[str, float]]:
+    """What else a whole move along each OLS direction moves, in class distances, where it is more than `least`."""
+    leak, table = leakage(vectors), {}
+    for a, name in enumerate(vectors.names):
+        rows = {other: round(leak[a, b].item(), 2) for b, other in enumerate(vectors.names) if b != a}
+        table[name] = dict(sorted(((k, v) for k, v in rows.items() if abs(v) > least), key=lambda kv: -abs(kv[1])))
+    return table
+
+
+def disentanglement(session: Session, split: str, codes: Codes) -> dict[str, float] | str:
+    """MIG, DCI-lin, SAP and FactorVAE's score where the factors are known and independent; else why not."""
+    cfg = session.method.cfg.data
+    if session.meta["dataset"] != "synthetic":
+        return "not measured: true factors are known of drawn faces only"
+    if not cfg.independent:
+        return "not measured: these factors depend on each other; train with data.independent=true"
+    from evaluation.disentanglement import all_scores, factor_vae_score
+
+    drawn = drawn_factors(session, codes.index.numpy())
+    factors = np.stack([drawn[name] for name in FACTORS], 1)
+    scores = all_scores(codes.mu.numpy(), factors)
+
+    def draw_faces(factor: int, n: int, g: np.random.Generator) -> np.ndarray:
+        rows = g.integers(len(factors), size=n)
+        faces = {key: value[rows].copy() for key, value in drawn.items()}
+        faces[FACTORS[factor]][:] = faces[FACTORS[factor]][0]
+        return synthetic.render(faces, session.meta["image_size"], session.meta["channels"] == 1)
+
+    def encode(faces: np.ndarray) -> np.ndarray:
+        return session.encode(torch.from_numpy(faces).float() / 127.5 - 1).numpy()
+
+    scores["FactorVAE"] = factor_vae_score(
+        encode, draw_faces, len(FACTORS), codes.mu.std(0).numpy(), votes=session.args.votes, seed=session.args.seed
+    )
+    return {key: round(float(value), 4) for key, value in scores.items()}
+
+
+def draw(kl: Tensor, attributes: dict[str, dict[str, float]], path: Path) -> None:
+    """KL per latent in order, and how well labels are read: along the direction, by the score, by one latent."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2 + 0.18 * len(attributes)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2 if attributes else 1, squeeze=False)[0]
+    axes[0].bar(range(len(kl)), kl.sort(descending=True).values.tolist(), color="0.4")
+    axes[0].axhline(ACTIVE, color="tab:red", lw=0.8)
+    axes[0].set(xlabel="latents, by KL", ylabel="KL, nats", title=f"{kl.sum():.0f} nats")
+    if attributes:
+        names = sorted(attributes, key=lambda name: attributes[name]["auc_score"])
+        for key, mark in (("auc_best_latent", "|"), ("auc_direction", "o"), ("auc_score", "x")):
+            axes[1].plot([attributes[name][key] for name in names], names, mark, label=key[4:].replace("_", " "))
+        axes[1].axvline(0.5, color="0.8", lw=0.8)
+        axes[1].tick_params(axis="y", labelsize=7)
+        axes[1].set(xlabel="area under the ROC curve")
+        axes[1].legend(fontsize=8)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """The options of `report`."""
+    add_split(parser)
+    parser.add_argument("--votes", type=int, default=800, help="of FactorVAE's score, 64 drawn faces each")
