@@ -71,11 +71,12 @@ def fit_probe(codes: Codes, seed: int = 0, steps: int = STEPS) -> Probe:
 def get_probe(codes: Codes, run_dir: Path, sha256: str, steps: int = STEPS) -> Probe:
     """The run's probe: read, or fitted to the weights `sha256` and kept."""
     path = run_dir / "probe.pt"
-    probe = Probe(codes.mu.shape[1], codes.labels.shape[1])
     if path.is_file():
         held = torch.load(path, map_location="cpu", weights_only=True)
         if held["sha256"] == sha256:
-            probe.load_state_dict(held["probe"])
+            with torch.inference_mode(False):  # gradients go through these weights
+                probe = Probe(codes.mu.shape[1], codes.labels.shape[1])
+                probe.load_state_dict({name: value.clone() for name, value in held["probe"].items()})
             return probe.requires_grad_(False).eval()
     logger.info(f"fitting the probe of {len(codes.mu)} codes, into {path}")
     probe = fit_probe(codes, steps=steps)

@@ -16,10 +16,12 @@ from latents.paths import lerp, slerp
 from losses.gaussian import kl_standard_normal
 from vae.attributes import area, label_names
 from vae.cards import add_vectors, run_vectors
+from vae.dfi import add_dfi, run_dfi
 from vae.edit import add_edit, run_edit
 from vae.export import add_export, run_export
 from vae.report import add_report, run_report
 from vae.session import Session, add_split, rows_with, spread
+from vae.sweep import add_sweep, run_sweep
 
 PRIOR_COMPONENTS = 10
 
@@ -195,6 +197,8 @@ MODES = {
     "average": Mode(average, "the average person with and without a feature", _add_average),
     "edit": Mode(run_edit, "change a face, also your own photo", add_edit),
     "interpolate": Mode(interpolate, "a walk between faces", _add_interpolate),
+    "dfi": Mode(run_dfi, "deep feature interpolation as published, beside the VAE's edit", add_dfi),
+    "sweep": Mode(run_sweep, "one run a beta: rate against distortion", add_sweep),
     "report": Mode(run_report, "distortion, rate, readability, entanglement in figures", add_report),
     "export": Mode(run_export, "folders of images that evaluation/ reads", add_export),
 }
