@@ -52,7 +52,7 @@ class LossConfig:
 class FlowTrainConfig(TrainConfig):
     optimizer: Literal["adamax", "adam"] = "adamax"  # Adamax as in openai/glow
     lr: float = 2.0e-3  # > 0; 1e-3 above 48 px
-    ema: float = 0.99  # decay of the averaged weights that everything but training uses; 0.9995 beyond 5k steps
+    ema: float = 0.99  # decay of the averaged weights that all but training uses, rising to it; 0.9995 beyond 5k steps
     alarm_every: int = 500  # steps; samples, drift, conditioning and saturation are looked at; 0 = never
     lr_warmup: int = 100
     lr_decay: Literal["cosine", "linear", "none"] = "linear"

@@ -42,16 +42,13 @@ def move(flow: GlowFlow, photo: CodedPhoto, step: Tensor, n_bits: int) -> Tensor
     return decode_photo(flow, flow.unflatten(moved), n_bits, photo.y, photo.lost)
 
 
-def transfer(
-    flow: GlowFlow, photo: CodedPhoto, y_target: Tensor, gain: float, n_bits: int, step: Tensor | float = 0.0
-) -> Tensor:
+def transfer(flow: GlowFlow, photo: CodedPhoto, y_target: Tensor, gain: float, n_bits: int) -> Tensor:
     """The same code under another label: decode(eps, y + gain (y' - y)). -> (N, C, H, H)
 
-    gain 1 is the label itself; more extrapolates, which is what moves a face (README, "Labels"). step: an addition
-    to the code, (N, D).
+    gain 1 is the label itself; more extrapolates (README, "Labels").
     """
-    eps = flow.unflatten(photo.code.flat() + step)
-    return decode_photo(flow, eps, n_bits, photo.y + gain * (y_target - photo.y), photo.lost)
+    y = photo.y + gain * (y_target - photo.y)
+    return decode_photo(flow, photo.code.eps, n_bits, y, photo.lost)
 
 
 def level_mask(flow: GlowFlow, levels: Sequence[int], device: torch.device) -> Tensor:

@@ -90,8 +90,8 @@ def relabelled(
     if gain is None:
         raise UserError("--gain auto: reads codes and moves along directions; a transfer takes a number")
     target = target_labels(session, y, chosen.table, request)
-    images = [transferred(session, chosen.x, y, target, share * gain, args.residual) for share in shares]
-    return torch.stack(images), {"kind": "transfer", "gain": gain, "residual": args.residual}
+    images = [transferred(session, chosen.x, y, target, share * gain) for share in shares]
+    return torch.stack(images), {"kind": "transfer", "gain": gain}
 
 
 def target_labels(session: Session, y: Tensor, table: Tensor, request: Request) -> Tensor:
@@ -158,25 +158,19 @@ def run_transfer(args: argparse.Namespace) -> None:
         if session.labels.are_classes and chosen.photos[chosen.names.index(name)] is not None:
             print(f"{name}: taken for {session.labels.names[int(mine.argmax())]}")
     targets = [session.labels.with_bit(y, session.labels.names.index(name), 1.0) for name in names]
-    columns = [transferred(session, chosen.x, y, target, args.gain, args.residual) for target in targets]
+    columns = [transferred(session, chosen.x, y, target, args.gain) for target in targets]
     grid = Grid(torch.stack([chosen.x, *columns], 1), chosen.names, ["input", *names])
     path = session.write(grid, "transfer", to=names, gain=args.gain, faces=chosen.names)
     for name, column in zip(names, columns, strict=True):
         write_photos(chosen, column, path.with_name(f"{path.stem}_{name}.png"))
 
 
-def transferred(session: Session, x: Tensor, y: Tensor, y_target: Tensor, gain: float, residual: float = 0.0) -> Tensor:
-    """Faces x under y carried to y_target -> (N, C, H, H), on the CPU.
-
-    residual: also moves the code by this times the difference of the labels' mean codes, each taken under its own
-    label: what the code still knows of the label and a transfer leaves behind. Expressions only.
-    """
-    parts, step = [], 0.0
+def transferred(session: Session, x: Tensor, y: Tensor, y_target: Tensor, gain: float) -> Tensor:
+    """Faces x under y carried to y_target -> (N, C, H, H), on the CPU."""
+    parts = []
     for rows, photo in session.coded(x, y):
         target = y_target[rows].to(session.device)
-        if residual:
-            step = residual * (target - photo.y) @ session.directions("ols").class_code.to(session.device)
-        parts.append(transfer(session.flow, photo, target, gain, session.n_bits, step).cpu())
+        parts.append(transfer(session.flow, photo, target, gain, session.n_bits).cpu())
     return torch.cat(parts)
 
 
@@ -320,7 +314,6 @@ def add_move(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=kinds, default="auto", help=text)
     text = f"how far; auto: each face by its reader; none: {TRANSFER_GAIN} for a transfer, {GAIN} for a direction"
     parser.add_argument("--gain", help=text)
-    add_residual(parser)
     parser.add_argument("--k", type=int, default=NEIGHBOURS, help="neighbours on either side; local only")
     parser.add_argument("--keep", nargs="*", default=[], help="labels whose directions are left out of the move")
     parser.add_argument("--levels", help="move only these levels, 1 = finest, as 2,3")
@@ -332,13 +325,6 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", nargs="*", default=[], help="labels; none: all")
     parser.add_argument("--from", dest="source", help="the label the faces have; none: theirs, or the density's guess")
     parser.add_argument("--gain", type=float, default=TRANSFER_GAIN, help="1 is the label itself; more extrapolates")
-    add_residual(parser)
-
-
-def add_residual(parser: argparse.ArgumentParser) -> None:
-    """The option of transfers that moves the code too."""
-    text = "also move the code by this times the difference of the classes' mean codes"
-    parser.add_argument("--residual", type=float, default=0.0, help=text)
 
 
 def add_interpolate(parser: argparse.ArgumentParser) -> None:

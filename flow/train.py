@@ -79,7 +79,7 @@ class Glow(Method):
         # 5. One step; the gradient walks back through each level by inverting it.
         loss = bpd + w.lambda_class * class_bits
         norm = self.minimize(loss, "flow", w.max_norm)
-        self.ema.update(self.flow, self.cfg.train.ema)
+        self.ema.update(self.flow, min(self.cfg.train.ema, (1 + step) / (10 + step)))  # short memory at first
 
         # 6. What a falling loss hides.
         every = self.cfg.train.alarm_every
