@@ -2,14 +2,15 @@
 
     python scripts/vae_oracle.py --run-dir runs/vae/synthetic32 [--attr Smiling=flip] [--n 600] [--judge RUN]
 
-For each way of moving (mean vector, OLS, nearest neighbours; alpha 1 or to the side's mean) and of painting (decode,
-blend): PSNR to the re-rendered truth in the box of what changed, and
+For each way of moving (vae/editor.py; alpha 1 or to the side's mean, or the whole of a transport) and of painting
+(decode, blend): PSNR to the re-rendered truth in the box of what changed, and
 
     gap closed = (edit - reconstruction of the source) / (reconstruction of the truth - reconstruction of the source).
 
 The box is the mouth's landmarks (before and after) grown by 0.35 eye distances for mouth attributes, the eyes' for
 eye attributes, else the whole picture. With a judge (evaluation/, trained apart): the share of faces it reads on the
-requested side, the mean change of the other attributes' probabilities against the source's own base, and retention.
+requested side, the mean change of the other attributes' probabilities against the source's own base (and the truth's
+own change, which is not nothing), and retention. With an embedder: the cosine to the source.
 """
 
 import argparse
@@ -87,6 +88,25 @@ class Judge:
         return (p - base)[:, others].abs().mean().item()
 
 
+class Persons:
+    """An embedder of evaluation/: is it still the person of the source?"""
+
+    def __init__(self, run: Path, device: str, source: Tensor) -> None:
+        from evaluation.classifier import load
+
+        self.net = load(run, device=device)
+        self.source = self.embedded(source)
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """(N, D) unit vectors of images in [-1, 1]."""
+        found = self.net.features(((x.clamp(-1, 1) + 1) * 127.5).round().byte()).cpu()
+        return torch.nn.functional.normalize(found, dim=1)
+
+    def kept(self, x: Tensor) -> float:
+        """Mean cosine to the sources."""
+        return (self.embedded(x) * self.source).sum(1).mean().item()
+
+
 def alpha_one(editor: Editor, mu: Tensor, request: Request, labels: Tensor) -> Tensor:
     """The same directions, one class distance far, whatever the score says: the public recipe."""
     z = mu.clone()
@@ -97,27 +117,31 @@ def alpha_one(editor: Editor, mu: Tensor, request: Request, labels: Tensor) -> T
     return z
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """All figures of one run and one request."""
-    session = Session(Namespace(run_dir=args.run_dir, step=args.step, device=args.device, seed=0, out=None))
-    meta = session.meta
-    request = parse_request(args.attr, meta["classes"], meta["attributes"])
-    faces = session.split("test")
-    batch = faces.take(spread(args.n, len(faces)))
+def question(session: Session, request: Request, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Test faces (N, C, H, H), labels (N, L), right answers, and where to look (N, 1, H, H)."""
+    meta, faces = session.meta, session.split("test")
+    batch = faces.take(spread(n, len(faces)))
     labels, index, x = label_table(batch, meta), batch["index"].numpy(), batch["image"]
     if request.classes:  # faces that show the expression already are no question
         asked = [label_names(meta).index(wish.name) for wish in request.classes]
         keep = (labels[:, asked] != 1).all(1)
         labels, index, x = labels[keep], index[keep.numpy()], x[keep]
     truth = true_answers(session, index, request, labels)
-    wanted = torch.stack([sides(wish, labels, meta) for wish in request], 1)
-    factors = drawn_factors(session, index)
-    after = factors
-    for i, wish in enumerate(request):
-        amount = None if wish.is_class else wanted[:, i].numpy()
+    factors = after = drawn_factors(session, index)
+    for wish in request:
+        amount = None if wish.is_class else sides(wish, labels, meta).numpy()
         after = synthetic.apply(after, wish.name, amount)
     points = [synthetic.landmarks(f) for f in (factors, after)]
-    mask = box_mask(points, request.names, meta["image_size"])
+    return x, labels, truth, box_mask(points, request.names, meta["image_size"])
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """All figures of one run and one request."""
+    session = Session(Namespace(run_dir=args.run_dir, step=args.step, device=args.device, seed=0, out=None))
+    meta = session.meta
+    request = parse_request(args.attr, meta["classes"], meta["attributes"])
+    x, labels, truth, mask = question(session, request, args.n)
+    wanted = torch.stack([sides(wish, labels, meta) for wish in request], 1)
     mu = session.encode(x)
     before = session.decode(mu)
     base, top = psnr_in(before, truth, mask), psnr_in(session.reconstruct(truth), truth, mask)
@@ -134,20 +158,27 @@ def measure(args: argparse.Namespace) -> dict:
         p_source, p_before = judge.probabilities(x), judge.probabilities(before)
         result["retention"] = retention(judge, p_source, p_before, labels, meta)
         result["judge_success_untouched"] = judge.success(p_source, request, wanted)
+        result["judge_leakage_truth"] = judge.leakage(judge.probabilities(truth), p_source, request)
         result["judge_success_truth"] = judge.success(judge.probabilities(truth), request, wanted)
-    for kind in KINDS:
+    persons = Persons(args.identity, args.device, x) if args.identity else None
+    if persons:
+        result["identity"] = {"truth": persons.kept(truth), "source recon": persons.kept(before)}
+        result["identity"]["another's face"] = persons.kept(x.roll(len(x) // 2, 0))
+    for kind in args.kinds:
         editor = open_editor(session, kind, args.k, args.match, [])
         for rule in ("whole",) if kind in ("transport", "probe") else ("alpha 1", "to side"):
             z = alpha_one(editor, mu, request, labels) if rule == "alpha 1" else editor.move(mu, request, labels)
             decoded = session.decode(z)
             for detail in ("decode", "blend"):
                 edit = paint(x, before, decoded, detail)
-                level = psnr_in(edit, truth, mask)
-                row = {"psnr_box": level, "gap_closed": (level - base) / (top - base)}
+                row = {"psnr_box": psnr_in(edit, truth, mask)}
+                row["gap_closed"] = (row["psnr_box"] - base) / (top - base)
                 if judge:
                     p = judge.probabilities(edit)
                     row["success"] = judge.success(p, request, wanted)
                     row["leakage"] = judge.leakage(p, p_source if detail == "blend" else p_before, request)
+                if persons:
+                    row["identity"] = persons.kept(edit)
                 result["moves"][f"{kind}, {rule}, {detail}"] = row
     return result
 
@@ -166,6 +197,23 @@ def retention(judge: Judge, real: Tensor, recon: Tensor, labels: Tensor, meta: d
     return found
 
 
+def show(result: dict) -> None:
+    """Print all figures."""
+    box = "  ".join(f"{name} {value:.2f}" for name, value in result["box"].items())
+    head = f"{result['request']}, {result['faces']} test faces, PSNR {result['psnr_reconstruction']:.2f} dB"
+    print(f"{head}; in the box: {box}")
+    for name in ("judge_success_untouched", "judge_success_truth", "judge_leakage_truth"):
+        if name in result:
+            print(f"{name.replace('_', ' ')}: {result[name]:.3f}")
+    for name, value in result.get("identity", {}).items():
+        print(f"identity, cosine of {name} to source: {value:.3f}")
+    for name, row in result["moves"].items():
+        print(f"  {name:<26}" + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    for name, (real, kept) in result.get("retention", {}).items():
+        if name in ("Smiling", "Eyeglasses", "Mouth_Slightly_Open", "Male", "expression"):
+            print(f"  retention {name}: {kept:.3f} of {real:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, required=True, help="a VAE trained on drawn faces")
@@ -175,22 +223,14 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=100, help="neighbours")
     parser.add_argument("--match", nargs="*", default=list(MATCH), help="attributes on which neighbours agree")
     parser.add_argument("--judge", type=Path, help="a run of evaluation.train_classifier")
+    parser.add_argument("--identity", type=Path, help="a run of evaluation.train_classifier that knows persons")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="ways of moving")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     with exit_on_user_error(), torch.inference_mode():
         result = measure(args)
-    box = "  ".join(f"{name} {value:.2f}" for name, value in result["box"].items())
-    head = f"{result['request']}, {result['faces']} test faces, PSNR {result['psnr_reconstruction']:.2f} dB"
-    print(f"{head}; in the box: {box}")
-    for name in ("judge_success_untouched", "judge_success_truth"):
-        if name in result:
-            print(f"{name.replace('_', ' ')}: {result[name]:.3f}")
-    for name, row in result["moves"].items():
-        print(f"  {name:<24}" + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
-    for name, (real, kept) in result.get("retention", {}).items():
-        if name in ("Smiling", "Eyeglasses", "Mouth_Slightly_Open", "Male", "expression"):
-            print(f"  retention {name}: {kept:.3f} of {real:.3f}")
+    show(result)
     if args.out:
         atomic_text(args.out, json.dumps(result, indent=1))
 
