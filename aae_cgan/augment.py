@@ -43,9 +43,9 @@ def cutout(x: Tensor) -> Tensor:
     return x * ~(rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def jitter(x: Tensor, reach: int = 3, noise: float = 0.03) -> Tensor:
-    """Shifted by up to `reach` pixels, with a little noise: a fixed pattern does not fool a network that sees this."""
-    return shifted(x, reach, "replicate") + noise * torch.randn_like(x)
+def jitter(x: Tensor, noise: float = 0.03) -> Tensor:
+    """Shifted by up to a 24th of the side, with a little noise: a fixed pattern fools no network that sees this."""
+    return shifted(x, max(1, x.shape[-1] // 24), "replicate") + noise * torch.randn_like(x)
 
 
 def shifted(x: Tensor, reach: int, mode: str) -> Tensor:

@@ -74,7 +74,7 @@ AUGMENTS = ("color", "translation", "cutout")
 class AAECGANTrainConfig(TrainConfig):
     lr: float = 1.0e-3  # Adam's, of encoder and generator; 2e-4 with wgan
     lr_critic: float = 5.0e-4  # of both critics; 2e-4 with wgan
-    lr_guide: float = 2.0e-3  # AdamW's, of the guide
+    lr_guide: float = 5.0e-4  # AdamW's, of the guide
     beta1: float = 0.0  # Adam's decay of the first moment (1704.00028)
     beta2: float = 0.9  # and of the second
     ema_decay: float = 0.999  # of the weights that pictures come from; rises to it with (1 + t) / (10 + t)

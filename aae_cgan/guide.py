@@ -15,18 +15,21 @@ from engine import UserError
 class Guide(nn.Module):
     """x (N, C, H, H) -> logits (N, K): taught the labels in the run's first steps, fixed from then on."""
 
-    def __init__(self, channels: int, num_conditions: int) -> None:
+    def __init__(self, channels: int, image_size: int, num_conditions: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         plan = ((32, 5, 2), (64, 3, 1), (64, 3, 2), (128, 3, 2), (128, 3, 1))
         for before, (after, kernel, stride) in zip([channels, 32, 64, 64, 128], plan, strict=True):
             layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.GroupNorm(GROUPS, after)]
             layers.append(nn.LeakyReLU(0.1))
-        self.features = nn.Sequential(*layers)
-        self.out = nn.Sequential(nn.Dropout(0.4), nn.Linear(128, num_conditions))
+        side = -(-image_size // 8)
+        # Not one mean over the whole map: where a brow or a mouth corner is says what it means.
+        pool = max(1, side // 4)
+        self.features = nn.Sequential(*layers, nn.AvgPool2d(pool))
+        self.out = nn.Sequential(nn.Flatten(), nn.Dropout(0.4), nn.Linear(128 * (side // pool) ** 2, num_conditions))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.features(x).mean((2, 3))).float()
+        return self.out(self.features(x)).float()
 
     def sha256(self) -> str:
         """Of the weights."""

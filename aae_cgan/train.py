@@ -51,7 +51,7 @@ class AAECGAN(Method):
         self.d_image = ImageCritic(channels, size, num, m, w.lambda_class > 0) if w.lambda_adv else None
         self.guide = None
         if w.lambda_guide:
-            self.guide = Guide(channels, num) if w.guide == "own" else ForeignGuide(w.guide, self.names)
+            self.guide = Guide(channels, size, num) if w.guide == "own" else ForeignGuide(w.guide, self.names)
         refuse_batch_norm(d_latent=self.d_latent, **({"d_image": self.d_image} if w.lambda_adv else {}))
         self.boxes = boxes_from_eyes(meta["eyes"]) if w.lambda_face and meta["eyes"] else None
         if w.lambda_face and not (meta["eyes"] or meta["landmarks"]):
