@@ -134,9 +134,9 @@ def test_export_of_edits_has_sources_and_true_answers(run_dir: Path, tmp_path: P
     assert facts(out / "export.png")["base"] == "source"
 
 
-@pytest.mark.parametrize("what", ["sample", "reconstruction"])
-def test_export_of_samples_and_reconstructions(run_dir: Path, tmp_path: Path, what: str) -> None:
-    call(run_dir, "export", "--what", what, "--n", "3", "--out", str(tmp_path / what))
+@pytest.mark.parametrize(("what", "options"), [("sample", ["--density", "gmm"]), ("reconstruction", [])])
+def test_export_of_samples_and_reconstructions(run_dir: Path, tmp_path: Path, what: str, options: list[str]) -> None:
+    call(run_dir, "export", "--what", what, "--n", "3", *options, "--out", str(tmp_path / what))
     rows = read_manifest(tmp_path / what)
     assert len(rows) == 3 and all(row.kind == what and bool(row.source) == (what != "sample") for row in rows)
 

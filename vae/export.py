@@ -18,6 +18,7 @@ from evaluation.manifest import Row, write_export, write_manifest
 from vae.attributes import label_names, label_table
 from vae.edit import add_move, paint
 from vae.editor import open_editor
+from vae.prior import DENSITIES, draw_codes
 from vae.session import Session, add_split, spread
 from vae.train import BetaVAE
 
@@ -41,10 +42,10 @@ def run_export(args: argparse.Namespace) -> None:
 
 def export_samples(session: Session, folder: Path) -> tuple[list[Row], dict]:
     """Draws from the prior."""
-    args, size = session.args, session.method.cfg.model.latent_dim
-    images = session.decode(torch.randn(args.n or 1024, size, generator=session.generator))
+    args = session.args
+    images = session.decode(draw_codes(session, args.n or 1024, args.density))
     names = save_all(images, folder, "sample", list(range(len(images))))
-    return [Row(name, "sample", seed=args.seed) for name in names], {"base": ""}
+    return [Row(name, "sample", seed=args.seed) for name in names], {"base": "", "density": args.density}
 
 
 def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], dict]:
@@ -162,4 +163,5 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--what", choices=["sample", "reconstruction", "edit"], required=True)
     add_split(parser)
     parser.add_argument("--n", type=int, default=0, help="images; 0: the whole split, or 1024 samples")
+    parser.add_argument("--density", choices=DENSITIES, default="normal", help="of the codes of samples")
     add_move(parser)

@@ -19,11 +19,10 @@ from vae.cards import add_vectors, run_vectors
 from vae.dfi import add_dfi, run_dfi
 from vae.edit import add_edit, run_edit
 from vae.export import add_export, run_export
+from vae.prior import DENSITIES, draw_codes
 from vae.report import add_report, run_report
 from vae.session import Session, add_split, rows_with, spread
 from vae.sweep import add_sweep, run_sweep
-
-PRIOR_COMPONENTS = 10
 
 
 def prior(args: argparse.Namespace) -> None:
@@ -34,18 +33,6 @@ def prior(args: argparse.Namespace) -> None:
     columns = max(1, round(args.n**0.5))
     images = torch.cat([images, images.new_ones(-len(images) % columns, *images.shape[1:])])  # fill the last row
     session.write(Grid(images.unflatten(0, (-1, columns))), "prior", density=args.density, n=args.n)
-
-
-def draw_codes(session: Session, n: int, density: str) -> Tensor:
-    """(n, Z), on the CPU, a function of the seed."""
-    if density == "normal":
-        return torch.randn(n, session.method.cfg.model.latent_dim, generator=session.generator)
-    from sklearn.mixture import GaussianMixture
-
-    codes = session.codes("train").mu.double().numpy()
-    mixture = GaussianMixture(PRIOR_COMPONENTS, covariance_type="full", random_state=0, reg_covar=1e-4).fit(codes)
-    mixture.random_state = session.args.seed
-    return torch.from_numpy(mixture.sample(n)[0]).float()[torch.randperm(n, generator=session.generator)]
 
 
 def recon(args: argparse.Namespace) -> None:
@@ -161,7 +148,7 @@ def interpolate(args: argparse.Namespace) -> None:
 
 def _add_prior(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, default=64, help="faces")
-    parser.add_argument("--density", choices=["normal", "gmm"], default="normal", help="of the codes")
+    parser.add_argument("--density", choices=DENSITIES, default="normal", help="of the codes")
     parser.add_argument("--temperature", type=float, default=1.0, help="codes are multiplied by it")
 
 
