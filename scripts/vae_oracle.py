@@ -158,6 +158,8 @@ def measure(args: argparse.Namespace) -> dict:
         p_source, p_before = judge.probabilities(x), judge.probabilities(before)
         result["retention"] = retention(judge, p_source, p_before, labels, meta)
         result["judge_success_untouched"] = judge.success(p_source, request, wanted)
+        painted = judge.probabilities(session.reconstruct(truth))
+        result["judge_success_truth_reconstructed"] = judge.success(painted, request, wanted)
         result["judge_leakage_truth"] = judge.leakage(judge.probabilities(truth), p_source, request)
         result["judge_success_truth"] = judge.success(judge.probabilities(truth), request, wanted)
     persons = Persons(args.identity, args.device, x) if args.identity else None
@@ -184,12 +186,14 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def retention(judge: Judge, real: Tensor, recon: Tensor, labels: Tensor, meta: dict) -> dict[str, list[float]]:
-    """The judge's accuracy on real faces and on their reconstructions: [real, reconstruction] per attribute."""
+    """The judge on real faces and on their reconstructions: [real, reconstruction] per attribute, the mean of its
+    accuracies on both sides (of 100 drawn faces 14 smile: plain accuracy would praise a blank); expressions: accuracy."""
     names, found = label_names(meta), {}
     for i, name in enumerate(judge.net.names):
         if name in judge.net.attributes and name in names:
             truth = labels[:, names.index(name)] == 1
-            found[name] = [((p[:, i] > 0.5) == truth).float().mean().item() for p in (real, recon)]
+            right = [(p[:, i] > 0.5) == truth for p in (real, recon)]
+            found[name] = [(r[truth].float().mean().item() + r[~truth].float().mean().item()) / 2 for r in right]
     classes = judge.net.classes
     if classes and classes == meta["classes"]:
         truth = labels[:, [names.index(name) for name in classes]].argmax(1)
@@ -202,9 +206,8 @@ def show(result: dict) -> None:
     box = "  ".join(f"{name} {value:.2f}" for name, value in result["box"].items())
     head = f"{result['request']}, {result['faces']} test faces, PSNR {result['psnr_reconstruction']:.2f} dB"
     print(f"{head}; in the box: {box}")
-    for name in ("judge_success_untouched", "judge_success_truth", "judge_leakage_truth"):
-        if name in result:
-            print(f"{name.replace('_', ' ')}: {result[name]:.3f}")
+    for name in (name for name in result if name.startswith("judge_")):
+        print(f"{name.replace('_', ' ')}: {result[name]:.3f}")
     for name, value in result.get("identity", {}).items():
         print(f"identity, cosine of {name} to source: {value:.3f}")
     for name, row in result["moves"].items():
