@@ -187,7 +187,8 @@ def measure(args: argparse.Namespace) -> dict:
 
 def retention(judge: Judge, real: Tensor, recon: Tensor, labels: Tensor, meta: dict) -> dict[str, list[float]]:
     """The judge on real faces and on their reconstructions: [real, reconstruction] per attribute, the mean of its
-    accuracies on both sides (of 100 drawn faces 14 smile: plain accuracy would praise a blank); expressions: accuracy."""
+    accuracies on both sides (14 of 100 drawn faces smile: plain accuracy would praise a blank); expressions: accuracy.
+    """
     names, found = label_names(meta), {}
     for i, name in enumerate(judge.net.names):
         if name in judge.net.attributes and name in names:
