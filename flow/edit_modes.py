@@ -282,7 +282,7 @@ def strip_of(text: str) -> list[float]:
     """`-1:2:7` -> seven shares of the whole move, from -1 to 2."""
     try:
         first, last, count = text.split(":")
-        return torch.linspace(float(first), float(last), int(count)).tolist()
+        return [round(v, 6) for v in torch.linspace(float(first), float(last), int(count)).tolist()]  # 0 is exactly 0
     except (ValueError, RuntimeError):
         raise UserError(f"--strip {text}: expected from:to:number, as -1:2:7") from None
 
