@@ -1,4 +1,5 @@
-"""What one does with codes, whoever made them: `directions` (which way is a smile) and `paths` (how to walk there).
+"""What one does with codes, whoever made them: `directions` (which way is a smile), `local` (which way
+it is for this face) and `paths` (how to walk there).
 
 Arithmetic only: no network, no image, no file, nothing else of this repository. Codes are rows (N, Z).
 """
