@@ -19,6 +19,8 @@ from data import build_faces, synthetic
 from engine import UserError, load
 from evaluation.manifest import read_export, read_manifest
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SMALL = [
     *("data.num_train=300", "data.num_val=40", "data.num_test=40", "model.width=8", "model.latent_dim=32"),
     *("train.total_steps=8", "train.batch_size=8", "train.val_images=32", "train.sample_size=8"),

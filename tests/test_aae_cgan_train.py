@@ -20,6 +20,8 @@ from engine.checkpoint import checkpoints, read_checkpoint
 from engine.config import to_yaml
 from engine.files import atomic_text
 
+pytestmark = pytest.mark.slow  # whole runs
+
 NETWORKS = ("encoder", "generator", "d_latent", "d_image", "guide")
 
 

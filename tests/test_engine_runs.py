@@ -124,6 +124,7 @@ engine.checkpoint._Summing.write = write
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch", [IN_A_STEP, IN_A_WRITE], ids=["in a step", "inside a checkpoint write"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(straight, patch):
     code = KILL.format(tests=str(TOY.parent), patch=patch)
@@ -134,6 +135,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(straight, patch):
     assert same_run(straight, "straight", "killed") and log(straight, "straight") == log(straight, "killed")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_leaves_with_143(config):
     command = [sys.executable, str(TOY), "--config", str(config), "--run-dir", str(config.parent / "r")]
     process = subprocess.Popen([*command, "train.total_steps=1000000"], env=ENV, stdout=subprocess.PIPE, text=True)

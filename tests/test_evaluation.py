@@ -19,6 +19,8 @@ from evaluation.manifest import Row, read_manifest, write_export, write_manifest
 from evaluation.real import Real
 from evaluation.run import evaluate
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CLASSES = ["angry", "happy", "sad", "neutral"]
 SIZE = 24
 

@@ -12,6 +12,8 @@ from PIL import Image
 from evaluation.manifest import read_manifest
 from flow import sample, train
 
+pytestmark = pytest.mark.slow  # whole runs
+
 YAML = """
 data: {dataset: synthetic, image_size: 32, num_train: 300, num_val: 60, num_test: 40, attributes: [Smiling, Male]}
 model: {num_levels: 2, num_steps: 1, width: 8, condition: planes, num_planes: 2, memory: stored}

@@ -217,6 +217,7 @@ def test_a_full_folder_is_left_alone(tmp_path, capsys):
     assert "is not empty" in capsys.readouterr().err and (tmp_path / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_script_from_anywhere(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "make_synthetic.py"), "--layout", "tfd", "--out", "t", "-n", "20"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

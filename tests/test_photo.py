@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from data import synthetic
+from data.pack import cut
 from data.photo import (
     AlignedFace,
     change_mask,
@@ -61,8 +62,9 @@ def text(eyes):
 
 def straight(face):
     """The face as a pack would hold it."""
-    small = Image.fromarray(face[0]).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    height, width = face[0].shape[:2]
+    x8 = cut(face[0], (0, 0, width, height), SIZE, 3)
+    return torch.from_numpy(x8.copy())[None] / 127.5 - 1
 
 
 def test_a_turned_face_comes_into_the_training_frame(turned, face, meta):

@@ -18,6 +18,8 @@ from vae.config import Config, LossConfig, ModelConfig, VAETrainConfig
 from vae.model import LatentDiscriminator
 from vae.train import BetaVAE
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SIZE = 16
 META = {
     **{"dataset": "noise", "channels": 1, "image_size": SIZE, "landmarks": 0, "eyes": [[-0.3, 0.0], [0.3, 0.0]]},

@@ -15,6 +15,8 @@ from vae.cards import facts_of, leakage
 from vae.config import Config
 from vae.edit import blocks, paint, strip_of
 
+pytestmark = pytest.mark.slow  # whole runs
+
 SMALL = [
     *("data.num_train=300", "data.num_val=40", "data.num_test=40", "model.width=8", "model.latent_dim=8"),
     *("train.total_steps=20", "train.batch_size=16", "train.val_images=32", "train.sample_size=4"),
