@@ -126,8 +126,10 @@ def test_export_of_edits_has_sources_and_true_answers(run_dir: Path, tmp_path: P
     out = tmp_path / "edits"
     options = ["--what", "edit", "--attr", "Smiling=flip", "--n", "6"]
     call(run_dir, "export", *options, "--out", str(out))
-    rows = read_manifest(out)
-    assert len(rows) == 6 and {row.kind for row in rows} == {"edit"}
+    written = read_manifest(out)
+    rows = [row for row in written if row.kind == "edit"]
+    base = {row.source for row in written if row.kind == "reconstruction"}
+    assert len(rows) == 6 and base == {r.source for r in rows} | {r.truth for r in rows}
     assert {row.target for row in rows} <= {"Smiling=0", "Smiling=1"}
     assert all(row.truth and row.source_label for row in rows)
     source, truth = (np.asarray(Image.open(out / name)).astype(int) for name in (rows[0].source, rows[0].truth))

@@ -77,10 +77,19 @@ def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], 
     after = session.decode(editor.move(mu, request, labels))
     names = save_all(paint(x, before, after, args.detail), folder, "edit", index)
     targets = target_texts(request, labels, meta)
+    # What an edit starts from, and how well the answer itself could be drawn: between them lies the gap to close.
+    beside = [
+        Row(n, "reconstruction", **c) for n, c in zip(save_all(before, folder, "base", index), common, strict=True)
+    ]
     truths = [""] * len(x)
     answers = true_answers(session, batch["index"].numpy(), request, labels)
     if answers is not None:
         truths = save_all(answers, folder, "truth", index)
+        drawn = save_all(session.reconstruct(answers), folder, "truth_base", index)
+        beside += [
+            Row(n, "reconstruction", **c | {"source": truth, "source_label": ""})
+            for n, truth, c in zip(drawn, truths, common, strict=True)
+        ]
     strength = next((wish.value for wish in request if wish.form in ("amount", "step")), 1.0)
     rows = [
         Row(name, "edit", target=target, truth=truth, strength=strength, **c)
@@ -88,7 +97,7 @@ def export_faces(session: Session, folder: Path, what: str) -> tuple[list[Row], 
     ]
     facts = {"attr": str(request), "kind": args.kind, "detail": args.detail, "split": args.split}
     facts["guides"] = {"probe": editor.probe.sha256()} if editor.probe else {}
-    return rows, facts | {"base": "reconstruction" if args.detail == "decode" else "source"}
+    return rows + beside, facts | {"base": "reconstruction" if args.detail == "decode" else "source"}
 
 
 def save_all(images: Tensor, folder: Path, kind: str, index: list[int]) -> list[str]:
