@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # parallel test processes share the cores; bits depend on threads
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ def faces_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces_cache")
     os.environ["FACES_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def run_logger() -> Iterator[None]:
+    """The run's logger is one for the process: what a test hangs onto it comes off afterwards."""
+    logger = logging.getLogger("faces")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture
