@@ -44,7 +44,7 @@ def grid_image(grid: Grid, scale: int | None = None) -> Image.Image:
     tile_h, tile_w = height * scale + GAP, width * scale + GAP
     font = ImageFont.load_default(FONT_SIZE)
     left = max((int(font.getlength(line)) + 8 for text in grid.rows for line in text.split("\n")), default=0)
-    column_lines = [_wrap(text, font, tile_w) for text in grid.columns]
+    column_lines = [_wrap(text, font, tile_w - 6) for text in grid.columns]
     top = max((len(lines) for lines in column_lines), default=0) * (FONT_SIZE + 3) + (4 if column_lines else 0)
     sheet = np.full((top + rows * tile_h, left + columns * tile_w, 3), PAPER, dtype=np.uint8)
     for r in range(rows):
