@@ -16,7 +16,7 @@ class ModelConfig:
     heads: list[str] = field(
         default_factory=lambda: ["expression"]
     )  # expression, attributes, landmarks; or identity alone
-    kind: Literal["residual", "plain"] = "residual"  # of the blocks; take the other one for the guide
+    kind: Literal["residual", "plain", "pooled"] = "residual"  # of the blocks; take another one for the guide
     widths: list[int] = field(default_factory=lambda: [32, 64, 128, 256])  # channels of each stage; each halves the map
     blocks: int = 1  # per stage, >= 1
     dropout: float = 0.2  # before the linear heads, 0 .. 1
