@@ -1,26 +1,26 @@
 """Edits and intensities of given faces: files (pasted back at their own size) or faces of the run's data."""
 
 import argparse
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from aae_cgan.edit import blend, class_order
-from aae_cgan.session import Session, Subject, add_split
+from aae_cgan.session import Session, Subject
 from data.photo import change_mask, paste
 from data.request import parse_request
-from engine import Grid, UserError, save_animation
+from engine import Grid, UserError
 from engine.grids import save_image, to_pil
+from evaluation.session import add_eyes, add_faces, take_images
+from evaluation.sheets import animate
 
 
 def run_edit(args: argparse.Namespace) -> None:
     """Edit faces; write a grid and, for files, the whole photo."""
     session = Session(args)
     take_images(args.attr, args.images)
-    faces = session.subjects(args.images or session.first(args.split, args.n), args.eyes, args.source)
+    faces = session.subjects(args.images or session.fixed(args.split, args.n), args.eyes, args.source)
     request = parse_request(args.attr, session.meta["classes"], session.meta["attributes"])
     x, y = torch.cat([f.x for f in faces]), torch.cat([f.y for f in faces])
     y_target = torch.cat([session.request_row(request, f.y) for f in faces])
@@ -63,11 +63,8 @@ def run_slider(args: argparse.Namespace) -> None:
         images = blend(face.x.expand_as(each), before.expand_as(each), each).unflatten(0, y.shape[:2])
     grid = Grid(images, list(rows), [f"{v:.2f}" for v in t.tolist()])
     path = session.write(grid, "slider", face=face.name, label=face.label_from, detail=args.detail)
-    there = images.transpose(0, 1)  # (T, R, C, H, W): a frame shows all rows at one strength
-    frames = torch.stack([torch.cat(list(frame), 2) for frame in torch.cat([there, there.flip(0)[1:-1]])])
-    scale = max(1, 128 // images.shape[-1])
-    moving = save_animation(frames, path.with_suffix(".gif" if args.gif else ".webp"), scale=scale)
-    print(f"wrote {moving}")
+    moving = path.with_suffix(".gif" if args.gif else ".webp")
+    print(f"wrote {animate(images.transpose(0, 1), moving)}")  # (T, R, C, H, W): all rows at one strength
 
 
 def slider_rows(session: Session, face: Subject, args: argparse.Namespace) -> tuple[Tensor, dict[str, Tensor]]:
@@ -92,21 +89,11 @@ def span(text: str) -> tuple[float, float]:
     return first, last
 
 
-def take_images(words: Sequence[str] | None, images: list[str]) -> None:
-    """`--attr` swallows the files after it (`--attr happy me.jpg`): give them back."""
-    for word in list(words or []):
-        if re.fullmatch(r"(train|val|test):\d+", word) or ("=" not in word and Path(word).suffix):
-            words.remove(word)
-            images.append(word)
-
-
 def add_edit(parser: argparse.ArgumentParser) -> None:
     """The options of `edit`."""
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: the first of --split")
+    add_faces(parser, 8)
     parser.add_argument("--attr", nargs="+", required=True, help="happy, happy=0.7, Smiling=1, Eyeglasses=flip")
-    parser.add_argument("--n", type=int, default=8, help="how many faces, without images")
-    add_split(parser)
-    _add_source(parser)
+    add_source(parser)
     parser.add_argument("--strength", type=float, default=1.0, help="0 = the own label, 1 = as asked, up to 1.5")
     parser.add_argument("--detail", choices=["blend", "decode"], default="blend", help="keep the input's pixels or not")
 
@@ -119,12 +106,13 @@ def add_slider(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=9, help="pictures of a row")
     parser.add_argument("--range", default="0:1.5", help="strengths; above 1 exaggerates")
     parser.add_argument("--gif", action="store_true", help="a GIF instead of a WebP")
-    _add_source(parser)
+    add_eyes(parser)
+    add_source(parser)
     parser.add_argument(
         "--detail", choices=["blend", "decode"], default="decode", help="keep the input's pixels or not"
     )
 
 
-def _add_source(parser: argparse.ArgumentParser) -> None:
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """--from."""
     parser.add_argument("--from", dest="source", help="the expression (or attributes) that the face shows now")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")

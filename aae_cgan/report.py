@@ -11,9 +11,10 @@ from torch import Tensor
 from aae_cgan.edit import class_order
 from aae_cgan.figures import diversity, edit_table, mmd, sharpness
 from aae_cgan.schedule import boundaries
-from aae_cgan.session import Session, add_judge, add_split
+from aae_cgan.session import Session, add_judge
 from engine import Grid, UserError
 from engine.files import atomic_write
+from evaluation.session import add_split
 
 WORST = 8  # edits shown
 TERMS = {  # the parts of the curve, and which keys of the log belong there

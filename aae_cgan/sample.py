@@ -10,22 +10,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aae_cgan.caption import captioned
 from aae_cgan.edit import class_order, strip_targets
-from aae_cgan.export import add_export, run_export
-from aae_cgan.photos import add_edit, add_slider, run_edit, run_slider
+from aae_cgan.export import add_aae_export, run_export
+from aae_cgan.photos import add_edit, add_slider, add_source, run_edit, run_slider
 from aae_cgan.report import add_report, run_curve, run_latent, run_report
-from aae_cgan.session import Session, Subject, add_judge, add_split
-from engine import Grid, UserError, save_animation, save_grid
+from aae_cgan.session import Session, Subject, add_judge
+from engine import Grid, UserError
 from engine.cli import Mode, sample_main
-from engine.journal import start_logging
+from evaluation.session import add_eyes, add_faces, add_split
+from evaluation.sheets import animate, square
 from latents.paths import lerp
 
 
 def strip(args: argparse.Namespace) -> None:
     """Generation Base, Angry ... Neutral of each face; below each tile what the judge sees."""
     session = Session(args)
-    faces = session.subjects(args.images or session.first(args.split, args.n), args.eyes, args.source)
+    faces = session.subjects(args.images or session.fixed(args.split, args.n), args.eyes, args.source)
     x, y = torch.cat([f.x for f in faces]), torch.cat([f.y for f in faces])
     targets, names = strip_targets(session, y)  # (N, T, K)
     columns = ["Generation Base", *names]
@@ -39,12 +39,10 @@ def strip(args: argparse.Namespace) -> None:
         session.write(grid, "strip", **facts)
         return
     shown = session.verdicts(grid.images.flatten(0, 1)).unflatten(0, grid.images.shape[:2])  # (N, T + 1, K)
-    texts = [[verdict(session, p) for p in row] for row in shown]
+    grid.tiles = [[verdict(session, p) for p in row] for row in shown]
     if not session.attributes:
         print(agreement(session, faces, shown[:, -len(names) :], targets[:, -len(names) :]))
-    path = save_grid(captioned(grid, texts), session.path("strip"), scale=1)
-    session.note(path, judge=str(args.judge), verdicts=texts, **facts)
-    print(f"wrote {path}")
+    session.write(grid, "strip", judge=str(args.judge), verdicts=grid.tiles, **facts)
 
 
 def verdict(session: Session, p: Tensor) -> str:
@@ -82,13 +80,6 @@ def prior(args: argparse.Namespace) -> None:
     session.write(grid, "prior", n=args.n, request=args.class_name)
 
 
-def square(images: Tensor) -> Grid:
-    """Images in about as many rows as columns, the last row filled with white."""
-    columns = max(1, round(len(images) ** 0.5))
-    images = torch.cat([images, images.new_ones(-len(images) % columns, *images.shape[1:])])
-    return Grid(images.unflatten(0, (-1, columns)))
-
-
 def known(session: Session, name: str) -> str:
     """A class of the run; UserError otherwise."""
     if name not in session.names:
@@ -104,8 +95,7 @@ def interpolate(args: argparse.Namespace) -> None:
     y = a.y if session.attributes else session.one_hot(known(session, args.class_name or "neutral"))[None]
     images = session.decode(z, y.expand(args.n, -1))
     path = session.write(Grid(images[None]), "interpolate", faces=[args.a, args.b], request=args.class_name)
-    frames = torch.cat([images, images.flip(0)[1:-1]])
-    save_animation(frames, path.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
+    animate(images[:, None], path.with_suffix(".webp"))
 
 
 def recon(args: argparse.Namespace) -> None:
@@ -125,16 +115,9 @@ def recon(args: argparse.Namespace) -> None:
     print(f"PSNR {level.mean():.2f} dB over {len(level)} {args.split} faces")
 
 
-def _add_faces(parser: argparse.ArgumentParser, n: int) -> None:
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: the first of --split")
-    add_split(parser)
-    parser.add_argument("--n", type=int, default=n, help="how many of them")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
-    parser.add_argument("--from", dest="source", help="the expression (or attributes) that the faces show")
-
-
 def _add_strip(parser: argparse.ArgumentParser) -> None:
-    _add_faces(parser, 8)
+    add_faces(parser, 8)
+    add_source(parser)
     add_judge(parser)
     parser.add_argument("--recon", action="store_true", help="a column with the own label too")
 
@@ -149,7 +132,7 @@ def _add_interpolate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", help="a file, or test:N")
     parser.add_argument("--n", type=int, default=9, help="steps")
     parser.add_argument("--class", dest="class_name", help="the expression that both wear; neutral where not given")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
+    add_eyes(parser)
 
 
 def _add_recon(parser: argparse.ArgumentParser) -> None:
@@ -166,15 +149,13 @@ MODES = {
     "recon": Mode(recon, "inputs and reconstructions, the worst among them", _add_recon),
     "latent": Mode(run_latent, "codes against the prior, in numbers", add_split),
     "curve": Mode(run_curve, "the losses against batches, phases shaded"),
-    "export": Mode(run_export, "folders of images that evaluation/ reads", add_export),
+    "export": Mode(run_export, "folders of images that evaluation/ reads", add_aae_export),
     "report": Mode(run_report, "reconstruction, diversity, sharpness, and with a judge the confusion", add_report),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    start_logging(None, 0)
-    with torch.inference_mode():
-        sample_main(MODES, __doc__.splitlines()[0], argv)
+    sample_main(MODES, __doc__.splitlines()[0], argv)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """A run opened for pictures: what all modes of `sample.py` share."""
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +13,14 @@ from torch import Tensor
 from aae_cgan.config import Config
 from aae_cgan.targets import conditions
 from aae_cgan.train import AAECGAN
-from data import Faces, FaceSet, build_faces
 from data.emotions import canonical
 from data.photo import AlignedFace, load_face
 from data.request import Request, parse_request
-from engine import Grid, UserError, load, save_grid
-from engine.files import atomic_text
+from engine import UserError
 from engine.grids import to_uint8
+from evaluation import classifier, session
 
 BATCH = 256  # images at once
-PHOTO_PERCENTILE = 0.99  # of validation errors; a photo above it does not look like the training crops
 
 
 @dataclass
@@ -38,26 +34,14 @@ class Subject:
     photo: AlignedFace | None = None
 
 
-class Session:
+class Session(session.Session):
     """The method in evaluation mode, as an `Editor` on the CPU in batches; data and judge when a mode asks for them."""
 
+    method: AAECGAN
+
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.dir = args, Path(args.run_dir)
-        self.method: AAECGAN = load(self.dir, Config, AAECGAN, args.step, args.device)
-        self.meta, self.device = self.method.meta, self.method.device
+        super().__init__(args, Config, AAECGAN)
         self.names, self.attributes = self.method.names, self.method.attributes
-        self.generator = torch.Generator().manual_seed(args.seed)
-
-    @cached_property
-    def faces(self) -> Faces:
-        faces = build_faces(self.method.cfg.data)
-        if faces.meta["fingerprint"] != self.meta["fingerprint"]:
-            raise UserError(f"{self.dir}: its data have changed since it was trained; give the same data.root as then")
-        return faces
-
-    def split(self, name: str) -> FaceSet:
-        """train, val or test of the run's data."""
-        return getattr(self.faces, name)
 
     def encode(self, x: Tensor) -> Tensor:
         """(N, C, H, H) -> z (N, Z), on the CPU, in batches."""
@@ -76,7 +60,7 @@ class Session:
         """Faces by `test:12` or by file, with the labels they have, are said (`source`) or are read to have."""
         return [self._subject(name, eyes, source) for name in names]
 
-    def first(self, split: str, n: int) -> list[str]:
+    def fixed(self, split: str, n: int) -> list[str]:
         """Names of n faces of a split, spread over it, expressions in turn; none is chosen by hand."""
         faces = self.split(split)
         index = faces.fixed(min(n, len(faces)))["index"].tolist()
@@ -84,12 +68,8 @@ class Session:
         return [f"{split}:{place[row]}" for row in index]
 
     def _subject(self, name: str, eyes: Any, source: str | None) -> Subject:
-        split, colon, number = name.partition(":")
-        if colon and split in ("train", "val", "test"):
-            faces = self.split(split)
-            if not number.isdigit() or int(number) >= len(faces):
-                raise UserError(f"{name}: expected {split}:0 to {split}:{len(faces) - 1}")
-            batch = faces.take([int(number)])
+        batch = self.named(name)
+        if batch is not None:
             y, known = self.labels(batch)
             if source is None and bool(known.all()):
                 return Subject(name, batch["image"], y, "its own")
@@ -150,22 +130,14 @@ class Session:
 
     @cached_property
     def usual_error(self) -> float:
-        """The error that 99 of 100 validation faces stay below; infinite where the data are not at hand."""
-        try:
-            faces = self.split("val")
-        except UserError as error:
-            print(f"the photo is not compared with the training crops: {error}")
-            return float("inf")
-        batch = faces.fixed(min(len(faces), 512))
-        return torch.quantile(self.error(batch["image"], self.labels(batch)[0]), PHOTO_PERCENTILE).item()
+        """The error that 99 of 100 validation faces stay below."""
+        return self.usual(lambda batch: self.error(batch["image"], self.labels(batch)[0]))
 
     @cached_property
     def judge(self) -> Any:
         """The classifier of --judge, or None."""
         if not getattr(self.args, "judge", None):
             return None
-        from evaluation import classifier
-
         judge = classifier.load(self.args.judge, role="judge", device=str(self.device))
         missing = [name for name in self.names if name not in judge.names]
         if missing:
@@ -177,28 +149,6 @@ class Session:
         logits = self.judge.logits(torch.from_numpy(to_uint8(images)))
         columns = [self.judge.names.index(name) for name in self.names]
         return self.judge.probabilities(logits)[:, columns].cpu()
-
-    def path(self, name: str, suffix: str = ".png") -> Path:
-        """Where a mode writes: --out, or pictures/<mode> in the run directory."""
-        return Path(self.args.out) if self.args.out else self.dir / "pictures" / f"{name}{suffix}"
-
-    def write(self, grid: Grid, name: str, **facts: Any) -> Path:
-        """Save a grid and its JSON."""
-        path = save_grid(grid, self.path(name))
-        self.note(path, **facts)
-        print(f"wrote {path}")
-        return path
-
-    def note(self, path: Path, **facts: Any) -> None:
-        """The JSON beside a picture: how it was made, and what it shows."""
-        origin = self.method.origin
-        record = {"command": ["python", "aae_cgan/sample.py", *sys.argv[1:]], "seed": self.args.seed}
-        record |= {"run": origin.run, "step": origin.step, "sha256": origin.sha256} | facts
-        atomic_text(path.with_suffix(".json"), json.dumps(record, indent=1))
-
-
-def add_split(parser: argparse.ArgumentParser, default: str = "test") -> None:
-    parser.add_argument("--split", choices=["train", "val", "test"], default=default, help="which faces")
 
 
 def add_judge(parser: argparse.ArgumentParser) -> None:

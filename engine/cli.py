@@ -1,11 +1,14 @@
-"""The command line of a family's `sample.py`: modes with the same five options everywhere."""
+"""The command line of a family's `sample.py`: modes with the same six options everywhere."""
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from engine.errors import exit_on_user_error
+from engine.journal import start_logging
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,10 @@ class Mode:
 
 
 def sample_main(modes: dict[str, Mode], description: str, argv: list[str] | None = None) -> None:
-    """Run `MODE --run-dir DIR [--step N] [--seed 0] [--out PATH] [--device auto] …`; faults become sentences."""
+    """Run `MODE --run-dir DIR [--step N] [--seed 0] [--out PATH] [--device auto] [--data-root PATH] …`.
+
+    Under inference mode; faults become sentences.
+    """
     parser = argparse.ArgumentParser(description=description)
     subparsers = parser.add_subparsers(dest="mode", metavar="MODE", required=True, parser_class=_Intermixed)
     for name, mode in modes.items():
@@ -30,9 +36,11 @@ def sample_main(modes: dict[str, Mode], description: str, argv: list[str] | None
         sub.add_argument("--seed", type=int, default=0, help="of all that is drawn")
         sub.add_argument("--out", type=Path, help="file or folder to write; inside the run directory where not given")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        sub.add_argument("--data-root", type=Path, help="where the run's data lie now, if they have moved")
         mode.add_arguments(sub)
     args = parser.parse_args(argv)
-    with exit_on_user_error():
+    start_logging(None, 0)
+    with exit_on_user_error(), torch.inference_mode():
         modes[args.mode].run(args)
 
 

@@ -29,19 +29,21 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def grid_image(grid: Grid, scale: int | None = None) -> Image.Image:
-    """A grid as an RGB picture, columns captioned above, rows at the left.
+    """A grid as an RGB picture, columns captioned above, rows at the left, tiles below.
 
-    Pixels are repeated `scale` times (by default until a tile is at least 64 wide), never interpolated.
+    Pixels are repeated `scale` times (by default until a tile is at least 64 wide, 80 with a caption), never
+    interpolated.
     """
     images = grid.images
     if images.ndim != 5:
         raise ValueError(f"a grid's images are (R, K, C, H, W), got {tuple(images.shape)}")
     rows, columns, channels, height, width = images.shape
-    scale = scale or max(1, math.ceil(64 / width))
+    scale = scale or max(1, math.ceil((80 if grid.tiles else 64) / width))
     pixels = to_uint8(images).repeat(scale, axis=-1).repeat(scale, axis=-2)
     if channels == 1:
         pixels = pixels.repeat(3, axis=2)
-    tile_h, tile_w = height * scale + GAP, width * scale + GAP
+    below = FONT_SIZE + 3 if grid.tiles else 0
+    tile_h, tile_w = height * scale + below + GAP, width * scale + GAP
     font = ImageFont.load_default(FONT_SIZE)
     left = max((int(font.getlength(line)) + 8 for text in grid.rows for line in text.split("\n")), default=0)
     column_lines = [_wrap(text, font, tile_w - 6) for text in grid.columns]
@@ -50,13 +52,18 @@ def grid_image(grid: Grid, scale: int | None = None) -> Image.Image:
     for r in range(rows):
         for k in range(columns):
             y, x = top + r * tile_h, left + k * tile_w
-            sheet[y : y + tile_h - GAP, x : x + tile_w - GAP] = pixels[r, k].transpose(1, 2, 0)
+            sheet[y : y + height * scale, x : x + width * scale] = pixels[r, k].transpose(1, 2, 0)
     picture = Image.fromarray(sheet)
     draw = ImageDraw.Draw(picture)
     for k, lines in enumerate(column_lines):
         draw.multiline_text((left + k * tile_w, 1), "\n".join(lines), INK, font, spacing=2)
     for r, text in enumerate(grid.rows):
         draw.multiline_text((3, top + r * tile_h + tile_h // 2), text, INK, font, anchor="lm", spacing=2)
+    small = ImageFont.load_default(FONT_SIZE - 2)
+    for r, texts in enumerate(grid.tiles):
+        for k, text in enumerate(texts):
+            place = (left + k * tile_w + tile_w // 2, top + (r + 1) * tile_h - below - 1)
+            draw.text(place, text, INK, small, anchor="ma")
     return picture
 
 

@@ -12,11 +12,12 @@ from engine.ranks import average_gradients
 
 @dataclass
 class Grid:
-    """A picture of a run: images (R, K, C, H, W) in [-1, 1], captions of its R rows and K columns (or none)."""
+    """A picture of a run: images (R, K, C, H, W) in [-1, 1], captions of rows, columns and R x K tiles (or none)."""
 
     images: Tensor
     rows: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
+    tiles: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

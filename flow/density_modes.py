@@ -14,13 +14,15 @@ from torch import Tensor
 from engine import UserError
 from engine.files import atomic_text, atomic_write
 from engine.grids import to_uint8
+from evaluation.session import add_faces, add_split
 from flow.alarms import level_drifts
-from flow.directions import area, pooled
+from flow.directions import pooled
 from flow.edit import decode_photo
 from flow.edit_modes import require_labels
 from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature
-from flow.session import BATCH, Session, add_split
+from flow.session import BATCH, Session
 from flow.yardsticks import yardsticks
+from latents.area import area
 from latents.directions import lda_scores
 from losses.quantise import dequantise, to_levels
 
@@ -245,10 +247,7 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: some of --split")
-    add_split(parser)
-    parser.add_argument("--n", type=int, default=64, help="how many of them")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
+    add_faces(parser, 64)
     parser.add_argument("--against", help="a folder of pictures to tell the faces from")
 
 

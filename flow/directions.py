@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.labels import label_names
 from engine import UserError
 from engine.files import atomic_write
+from latents.area import area
 from latents.directions import Moments as LatentMoments
 from latents.directions import class_means, lda_scores, ols_from_moments
 
@@ -119,25 +121,6 @@ class Directions:
         return self.names.index(name)
 
 
-def label_table(batch: dict[str, Any], meta: dict) -> Tensor:
-    """Labels of a batch as (N, L) in {0, 1, NaN}, attributes first; an unknown class is NaN in each of its columns."""
-    columns = []
-    if meta["attributes"]:
-        columns.append(torch.as_tensor(batch["attr"]).float().cpu())
-    if meta["classes"]:
-        label = torch.as_tensor(batch["label"]).long().cpu()
-        one_hot = F.one_hot(label.clamp_min(0), len(meta["classes"])).float()
-        columns.append(one_hot.masked_fill(label[:, None] < 0, float("nan")))
-    if not columns:
-        raise UserError(f"{meta['dataset']} has neither attributes nor expressions to take directions of")
-    return torch.cat(columns, 1)
-
-
-def label_names(meta: dict) -> list[str]:
-    """The columns of `label_table`."""
-    return [*meta["attributes"], *meta["classes"]]
-
-
 def pooled(eps: Sequence[Tensor]) -> Tensor:
     """Codes, finest level first, as a reader sees them: each level averaged to at most 4 x 4, times the square root
     of the area, so that each number keeps unit variance. (N, F)"""
@@ -158,7 +141,7 @@ def fit_directions(
             skipped[name] = f"{n0:.0f} training faces without it and {n1:.0f} with it, {MIN_SIDE} are needed"
     kept = [c for c, name in enumerate(names) if name not in skipped]
     if not kept:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "the data have no labels"
         raise UserError(f"no label has enough faces on both sides; {reasons}")
     attributes = [c for c in kept if c < len(meta["attributes"])]
     classes = [c for c in kept if c >= len(meta["attributes"])]
@@ -188,19 +171,6 @@ def fit_directions(
         provenance=provenance,
         skipped=skipped,
     )
-
-
-def area(score: Tensor, label: Tensor) -> float:
-    """Area under the ROC curve of `score` (N,) for `label` (N,) in {0, 1, NaN}; NaN without two sides."""
-    known = label.isfinite()
-    score, label = score[known], label[known]
-    positive = int(label.sum())
-    if positive in (0, len(label)):
-        return float("nan")
-    rank = torch.empty(len(score), dtype=torch.float64)
-    rank[score.argsort()] = torch.arange(1, len(score) + 1, dtype=torch.float64)
-    wins = rank[label == 1].sum() - positive * (positive + 1) / 2
-    return float(wins / (positive * (len(label) - positive)))
 
 
 def shrink_blocks(

@@ -1,22 +1,24 @@
 """Modes of `sample.py` that change faces: edit, transfer, interpolate."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from data.labels import label_names
 from data.photo import AlignedFace, change_mask, paste
 from data.request import Request, parse_names, parse_request
-from engine import Grid, UserError, save_animation
+from engine import Grid, UserError
 from engine.grids import save_image
-from flow.directions import Directions, label_names
+from evaluation.session import add_eyes, add_faces, take_images
+from evaluation.sheets import animate, blocks, strip_of
+from flow.directions import Directions
 from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
 from flow.mover import Mover
 from flow.neighbours import Neighbours
-from flow.session import BATCH, Chosen, Session, blocks
+from flow.session import BATCH, Chosen, Session
 from latents.paths import slerp
 
 GAIN = 1.6  # of a direction, as in openai/glow
@@ -125,8 +127,7 @@ def run_edit(args: argparse.Namespace) -> None:
     facts |= {"attr": str(request), "faces": chosen.names}
     if args.strip:
         path = session.write(Grid(images.transpose(0, 1), [], [f"{s:+.2g}" for s in shares]), "edit", **facts)
-        frames = torch.stack([torch.cat(list(frame), 2) for frame in torch.cat([images, images[1:-1].flip(0)])])
-        save_animation(frames, path.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
+        animate(images, path.with_suffix(".webp"))
         return
     after = images[0]
     path = session.write(blocks([chosen.x, after], ["input", str(request)]), "edit", **facts)
@@ -222,8 +223,7 @@ def run_interpolate(args: argparse.Namespace) -> None:
         images.append(decode_photo(session.flow, code, session.n_bits, here, lost[part].to(session.device)).cpu())
     images = torch.cat(images)
     path = session.write(Grid(images.unflatten(0, (rows, columns))), "interpolate", faces=args.faces)
-    frames = images if rows > 1 else torch.cat([images, images.flip(0)[1:-1]])
-    save_animation(frames, path.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
+    animate(images[:, None], path.with_suffix(".webp"), back=rows == 1)
 
 
 def photo_levels(session: Session) -> int:
@@ -270,34 +270,9 @@ def mixtures(session: Session, eps: list[Tensor], y: Tensor | None) -> Tensor:
     return torch.stack(rows)
 
 
-def take_images(words: list[str], images: list[str]) -> None:
-    """Options that take several words swallow the files after them (`--attr Smiling=1 me.jpg`): give them back."""
-    for word in list(words):
-        if re.fullmatch(r"(train|val|test):\d+", word) or "=" not in word and Path(word).suffix:
-            words.remove(word)
-            images.append(word)
-
-
-def strip_of(text: str) -> list[float]:
-    """`-1:2:7` -> seven shares of the whole move, from -1 to 2."""
-    try:
-        first, last, count = text.split(":")
-        return [round(v, 6) for v in torch.linspace(float(first), float(last), int(count)).tolist()]  # 0 is exactly 0
-    except (ValueError, RuntimeError):
-        raise UserError(f"--strip {text}: expected from:to:number, as -1:2:7") from None
-
-
-def add_faces(parser: argparse.ArgumentParser, n: int = 12) -> None:
-    """Which faces: files, test:N, or the first of a split."""
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: some of --split")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of which, without images")
-    parser.add_argument("--n", type=int, default=n, help="how many of them")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
-
-
 def add_edit(parser: argparse.ArgumentParser) -> None:
     """The options of `edit`."""
-    add_faces(parser)
+    add_faces(parser, 12)
     parser.add_argument("--strip", help="from:to:number, shares of the whole move, as --strip=-1:2:7")
     add_move(parser)
 
@@ -332,4 +307,4 @@ def add_interpolate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("faces", nargs="*", help="two or four: files, or test:N")
     parser.add_argument("--n", type=int, default=9, help="steps along a side")
     parser.add_argument("--mix", action="store_true", help="A's coarse levels with B's fine ones, cut at each level")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
+    add_eyes(parser)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from data.labels import label_names
 from data.request import Move, Request
 from engine import UserError
-from flow.directions import Directions, label_names, pooled
+from flow.directions import Directions, pooled
 from flow.model import GlowFlow
 from latents.directions import orthogonalise
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.labels import label_names, label_table
 from data.request import Move
 from engine import UserError
-from flow.directions import Directions, label_names, label_table, shrink_blocks
+from flow.directions import Directions, shrink_blocks
 from flow.session import Session
 
 THUMBNAIL = 16  # px

@@ -10,7 +10,8 @@ import torch
 
 from engine import Grid
 from engine.cli import Mode, sample_main
-from engine.journal import start_logging
+from evaluation.session import add_split
+from evaluation.sheets import square
 from flow.convert import add_import, run_import
 from flow.density_modes import add_classify, add_report, add_score, run_classify, run_report, run_score
 from flow.directions import Directions
@@ -25,9 +26,9 @@ from flow.edit_modes import (
     run_interpolate,
     run_transfer,
 )
-from flow.export import add_export, run_export
+from flow.export import add_flow_export, run_export
 from flow.model import flatten, tempered
-from flow.session import Session, add_split
+from flow.session import Session
 from flow.train import SHOWN, TEMPERATURES
 
 GAINS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # columns of the directions' card
@@ -40,12 +41,8 @@ def grid(args: argparse.Namespace) -> None:
     v = session.flow.noise(args.n, session.generator) * args.temperature
     images = session.pictures(v, y)
     finite = images.flatten(1).isfinite().all(1)
-    columns = max(1, round(args.n**0.5))
-    images = torch.cat([images, images.new_ones(-len(images) % columns, *images.shape[1:])])  # fill the last row
     facts = {"n": args.n, "temperature": args.temperature, "label": args.label}
-    session.write(
-        Grid(images.unflatten(0, (-1, columns))), "grid", not_finite=1 - finite.float().mean().item(), **facts
-    )
+    session.write(square(images), "grid", not_finite=1 - finite.float().mean().item(), **facts)
 
 
 def drawn_labels(session: Session, n: int, label: str | None) -> torch.Tensor | None:
@@ -163,16 +160,14 @@ MODES = {
     "classify": Mode(run_classify, "the density as a classifier", add_classify),
     "interpolate": Mode(run_interpolate, "a walk between faces", add_interpolate),
     "score": Mode(run_score, "how usual a picture is", add_score),
-    "export": Mode(run_export, "folders of images that evaluation/ reads", add_export),
+    "export": Mode(run_export, "folders of images that evaluation/ reads", add_flow_export),
     "report": Mode(run_report, "bits per dimension beside its yardsticks; exactness", add_report),
     "import": Mode(run_import, "a checkpoint of another project becomes the run --run-dir", add_import),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    start_logging(None, 0)
-    with torch.inference_mode():
-        sample_main(MODES, __doc__.splitlines()[0], argv)
+    sample_main(MODES, __doc__.splitlines()[0], argv)
 
 
 if __name__ == "__main__":

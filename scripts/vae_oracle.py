@@ -23,14 +23,16 @@ import torch
 from torch import Tensor
 
 from data import synthetic
+from data.drawn_reader import DrawnFaces
+from data.labels import label_names
 from data.request import Request, parse_request
 from engine.errors import exit_on_user_error
 from engine.files import atomic_text
-from vae.attributes import label_names, label_table
+from evaluation.export import asked_factors, sides, true_answers
+from evaluation.session import spread
 from vae.edit import paint
 from vae.editor import KINDS, MATCH, Editor, open_editor
-from vae.export import drawn_factors, sides, true_answers
-from vae.session import Session, spread
+from vae.session import Session
 
 MOUTH = {"Smiling", "Mouth_Slightly_Open", "Big_Lips", "Wearing_Lipstick", "Mustache", "Goatee"} | {*synthetic.CLASSES}
 EYES = {"Eyeglasses", "Narrow_Eyes", "Bushy_Eyebrows", "Arched_Eyebrows", "Bags_Under_Eyes"}
@@ -121,16 +123,15 @@ def question(session: Session, request: Request, n: int) -> tuple[Tensor, Tensor
     """Test faces (N, C, H, H), labels (N, L), right answers, and where to look (N, 1, H, H)."""
     meta, faces = session.meta, session.split("test")
     batch = faces.take(spread(n, len(faces)))
-    labels, index, x = label_table(batch, meta), batch["index"].numpy(), batch["image"]
+    labels, index, x = session.table(batch), batch["index"].numpy(), batch["image"]
     if request.classes:  # faces that show the expression already are no question
         asked = [label_names(meta).index(wish.name) for wish in request.classes]
         keep = (labels[:, asked] != 1).all(1)
         labels, index, x = labels[keep], index[keep.numpy()], x[keep]
-    truth = true_answers(session, index, request, labels)
-    factors = after = drawn_factors(session, index)
-    for wish in request:
-        amount = None if wish.is_class else sides(wish, labels, meta).numpy()
-        after = synthetic.apply(after, wish.name, amount)
+    cfg = session.method.cfg.data
+    truth = true_answers(cfg, meta, index, request, labels)
+    factors = DrawnFaces(cfg).factors_of(index)
+    after = asked_factors(factors, request, labels, meta)
     points = [synthetic.landmarks(f) for f in (factors, after)]
     return x, labels, truth, box_mask(points, request.names, meta["image_size"])
 

@@ -13,7 +13,7 @@ from aae_cgan import sample, train
 from aae_cgan.config import Config
 from aae_cgan.edit import edit
 from aae_cgan.figures import diversity, edit_table, mmd
-from aae_cgan.photos import span, take_images
+from aae_cgan.photos import span
 from aae_cgan.train import AAECGAN
 from data import build_faces, synthetic
 from engine import UserError, load
@@ -241,9 +241,6 @@ def test_mmd_and_diversity_tell_collapse():
 
 
 def test_words_of_the_command_line():
-    words, images = ["happy", "me.jpg", "test:3", "happy=0.5"], []
-    take_images(words, images)
-    assert words == ["happy", "happy=0.5"] and images == ["me.jpg", "test:3"]
     assert span("-0.5:1.5") == (-0.5, 1.5)
     with pytest.raises(UserError):
         span("1")

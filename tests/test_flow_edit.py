@@ -13,9 +13,7 @@ from engine.grids import to_uint8
 from flow.directions import (
     Directions,
     Moments,
-    area,
     fit_directions,
-    label_table,
     load_directions,
     pooled,
     save_directions,
@@ -249,10 +247,6 @@ def test_yardsticks_of_known_data() -> None:
     assert found["webp lossless"] > 5 and found["png"] > 5
 
 
-def test_tables_and_areas() -> None:
-    table = label_table(batch(8), META)
-    assert table.shape == (8, 5) and table[0, 0].isnan()
-    assert (table[:, 2:].nansum(1) == (batch(8)["label"] >= 0)).all()
-    assert area(torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])) == 0.75
+def test_a_code_is_one_row() -> None:
     eps = [torch.randn(2, 6, 4, 4), torch.randn(2, 24, 2, 2)]
     assert flatten(eps).shape == (2, 192)

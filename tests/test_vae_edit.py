@@ -12,7 +12,6 @@ from engine import UserError
 from latents.directions import knn_vectors
 from latents.local import pair_vectors
 from vae.attributes import Codes, fit_vectors
-from vae.edit import take_images
 from vae.editor import KINDS, Editor
 from vae.probe import fit_probe, get_probe, held_labels
 
@@ -160,12 +159,6 @@ def test_a_label_with_too_few_faces_is_named() -> None:
     assert "Male" not in fitted.names and "595" in fitted.skipped["Male"]
     with pytest.raises(UserError, match="Male has no vector: 595"):
         fitted.row("Male")
-
-
-def test_files_after_a_request_are_images() -> None:
-    words, images = ["Smiling=0.7", "happy", "me.jpg", "test:3", "a/b.png"], ["x.png"]
-    take_images(words, images)
-    assert words == ["Smiling=0.7", "happy"] and images == ["x.png", "me.jpg", "test:3", "a/b.png"]
 
 
 def label_free(n: int) -> Tensor:

@@ -10,10 +10,10 @@ from PIL import Image
 
 from evaluation.manifest import read_manifest
 from vae import sample, train
-from vae.attributes import Codes, against, area, fit_vectors, load_vectors
+from vae.attributes import Codes, against, fit_vectors, load_vectors
 from vae.cards import facts_of, leakage
 from vae.config import Config
-from vae.edit import blocks, paint, strip_of
+from vae.edit import paint
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -168,26 +168,10 @@ def test_the_average_of_one_face_is_its_reconstruction(run_dir: Path) -> None:
         assert counts == [1, 1] and torch.allclose(session.decode(ends), session.reconstruct(x), atol=1e-4)
 
 
-def test_area_under_the_curve() -> None:
-    label = torch.tensor([0, 0, 1, 1, float("nan")])
-    assert area(torch.tensor([0.1, 0.2, 0.3, 0.4, 9.0]), label) == 1.0
-    assert area(torch.tensor([0.1, 0.3, 0.2, 0.4, 9.0]), label) == 0.75
-    assert area(torch.tensor([0.1]), torch.tensor([1.0])) != area(torch.tensor([0.1]), torch.tensor([1.0]))  # NaN
-
-
 def test_against_leaves_only_the_class_to_start_from() -> None:
     one_hot = torch.tensor([[1.0, 0], [0, 1], [0, 0]])  # happy, sad, neutral
     found = against(one_hot, torch.tensor([0.0, 0, 1]))
     assert found.nan_to_num(-1).tolist() == [[1, -1], [-1, 1], [0, 0]]
-
-
-def test_blocks_and_strips() -> None:
-    grid = blocks([torch.zeros(13, 1, 4, 4), torch.ones(13, 1, 4, 4)], ["a", "b"])
-    assert grid.images.shape[:2] == (4, 12) and grid.rows == ["a", "b", "a", "b"]
-    assert grid.images[3, 0].mean() == 1 and grid.images[0].sum() == 0
-    assert strip_of("-1:2:4") == [-1, 0, 1, 2]
-    with pytest.raises(Exception, match="from:to:number"):
-        strip_of("3")
 
 
 @pytest.mark.slow

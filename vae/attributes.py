@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.labels import label_names, label_table
 from engine import UserError
 from engine.files import atomic_write
+from latents.area import area
 from latents.directions import balanced_vector, class_means, lda_scores, mean_codes, mean_vectors, ols_vectors
 
 logger = logging.getLogger("faces")
@@ -70,26 +72,6 @@ class AttributeVectors:
         return self.names.index(name)
 
 
-def label_names(meta: dict) -> list[str]:
-    """The columns of `Codes.labels`."""
-    return [*meta["attributes"], *meta["classes"]]
-
-
-def label_table(batch: dict[str, Any], meta: dict) -> Tensor:
-    """Labels of a batch (or of a set's arrays) as (N, L) in {0, 1, NaN}; an unknown class is NaN in each."""
-    columns = []
-    if meta["attributes"]:
-        columns.append(torch.as_tensor(batch["attr"]).float())
-    if meta["classes"]:
-        label = torch.as_tensor(batch["label"]).long()
-        one_hot = torch.nn.functional.one_hot(label.clamp_min(0), len(meta["classes"])).float()
-        one_hot[label < 0] = float("nan")
-        columns.append(one_hot)
-    if not columns:
-        raise UserError(f"{meta['dataset']} has neither attributes nor expressions to take vectors of")
-    return torch.cat(columns, 1)
-
-
 @torch.inference_mode()
 def encode(method: Any, faces: Any, batch_size: int = 256) -> Codes:
     """Codes of every face of a set, in its order, unflipped; on the CPU."""
@@ -128,7 +110,7 @@ def fit_vectors(
             skipped[name] = f"{sides[0]} training faces without it and {sides[1]} with it, {MIN_SIDE} are needed"
     columns = [c for c, name in enumerate(names) if name not in skipped]
     if not columns:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "the data have no labels"
         raise UserError(f"no label has enough faces on both sides; {reasons}")
     kept = [names[c] for c in columns]
     mu, labels = train.mu, train.labels[:, columns]
@@ -200,19 +182,6 @@ def _balanced(mu: Tensor, table: Tensor, column: int, name: str, confounders: li
 def against(labels: Tensor, start: Tensor) -> Tensor:
     """One-hot columns (N, K) of which 0 stays only where `start` (N,) is 1: the other classes become unknown."""
     return labels.masked_fill((labels == 0) & (start != 1)[:, None], float("nan"))
-
-
-def area(score: Tensor, label: Tensor) -> float:
-    """Area under the ROC curve of `score` (N,) for `label` (N,) in {0, 1, NaN}; NaN without two sides."""
-    known = label.isfinite()
-    score, label = score[known], label[known]
-    positive = int(label.sum())
-    if positive in (0, len(label)):
-        return float("nan")
-    rank = torch.empty(len(score), dtype=torch.float64)
-    rank[score.argsort()] = torch.arange(1, len(score) + 1, dtype=torch.float64)
-    wins = rank[label == 1].sum() - positive * (positive + 1) / 2
-    return float(wins / (positive * (len(label) - positive)))
 
 
 def quantile(values: Tensor, q: Tensor) -> Tensor:

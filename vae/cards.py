@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.labels import label_names
 from engine import Grid, UserError
-from vae.attributes import BALANCE, AttributeVectors, area, fit_vectors, label_names, provenance_of, save_vectors
+from latents.area import area
+from vae.attributes import BALANCE, AttributeVectors, fit_vectors, provenance_of, save_vectors
 from vae.session import Session
 
 RETAINED = 0.8  # below this share of what a judge can tell, an attribute counts as not drawn

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from data.labels import label_names
 from data.request import parse_request
 from engine import Grid, UserError
-from vae.attributes import label_names
 from vae.edit import faces_to_edit, paint
 from vae.editor import MATCH, NEIGHBOURS, open_editor
 from vae.model import FeatureNet, VGG19Features

@@ -1,8 +1,6 @@
 """The mode `edit`: faces of the data or own photos, moved (vae/editor.py) and painted where they change."""
 
 import argparse
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,13 +8,12 @@ from torch import Tensor
 
 from data.photo import AlignedFace, change_mask, paste
 from data.request import parse_request
-from engine import Grid, UserError, save_animation
+from engine import Grid
 from engine.grids import save_image, to_pil
-from vae.attributes import label_names
+from evaluation.session import add_faces, take_images
+from evaluation.sheets import animate, blocks, strip_of
 from vae.editor import KINDS, MATCH, NEIGHBOURS, open_editor
-from vae.session import Session, spread
-
-COLUMNS = 12  # faces side by side in a grid
+from vae.session import Session
 
 
 def paint(x: Tensor, before: Tensor, after: Tensor, detail: str) -> Tensor:
@@ -46,8 +43,7 @@ def run_edit(args: argparse.Namespace) -> None:
         steps = [paint(x, before, session.decode(mu + share * (z - mu)), args.detail) for share in shares]
         images = torch.stack(steps, 1)  # (N, K, C, H, H)
         path = session.write(Grid(images, [], [f"{share:+.2g}" for share in shares]), "edit", **facts)
-        frames = [torch.cat(list(frame), 2) for frame in (*steps, *steps[-2:0:-1])]
-        save_animation(torch.stack(frames), path.with_suffix(".gif" if args.gif else ".webp"))
+        animate(torch.stack(steps), path.with_suffix(".gif" if args.gif else ".webp"))
         return
     after = session.decode(z)
     edited = paint(x, before, after, args.detail)
@@ -67,46 +63,16 @@ def write_photo(photo: AlignedFace, name: str, beside: Path, before: Tensor, aft
 
 def faces_to_edit(
     session: Session, args: argparse.Namespace
-) -> tuple[Tensor, Tensor | None, list[AlignedFace | None], list[str]]:
-    """Images (N, C, H, H), labels (N, L) or None, aligned photos (None for faces of the data), names."""
-    names = args.images or [f"{args.split}:{i}" for i in spread(args.n, len(session.split(args.split)))]
-    found = [session.face(name, args.eyes) for name in names]
-    unknown = torch.full((1, len(label_names(session.meta))), float("nan"))
-    labels = torch.cat([unknown if label is None else label for _, label, _ in found])
-    return torch.cat([image for image, _, _ in found]), labels, [photo for _, _, photo in found], names
-
-
-def take_images(words: list[str], images: list[str]) -> None:
-    """Options that take several words swallow the files after them (`--attr Smiling=1 me.jpg`): give them back."""
-    for word in list(words):
-        if re.fullmatch(r"(train|val|test):\d+", word) or "=" not in word and Path(word).suffix:
-            words.remove(word)
-            images.append(word)
-
-
-def strip_of(text: str) -> list[float]:
-    """`-1:2:7` -> seven shares of the whole move, from -1 to 2."""
-    try:
-        first, last, count = text.split(":")
-        return torch.linspace(float(first), float(last), int(count)).tolist()
-    except (ValueError, RuntimeError):
-        raise UserError(f"--strip {text}: expected from:to:number, as -1:2:7") from None
-
-
-def blocks(kinds: Sequence[Tensor], names: Sequence[str]) -> Grid:
-    """Pictures of one face below each other, faces beside each other, in blocks of twelve."""
-    columns = min(COLUMNS, len(kinds[0]))
-    filled = [torch.cat([k, k.new_ones(-len(k) % columns, *k.shape[1:])]) for k in kinds]
-    rows = torch.stack(filled, 1).unflatten(0, (-1, columns)).transpose(1, 2).flatten(0, 1)  # (blocks x kinds, K, ...)
-    return Grid(rows, list(names) * (len(rows) // len(names)))
+) -> tuple[Tensor, Tensor, list[AlignedFace | None], list[str]]:
+    """Images (N, C, H, H), labels (N, L) with NaN = unknown, aligned photos (None for faces of the data), names."""
+    names = session.names(args.images, args.split, args.n)
+    images, labels, photos = zip(*(session.face(name, args.eyes) for name in names), strict=True)
+    return torch.cat(images), torch.cat(labels), list(photos), names
 
 
 def add_edit(parser: argparse.ArgumentParser) -> None:
     """The options of `edit`."""
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: --n of --split")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of which, without images")
-    parser.add_argument("--n", type=int, default=12, help="how many of them")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
+    add_faces(parser, 12)
     parser.add_argument("--strip", help="from:to:number, shares of the whole move, as -1:2:7")
     parser.add_argument("--gif", action="store_true", help="with --strip: GIF instead of WebP")
     add_move(parser)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from data.labels import label_names
 from data.request import Move, Request, parse_names
 from engine import UserError
 from latents.directions import alphas_to_targets, knn_vectors, orthogonalise, side_of
 from latents.local import pair_vectors, transport_vectors
-from vae.attributes import MIN_SIDE, AttributeVectors, Codes, get_vectors, label_names
+from vae.attributes import MIN_SIDE, AttributeVectors, Codes, get_vectors
 from vae.probe import Probe, get_probe, held_labels, least_move, wanted_labels
 from vae.session import Session
 

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from data import synthetic
+from data.drawn_reader import DrawnFaces
+from data.labels import label_names
 from engine.files import atomic_write
+from evaluation.session import add_split
+from latents.area import area
 from losses.gaussian import gaussian_nll, kl_standard_normal
-from vae.attributes import AttributeVectors, Codes, area, get_vectors, label_names
+from vae.attributes import AttributeVectors, Codes, get_vectors
 from vae.cards import leakage
-from vae.export import drawn_factors
-from vae.session import Session, add_split
+from vae.session import Session
 from vae.train import ACTIVE
 
 # Factors of drawn faces that scores of disentanglement ask for; independent with data.independent.
@@ -104,7 +107,7 @@ def disentanglement(session: Session, split: str, codes: Codes) -> dict[str, flo
         return "not measured: these factors depend on each other; train with data.independent=true"
     from evaluation.disentanglement import all_scores, factor_vae_score
 
-    drawn = drawn_factors(session, codes.index.numpy())
+    drawn = DrawnFaces(session.method.cfg.data).factors_of(codes.index.numpy())
     factors = np.stack([drawn[name] for name in FACTORS], 1)
     scores = all_scores(codes.mu.numpy(), factors)
 

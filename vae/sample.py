@@ -9,19 +9,21 @@ import argparse
 import torch
 from torch import Tensor
 
-from engine import Grid, UserError, save_animation
+from data.labels import label_names
+from engine import Grid, UserError
 from engine.cli import Mode, sample_main
-from engine.journal import start_logging
+from evaluation.session import add_split, spread
+from evaluation.sheets import animate, square
+from latents.area import area
 from latents.paths import lerp, slerp
 from losses.gaussian import kl_standard_normal
-from vae.attributes import area, label_names
 from vae.cards import add_vectors, run_vectors
 from vae.dfi import add_dfi, run_dfi
 from vae.edit import add_edit, run_edit
-from vae.export import add_export, run_export
+from vae.export import add_vae_export, run_export
 from vae.prior import DENSITIES, draw_codes
 from vae.report import add_report, run_report
-from vae.session import Session, add_split, rows_with, spread
+from vae.session import Session, rows_with
 from vae.sweep import add_sweep, run_sweep
 
 
@@ -29,10 +31,7 @@ def prior(args: argparse.Namespace) -> None:
     """Faces that were never seen: codes from N(0, I), or from a mixture fitted to the training codes."""
     session = Session(args)
     z = draw_codes(session, args.n, args.density) * args.temperature
-    images = session.decode(z)
-    columns = max(1, round(args.n**0.5))
-    images = torch.cat([images, images.new_ones(-len(images) % columns, *images.shape[1:])])  # fill the last row
-    session.write(Grid(images.unflatten(0, (-1, columns))), "prior", density=args.density, n=args.n)
+    session.write(square(session.decode(z)), "prior", density=args.density, n=args.n)
 
 
 def recon(args: argparse.Namespace) -> None:
@@ -61,17 +60,14 @@ def traverse(args: argparse.Namespace) -> None:
     order = kl.argsort(descending=True)
     dims = order if args.dims == "all" else order[: int(args.dims)]
     grid = session.method.traversal(code.to(session.device), dims.to(session.device), args.range)
-    names = label_names(session.meta) if session.meta["attributes"] or session.meta["classes"] else []
-    rows = []
+    names, rows = label_names(session.meta), []
     for d in dims.tolist():
         scores = {n: area(codes.mu[:, d], codes.labels[:, c]) for c, n in enumerate(names)}
         known = {n: max(v, 1 - v) for n, v in scores.items() if v == v}
         best = max(known, key=known.get) if known else ""
         rows.append(f"z{d}  {kl[d]:.1f} nats\n{best} {known[best]:.2f}" if best else f"z{d}  {kl[d]:.1f} nats")
     path = session.write(Grid(grid.images.cpu(), rows, grid.columns), "traverse", image=args.image)
-    there = grid.images.transpose(0, 1)  # (K, R, C, H, W): a frame shows all rows at one value
-    frames = [torch.cat(list(frame), 2) for frame in torch.cat([there, there.flip(0)[1:-1]])]
-    save_animation(torch.stack(frames).cpu(), path.with_suffix(".webp"))
+    animate(grid.images.transpose(0, 1).cpu(), path.with_suffix(".webp"))  # (K, R, ...): all rows at one value
 
 
 def kl_of(session: Session, split: str) -> list[Tensor]:
@@ -142,8 +138,7 @@ def interpolate(args: argparse.Namespace) -> None:
         z = path(corners[0], corners[1], t)[None]
     images = session.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
     written = session.write(Grid(images), "interpolate", faces=args.faces, prior=args.prior)
-    frames = images.flatten(0, 1) if len(corners) == 4 else torch.cat([images[0], images[0].flip(0)[1:-1]])
-    save_animation(frames, written.with_suffix(".webp"), scale=max(1, 128 // images.shape[-1]))
+    animate(images.flatten(0, 1)[:, None], written.with_suffix(".webp"), back=len(corners) == 2)
 
 
 def _add_prior(parser: argparse.ArgumentParser) -> None:
@@ -187,14 +182,12 @@ MODES = {
     "dfi": Mode(run_dfi, "deep feature interpolation as published, beside the VAE's edit", add_dfi),
     "sweep": Mode(run_sweep, "one run a beta: rate against distortion", add_sweep),
     "report": Mode(run_report, "distortion, rate, readability, entanglement in figures", add_report),
-    "export": Mode(run_export, "folders of images that evaluation/ reads", add_export),
+    "export": Mode(run_export, "folders of images that evaluation/ reads", add_vae_export),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    start_logging(None, 0)
-    with torch.inference_mode():
-        sample_main(MODES, __doc__.splitlines()[0], argv)
+    sample_main(MODES, __doc__.splitlines()[0], argv)
 
 
 if __name__ == "__main__":
