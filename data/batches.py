@@ -69,8 +69,8 @@ class Augment:
         centre = (2 * u[:, 1:3] - 1) * (1 - scale + 2 * self.shift)[:, None]
         return np.column_stack([scale, centre, 1 + self.brightness * (2 * u[:, 3] - 1)]).astype(np.float32)
 
-    def images(self, x: Tensor, numbers: Tensor) -> Tensor:
-        """x (N, C, H, W) in [-1, 1]; what a window shows beyond the edge repeats the edge."""
+    def images(self, x: Tensor, numbers: Tensor, light: bool = True) -> Tensor:
+        """x (N, C, H, W) in [-1, 1]; what a window shows beyond the edge repeats the edge. `light`: brightness too."""
         scale, centre, gain = numbers[:, 0], numbers[:, 1:3], numbers[:, 3]
         if self.crop or self.shift:
             theta = torch.zeros(len(x), 2, 3, device=x.device)
@@ -78,7 +78,7 @@ class Augment:
             theta[:, :, 2] = centre
             grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
             x = torch.nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
-        return ((x + 1) * gain[:, None, None, None] - 1).clamp(-1, 1) if self.brightness else x
+        return ((x + 1) * gain[:, None, None, None] - 1).clamp(-1, 1) if self.brightness and light else x
 
     @staticmethod
     def points(landmarks: Tensor, numbers: Tensor) -> Tensor:
@@ -109,12 +109,21 @@ def assemble(
         if "landmarks" in labels:
             points = batch[prefix + "landmarks"]
             batch[prefix + "landmarks"] = torch.where(mirror[:, None, None], mirror_points(points), points)
+    if "sketch" in labels:
+        batch[prefix + "sketch"] = _sketch(batch[prefix + "sketch"], draw, augment, numbers)
     x = scaled(x8)
     if augment and numbers is not None:
         x = augment.images(x, numbers)
         if "landmarks" in labels:
             batch[prefix + "landmarks"] = augment.points(batch[prefix + "landmarks"], numbers)
     return {prefix + "image": x, **batch, prefix + "index": rows}
+
+
+def _sketch(x8: Tensor, draw: Draw, augment: Augment | None, numbers: Tensor | None) -> Tensor:
+    """Companions (N, 1, H, W), mirrored and framed as their faces; paper keeps its brightness."""
+    mirror = _move(draw.mirror, x8.device)[:, None, None, None]
+    s = scaled(torch.where(mirror, x8.flip(-1), x8))
+    return augment.images(s, numbers, light=False) if augment and numbers is not None else s
 
 
 def _move(array: np.ndarray, device: torch.device) -> Tensor:

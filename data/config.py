@@ -38,6 +38,7 @@ class DataConfig:
     drop_bad: bool = True  # leave out training images that are black, flat or (FER+) no face
     dedup: bool = False  # leave out training images that are pixel-identical to a val or test image
     labels: Literal["hard", "soft", "intensity"] = "hard"  # soft: also FER+ votes; intensity: also drawn strengths
+    sketch: str = ""  # folder of companion sketches with the names of the faces: adds `sketch`; "" = none
     landmarks: Literal["own", "file"] = "own"  # own: those of the set; file: landmarks.npz beside the pack
 
     # How training batches are drawn.

@@ -37,7 +37,7 @@ class FaceSet:
     ) -> None:  # fmt: skip
         self.shelf, self.rows, self.cfg, self.training = shelf, np.asarray(rows, np.int64), cfg, training
         self.num_classes, self.partners = num_classes, partners
-        self.labels = {key: value.numpy()[self.rows] for key, value in shelf.labels.items()}
+        self.labels = {key: value.numpy()[self.rows] for key, value in shelf.labels.items() if key != "sketch"}
         self.labels["index"] = self.rows
         augment = Augment(cfg.augment_crop, cfg.augment_shift, cfg.augment_brightness)
         self.augment = augment if training and augment else None
@@ -151,6 +151,9 @@ def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
     split, notes = _complete_split(cfg, pack)
     rows, more = _rows(cfg, pack, split, wanted)
     notes += more
+    if cfg.sketch:
+        rows, more = _with_sketches(cfg, pack, labels, rows)
+        notes += more
     partners: list[Partners | None] = [None, None, None]
     if cfg.pair:
         partners, rows, more = _pairs(labels, pack.labels.get("take"), rows)
@@ -336,6 +339,19 @@ def _pairs(
     return partners, kept, notes
 
 
+def _with_sketches(
+    cfg: DataConfig, pack: Pack, labels: dict[str, np.ndarray], rows: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[str]]:
+    """Add companion sketches to the labels; rows that have one."""
+    from data import READERS  # as in data.pack
+    from data.sketches import open_sketches
+
+    labels["sketch"], there = open_sketches(cfg, pack, READERS[cfg.dataset](cfg))
+    kept = [part[there[part]] for part in rows]
+    lost = sum(map(len, rows)) - sum(map(len, kept))
+    return kept, [f"sketch leaves out {lost} faces without a companion"] if lost else []
+
+
 def _check_balanced(cfg: DataConfig, classes: list[str], labels: dict[str, np.ndarray], train: np.ndarray) -> None:
     if not cfg.balanced:
         return
@@ -359,6 +375,7 @@ def _meta(cfg: DataConfig, pack: Pack, names: dict, labels: dict, sets: list[Fac
         *(names["classes"], names["attributes"], cfg.merge_val, cfg.drop_bad, cfg.dedup, cfg.labels, cfg.landmarks),
         *(cfg.split, cfg.fold, cfg.pair, cfg.label_attribute, [len(part) for part in sets]),
     ]
+    choice += ["sketch"] if cfg.sketch else []
     keys = ["image", *labels, "index"]
     if cfg.pair:
         keys += [f"pair_{key}" for key in keys]
