@@ -13,7 +13,7 @@ from losses.precision import raised
 # Points of each box: image-left eye, image-right eye, mouth.
 BOXES_68 = (tuple(range(36, 42)), tuple(range(42, 48)), tuple(range(48, 68)))  # iBUG's order
 BOXES_5 = ((0,), (1,), (3, 4))  # CelebA's: two eyes, nose, two corners of the mouth
-GROW = 0.35  # of the distance between the eyes, on every side
+GROW = 0.35  # of the distance between the eyes, on every side, unless told otherwise
 # A mean face's mouth, in eye distances: its centre below the middle of the eyes, half its width, half its height.
 MOUTH_DOWN, MOUTH_WIDE, MOUTH_HIGH = 1.05, 0.43, 0.15
 
@@ -23,10 +23,11 @@ def face_weight(
     lambda_face: float,
     landmarks: Tensor | None = None,
     boxes: Sequence[Sequence[float]] | Tensor | None = None,
+    grow: float = GROW,
 ) -> Tensor:
     """W = 1 + lambda_face M, scaled to mean 1 over each image; M = 1 in the boxes of mouth and eyes.
 
-    landmarks: (N, 68 | 5, 2) in [-1, 1], NaN where unknown: boxes around eyes and mouth, grown by 0.35 eye distances.
+    landmarks: (N, 68 | 5, 2) in [-1, 1], NaN where unknown: boxes around eyes and mouth, grown by `grow` eye distances.
     boxes: [[left, top, right, bottom], ...] in fractions of the side, for sets and rows without landmarks.
     Edges are softened by one 3 x 3 mean; a row with neither weighs 1 everywhere. Mean 1 keeps the units of sigma and
     beta. -> (N, 1, H, H), or (1, 1, H, H) from boxes alone.
@@ -39,7 +40,7 @@ def face_weight(
         fixed = 2 * torch.as_tensor(boxes, dtype=torch.float32, device=device) - 1  # fractions -> [-1, 1]
         mask = _fill(fixed[None], image_size)  # (1, 1, H, H)
     if landmarks is not None:
-        own, known = _boxes_of(raised(landmarks))  # (N, 3, 4), (N,)
+        own, known = _boxes_of(raised(landmarks), grow)  # (N, 3, 4), (N,)
         blank = torch.zeros((), dtype=own.dtype, device=own.device) if mask is None else mask.to(own.dtype)
         mask = torch.where(known[:, None, None, None], _fill(own, image_size), blank)
     soft = F.avg_pool2d(mask, 3, stride=1, padding=1, count_include_pad=False)
@@ -47,9 +48,9 @@ def face_weight(
     return weight / weight.mean((2, 3), keepdim=True)
 
 
-def boxes_from_eyes(eyes: Sequence[Sequence[float]]) -> list[list[float]]:
+def boxes_from_eyes(eyes: Sequence[Sequence[float]], grow: float = GROW) -> list[list[float]]:
     """Fixed boxes of an aligned set from its mean eyes [[x, y], [x, y]] in [-1, 1] (`meta["eyes"]`): two eyes and the
-    mouth of a mean face, already grown by 0.35 eye distances -> three [left, top, right, bottom] in fractions of the
+    mouth of a mean face, already grown by `grow` eye distances -> three [left, top, right, bottom] in fractions of the
     side, for `face_weight`.
     """
     (x1, y1), (x2, y2) = eyes
@@ -58,12 +59,12 @@ def boxes_from_eyes(eyes: Sequence[Sequence[float]]) -> list[list[float]]:
     centres = [(x1, y1, 0.0, 0.0), (x2, y2, 0.0, 0.0), (centre_x, centre_y, MOUTH_WIDE * dist, MOUTH_HIGH * dist)]
     boxes = []
     for x, y, half_w, half_h in centres:
-        w, h = half_w + GROW * dist, half_h + GROW * dist
+        w, h = half_w + grow * dist, half_h + grow * dist
         boxes.append([min(max((v + 1) / 2, 0.0), 1.0) for v in (x - w, y - h, x + w, y + h)])
     return boxes
 
 
-def _boxes_of(landmarks: Tensor) -> tuple[Tensor, Tensor]:
+def _boxes_of(landmarks: Tensor, grow: float) -> tuple[Tensor, Tensor]:
     """(N, 68 | 5, 2) -> boxes (N, 3, 4) as left, top, right, bottom in [-1, 1], and which rows are known (N,)."""
     groups = {68: BOXES_68, 5: BOXES_5}[landmarks.shape[1]]
     known = torch.isfinite(landmarks).all(2).all(1)
@@ -71,9 +72,9 @@ def _boxes_of(landmarks: Tensor) -> tuple[Tensor, Tensor]:
         known[:, None, None], landmarks, torch.zeros((), dtype=landmarks.dtype, device=landmarks.device)
     )
     left, right = (points[:, list(g)].mean(1) for g in groups[:2])
-    grow = GROW * (right - left).norm(dim=1)[:, None]  # (N, 1)
+    margin = grow * (right - left).norm(dim=1)[:, None]  # (N, 1)
     boxes = [
-        torch.cat([points[:, list(g)].amin(1) - grow, points[:, list(g)].amax(1) + grow], 1)  # (N, 4)
+        torch.cat([points[:, list(g)].amin(1) - margin, points[:, list(g)].amax(1) + margin], 1)  # (N, 4)
         for g in groups
     ]
     return torch.stack(boxes, 1), known

@@ -119,9 +119,9 @@ def alpha_one(editor: Editor, mu: Tensor, request: Request, labels: Tensor) -> T
     return z
 
 
-def question(session: Session, request: Request, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Test faces (N, C, H, H), labels (N, L), right answers, and where to look (N, 1, H, H)."""
-    meta, faces = session.meta, session.split("test")
+def question(session: Session, request: Request, n: int, split: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Faces of a split (N, C, H, H), labels (N, L), right answers, and where to look (N, 1, H, H)."""
+    meta, faces = session.meta, session.split(split)
     batch = faces.take(spread(n, len(faces)))
     labels, index, x = session.table(batch), batch["index"].numpy(), batch["image"]
     if request.classes:  # faces that show the expression already are no question
@@ -141,7 +141,7 @@ def measure(args: argparse.Namespace) -> dict:
     session = Session(Namespace(run_dir=args.run_dir, step=args.step, device=args.device, seed=0, out=None))
     meta = session.meta
     request = parse_request(args.attr, meta["classes"], meta["attributes"])
-    x, labels, truth, mask = question(session, request, args.n)
+    x, labels, truth, mask = question(session, request, args.n, args.split)
     wanted = torch.stack([sides(wish, labels, meta) for wish in request], 1)
     mu = session.encode(x)
     before = session.decode(mu)
@@ -149,6 +149,7 @@ def measure(args: argparse.Namespace) -> dict:
     everywhere = torch.ones_like(mask)
     result = {
         "request": str(request),
+        "split": args.split,
         "faces": len(x),
         "psnr_reconstruction": psnr_in(before, x, everywhere),
         "box": {"untouched": psnr_in(x, truth, mask), "source recon": base, "recon of truth": top},
@@ -206,8 +207,8 @@ def retention(judge: Judge, real: Tensor, recon: Tensor, labels: Tensor, meta: d
 def show(result: dict) -> None:
     """Print all figures."""
     box = "  ".join(f"{name} {value:.2f}" for name, value in result["box"].items())
-    head = f"{result['request']}, {result['faces']} test faces, PSNR {result['psnr_reconstruction']:.2f} dB"
-    print(f"{head}; in the box: {box}")
+    head = f"{result['request']}, {result['faces']} {result['split']} faces"
+    print(f"{head}, PSNR {result['psnr_reconstruction']:.2f} dB; in the box: {box}")
     for name in (name for name in result if name.startswith("judge_")):
         print(f"{name.replace('_', ' ')}: {result[name]:.3f}")
     for name, value in result.get("identity", {}).items():
@@ -224,7 +225,8 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True, help="a VAE trained on drawn faces")
     parser.add_argument("--step", type=int, help="of the checkpoint")
     parser.add_argument("--attr", nargs="+", default=["Smiling=flip"], help="what to change")
-    parser.add_argument("--n", type=int, default=600, help="test faces")
+    parser.add_argument("--n", type=int, default=600, help="faces, spread over the split")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="val: to choose by; test: to report")
     parser.add_argument("--k", type=int, default=100, help="neighbours")
     parser.add_argument("--match", nargs="*", default=list(MATCH), help="attributes on which neighbours agree")
     parser.add_argument("--judge", type=Path, help="a run of evaluation.train_classifier")

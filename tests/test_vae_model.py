@@ -112,6 +112,13 @@ def test_mouth_and_eyes_weigh_more_and_the_mean_weight_is_one() -> None:
     assert ratio.item() == pytest.approx(5, rel=1e-2)
 
 
+def test_closer_boxes_weigh_fewer_pixels_more() -> None:
+    wide, close = (method({"lambda_face": 16, "face_grow": grow}).mean_weight for grow in (0.35, 0.1))
+    assert (close > 1).sum() < 0.7 * (wide > 1).sum() and close.max() > 1.3 * wide.max()
+    with pytest.raises(UserError, match="face_grow"):
+        LossConfig(face_grow=-0.1)
+
+
 def test_capacity_pulls_to_c_and_is_of_the_batch_mean() -> None:
     net = method({"objective": "capacity", "gamma": 10, "capacity": 4, "capacity_steps": 10})
     scale = torch.tensor(1.0, requires_grad=True)

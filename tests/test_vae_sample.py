@@ -228,3 +228,13 @@ def test_a_report_has_the_figures(run_dir: Path, tmp_path: Path) -> None:
     assert report["active"] <= report["latents"] == 8 and abs(sum(report["kl_per_latent"]) - report["kl_nats"]) < 0.02
     assert "independent=true" in report["disentanglement"]
     assert 0.5 <= report["attributes"]["Male"]["auc_best_latent"] <= 1
+
+
+def test_a_report_on_independent_factors_scores_disentanglement(run_dir: Path, tmp_path: Path) -> None:
+    config = Path(__file__).parent.parent / "configs/vae/demo.yaml"
+    folder = tmp_path / "independent"
+    train.main(["--config", str(config), "--run-dir", str(folder), *SMALL, "data.independent=true"])
+    call(folder, "report", "--votes", "40", "--out", str(tmp_path / "report.png"))
+    scores = facts(tmp_path / "report.png")["disentanglement"]
+    assert set(scores) == {"MIG", "DCI-lin D", "DCI-lin C", "SAP", "FactorVAE"}
+    assert all(0 <= value <= 1 for value in scores.values()) and scores["MIG"] < 0.3

@@ -41,6 +41,7 @@ class LossConfig:
     sigma: float | None = None  # units of the [-1, 1] image, > 0; null = calibrated from the error (2006.13202)
     lambda_pixel: float = 1.0  # >= 0
     lambda_face: float = 4.0  # >= 0; error at mouth and eyes counts 1 + lambda_face times, rescaled to mean 1
+    face_grow: float = 0.35  # eye distances by which the boxes of mouth and eyes exceed their landmarks, >= 0
     face_boxes: list[float] | None = None  # left, top, right, bottom, ... in fractions of the side; without landmarks
 
     # The distortion in the features of a fixed network.
@@ -54,7 +55,7 @@ class LossConfig:
     max_norm: float | None = None  # clip of the VAE's gradient norm; null = none
 
     def __post_init__(self) -> None:
-        for name in ("beta", "free_bits", "alpha", "gamma", "capacity", "lambda_pixel", "lambda_face"):
+        for name in ("beta", "free_bits", "alpha", "gamma", "capacity", "lambda_pixel", "lambda_face", "face_grow"):
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         require(self.lambda_feature >= 0, "lambda_feature", "at least 0", self.lambda_feature)
         require(0 <= self.kl_warmup <= 1, "kl_warmup", "a share in [0, 1]", self.kl_warmup)

@@ -101,7 +101,7 @@ class BetaVAE(Method):
         w = self.cfg.loss
         weight = None
         if w.lambda_face and "landmarks" in batch:
-            weight = face_weight(x.shape[-1], w.lambda_face, batch["landmarks"], self.boxes)
+            weight = face_weight(x.shape[-1], w.lambda_face, batch["landmarks"], self.boxes, w.face_grow)
         elif w.lambda_face:
             weight = self.mean_weight
         if w.pixel == "bernoulli":  # minus the entropy of x01, the least that grey values can reach
@@ -253,7 +253,7 @@ def face_boxes(cfg: Config, meta: dict) -> list[list[float]] | None:
         values = cfg.loss.face_boxes
         return [values[i : i + 4] for i in range(0, len(values), 4)]
     if meta["eyes"]:
-        return boxes_from_eyes(meta["eyes"])
+        return boxes_from_eyes(meta["eyes"], cfg.loss.face_grow)
     if not meta["landmarks"]:
         raise UserError(
             f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; "
