@@ -20,11 +20,8 @@ class Mode:
     add_arguments: Callable[[argparse.ArgumentParser], object] = lambda parser: None
 
 
-def sample_main(modes: dict[str, Mode], description: str, argv: list[str] | None = None) -> None:
-    """Run `MODE --run-dir DIR [--step N] [--seed 0] [--out PATH] [--device auto] [--data-root PATH] …`.
-
-    Under inference mode; faults become sentences.
-    """
+def sample_parser(modes: dict[str, Mode], description: str = "") -> argparse.ArgumentParser:
+    """`MODE --run-dir DIR [--step N] [--seed 0] [--out PATH] [--device auto] [--data-root PATH]`, then a mode's own."""
     parser = argparse.ArgumentParser(description=description)
     subparsers = parser.add_subparsers(dest="mode", metavar="MODE", required=True, parser_class=_Intermixed)
     for name, mode in modes.items():
@@ -38,7 +35,12 @@ def sample_main(modes: dict[str, Mode], description: str, argv: list[str] | None
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         sub.add_argument("--data-root", type=Path, help="where the run's data lie now, if they have moved")
         mode.add_arguments(sub)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def sample_main(modes: dict[str, Mode], description: str, argv: list[str] | None = None) -> None:
+    """Run the mode that the command line names, under inference mode; faults become sentences."""
+    args = sample_parser(modes, description).parse_args(argv)
     start_logging(None, 0)
     with exit_on_user_error(), torch.inference_mode():
         modes[args.mode].run(args)
