@@ -94,3 +94,31 @@ def test_ground_starts_without_heavy_imports():
     heavy = ["torchvision", "sklearn", "matplotlib", "pandas", "scipy", "cv2", "tensorboard", "torchmetrics"]
     out = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def code_lines(path: Path) -> int:
+    """Lines that are neither blank, nor a comment, nor part of a docstring."""
+    text = path.read_text()
+    told: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            told |= set(range(body[0].lineno, body[0].end_lineno + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return sum(bool(line.strip()) and not line.strip().startswith("#") and n not in told for n, line in lines)
+
+
+def test_the_engine_stays_small():
+    assert sum(code_lines(path) for path in modules("engine")) <= 1300  # docs/decisions/0003
+
+
+def test_functions_are_short_and_a_step_is_a_page():
+    for room in [*MAY_IMPORT, "scripts"]:
+        for path in modules(room):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    length = node.end_lineno - node.lineno + 1
+                    assert length <= 60, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+                    if node.name == "step" and path.name == "train.py":
+                        body = path.read_text().splitlines()[node.lineno - 1 : node.end_lineno]
+                        assert sum(bool(line.strip()) for line in body) <= 40, f"{path}: step is longer than 40 lines"

@@ -1,0 +1,134 @@
+"""Is a planted fault found? `python scripts/plant_faults.py [FAMILY …] [--only NUMBER …] [--jobs 1]`.
+
+Each fault below is planted alone into a copy of the repository, where the tests of its family run until the first one
+fails. The copy is thrown away; the working tree is never touched. Prints the table of docs/testing.md.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("engine", "data", "losses", "latents", "evaluation", "vae", "flow", "aae_cgan", "configs", "scripts", "tests")
+MORE = {"losses": ["test_losses"], "data": ["test_session", "test_batches"], "latents": ["test_latents"]}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`right` in `file` is replaced by `wrong`; `kind`: what a stranger would call it."""
+
+    kind: str
+    file: str
+    right: str
+    wrong: str
+
+
+FAULTS = {
+    "vae": [
+        Fault("the rate's sign dropped", "vae/train.py", "* feature + rate", "* feature - rate"),
+        Fault("no gradient into the encoder", "vae/train.py", "self.decoder.logits(z)",
+              "self.decoder.logits(z.detach())"),
+        Fault("KL summed over the batch", "vae/train.py", "kl_standard_normal(mu, logvar).mean(0)",
+              "kl_standard_normal(mu, logvar).sum(0)"),
+        Fault("labels of the feature network shifted by one", "vae/train.py",
+              'F.cross_entropy(class_logits, batch["label"].clamp_min(0)',
+              'F.cross_entropy(class_logits, (batch["label"].clamp_min(0) + 1) % class_logits.shape[1]'),
+        Fault("edits go the other way", "vae/editor.py", "start = start + self.way", "start = start - self.way"),
+        Fault("table of labels shifted by one", "data/labels.py", "label.clamp_min(0), len",
+              "(label.clamp_min(0) + 1) % len(meta[\"classes\"]), len"),
+        Fault("sampled codes instead of their means", "vae/train.py", "z = mu if w.objective == \"autoencoder\" else",
+              "z = mu if w.objective != \"factor\" else"),
+    ],
+    "aae_cgan": [
+        Fault("the generator's sign dropped", "aae_cgan/train.py", "return generator_loss(critic(*pair), gan)",
+              "return -generator_loss(critic(*pair), gan)"),
+        Fault("a wrong label that may be the right one", "aae_cgan/targets.py", "shift = torch.randint(1, k",
+              "shift = torch.randint(0, k"),
+        Fault("no gradient through the edit's code", "aae_cgan/train.py", "z_back = self.encoder(x_fake)",
+              "z_back = self.encoder(x_fake.detach())"),
+        Fault("the penalty's ends carry two labels", "aae_cgan/train.py",
+              "gradient_penalty(lambda v: critic(v, y_target), x_match",
+              "gradient_penalty(lambda v: critic(v, y), x_match"),
+        Fault("the penalty's norm over one axis", "losses/adversarial.py", "raised(grad).flatten(1).square().sum(1)",
+              "raised(grad).square().sum(1)"),
+        Fault("prior and codes exchanged", "aae_cgan/train.py", "update_d_latent(torch.randn_like(z), z.detach())",
+              "update_d_latent(z.detach(), torch.randn_like(z))"),
+        Fault("the label shown is not the one asked for", "aae_cgan/targets.py", "return Request(y[p], x[p]",
+              "return Request(y[p], x"),
+    ],
+    "flow": [
+        Fault("the prior's log-deviation with the wrong sign", "flow/model.py", "normal - log_s.expand_as",
+              "normal + log_s.expand_as"),
+        Fault("labels shifted by one", "flow/labels.py",
+              "F.one_hot(raw.clamp_min(0), len(self)).float()\n            return",
+              "F.one_hot((raw.clamp_min(0) + 1) % len(self), len(self)).float()\n            return"),
+        Fault("the gradient through a coupling's first half lost", "flow/reversible.py", "grad_a + through_a",
+              "grad_a"),
+        Fault("channels left out of the dimensions", "flow/train.py", "bits_per_dim(code.log_prob, self.flow.dim,",
+              "bits_per_dim(code.log_prob, self.flow.size**2,"),
+        Fault("temperature applied twice", "flow/model.py", "return [e * t for e, t", "return [e * t * t for e, t"),
+        Fault("transfer starts from the target", "flow/edit.py", "y = photo.y + gain", "y = y_target + gain"),
+        Fault("the average starts before the warm start", "flow/train.py", "        self.ema.reset(self.flow)  #",
+              "        #"),
+    ],
+}  # fmt: skip
+
+
+def plant(family: str, fault: Fault) -> tuple[str, float]:
+    """The first test that fails ("" if none does) and how long that took, s."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in PARTS:
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        path = copy / fault.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(fault.right) != 1:
+            raise SystemExit(f"{fault.file}: '{fault.right}' stands there {text.count(fault.right)} times, not once")
+        path.write_text(text.replace(fault.right, fault.wrong), encoding="utf-8")
+        first = MORE.get(fault.file.partition("/")[0], [])
+        tests = [copy / f"tests/{name}.py" for name in first] + sorted(copy.glob(f"tests/test_{family}*.py"))
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *map(str, tests)]
+        env = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+        for marks in ("not slow", "slow"):
+            done = subprocess.run([*command, "-m", marks], capture_output=True, text=True, cwd=copy, env=env)
+            found = re.search(r"^(?:FAILED|ERROR) (?:tests/)?([^\s\[]+)", done.stdout, re.M)
+            if found:
+                return found.group(1), time.perf_counter() - start
+        return "", time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Plant faults one at a time and see which test finds each.")
+    parser.add_argument("families", nargs="*", help=f"of {', '.join(FAULTS)}; default: all")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers within a family, from 1")
+    parser.add_argument("--jobs", type=int, default=1, help="faults at a time")
+    args = parser.parse_args()
+    chosen = [
+        (family, number, fault)
+        for family in args.families or FAULTS
+        for number, fault in enumerate(FAULTS[family], 1)
+        if not args.only or number in args.only
+    ]
+    print("| family | fault | in | found by |\n| --- | --- | --- | --- |", flush=True)
+    missed = 0
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = pool.map(lambda each: plant(each[0], each[2]), chosen)
+        for (family, _, fault), (test, seconds) in zip(chosen, results, strict=True):
+            missed += not test
+            told = f"`{test}`, {seconds:.0f} s" if test else "**nothing**"
+            print(f"| {family} | {fault.kind} | `{fault.file}` | {told} |", flush=True)
+    raise SystemExit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
