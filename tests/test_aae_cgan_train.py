@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from aae_toy import CLASSES, Noise, batch, config, meta
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from engine import Run, UserError, fit
 from engine.checkpoint import checkpoints, read_checkpoint
 from engine.config import to_yaml
 from engine.files import atomic_text
+from tests.same import of_one_and_of_two_ranks
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -318,10 +317,7 @@ def test_halves_of_different_linear_paths_are_refused(tmp_path):
         run(tmp_path / "c", cfg)
 
 
-def _rank(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def _steps(rank: int, world: int) -> dict:
     method = build(loss={"prior_fraction": 0.0, "lambda_mismatch": 0.0, "gan_latent": "logistic", "targets": "own",
                          "lambda_latent": 0.0})  # fmt: skip
     for step in range(3):  # nothing is drawn in these steps: ranks draw their own
@@ -335,22 +331,12 @@ def _rank(rank: int, world: int, port: int, folder: str) -> None:
         x_fake = method.generator(z, y)
         terms = method.edit_terms(x_fake, z, y, x, y, torch.zeros(len(x), dtype=torch.bool), clock(step, method.cfg))
         method.minimize(sum(terms.values()) + method.distance(x_fake, x, {}), "autoencoder")
-    if rank == 0:
-        torch.save(method.state_dict(), f"{folder}/{world}.pt")
-    if world > 1:
-        dist.destroy_process_group()
+    return method.state_dict()
 
 
 @pytest.mark.slow
 def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (2, port, str(tmp_path)), nprocs=2)
-    _rank(0, 1, port, str(tmp_path))
-    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    one, two = of_one_and_of_two_ranks(_steps, tmp_path)
     for key, value in one.items():
         assert torch.allclose(value.float(), two[key].float(), atol=5e-5), key
 

@@ -20,6 +20,7 @@ from toy import ToyConfig, ToySet
 import engine
 from engine.checkpoint import read_checkpoint, save_checkpoint
 from engine.config import load_config
+from tests.same import equal
 
 TOY = Path(__file__).with_name("toy.py")
 CADENCES = "train: {total_steps: 40, log_every: 7, save_every: 10, sample_every: 20, validate_every: 20, lr_warmup: 5}"
@@ -63,16 +64,6 @@ def launch_process(program: list[str], config: Path, name: str, *overrides: str)
 
 def final(config: Path, name: str, step: int = 40) -> dict:
     return read_checkpoint(config.parent / name / "checkpoints" / f"step_{step:07d}.pt")
-
-
-def equal(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def same_run(config: Path, a: str, b: str) -> bool:

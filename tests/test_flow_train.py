@@ -19,6 +19,7 @@ from flow import train
 from flow.config import Config
 from flow.train import Glow
 from losses.quantise import dequantise, to_levels
+from tests.same import equal
 
 YAML = """
 data: {dataset: synthetic, image_size: 32, num_train: 96, num_val: 16, num_test: 16, classes: [happy, sad, neutral]}
@@ -52,16 +53,6 @@ def launch(config: Path, name: str, *overrides: str) -> int:
 
 def weights(config: Path, name: str, step: int = 12) -> dict:
     return read_checkpoint(config.parent / name / "checkpoints" / f"step_{step:07d}.pt")
-
-
-def equal(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def test_a_resumed_run_is_the_straight_run(config: Path) -> None:

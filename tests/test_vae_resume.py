@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from engine import Run, fit
 from engine.checkpoint import checkpoints, read_checkpoint
+from tests.same import of_one_and_of_two_ranks
 from vae.config import Config, LossConfig, ModelConfig, VAETrainConfig
 from vae.model import LatentDiscriminator
 from vae.train import BetaVAE
@@ -127,32 +126,19 @@ def test_a_collapsed_code_is_said_once_and_a_sound_one_is_not(
     assert active >= 2 and "latents are used" not in text
 
 
-def _rank(rank: int, world: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def _steps(rank: int, world: int) -> dict:
     torch.manual_seed(0)
     # No draw of noise in these steps: ranks draw their own.
     method = BetaVAE(config({"objective": "autoencoder", "features": "own", "feature_steps": 1}), META).train()
     for step in range(1, 4):
         rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
         method.step(Noise().take(rows), step)
-    if rank == 0:
-        torch.save(method.state_dict(), f"{folder}/{world}.pt")
-    if world > 1:
-        dist.destroy_process_group()
+    return method.state_dict()
 
 
 @pytest.mark.slow
 def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
     """Calibrated sigma, weighted pixels and the features' distance are of the whole batch."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_rank, (2, port, str(tmp_path)), nprocs=2)
-    _rank(0, 1, port, str(tmp_path))
-    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    one, two = of_one_and_of_two_ranks(_steps, tmp_path)
     for key, value in one.items():
         assert torch.allclose(value.float(), two[key].float(), atol=2e-5), key
