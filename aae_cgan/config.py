@@ -11,6 +11,8 @@ from engine.errors import UserError
 
 @dataclass
 class ModelConfig:
+    """Networks: sizes, and how a label enters them."""
+
     condition: Literal["auto", "classes", "attributes"] = "auto"  # what is asked for; auto: classes where there are any
     width: int = 32  # channels of the finest stage, 8 .. 96, a multiple of 8; doubles per stage up to eightfold
     latent_dim: int = 512  # Z, 15 .. 1024; a narrow code loses the expression (README, "Why the code is wide")
@@ -27,6 +29,8 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
+    """Weights of the terms, dimensionless; 0 switches a term and its network off."""
+
     # The two games.
     gan: Literal["logistic", "wgan"] = "logistic"  # image critic: logistic with R1, or wgan with the gradient penalty
     gan_latent: Literal["logistic", "wgan"] = "wgan"  # latent critic; 1511.05644 plays the logistic game
@@ -72,6 +76,8 @@ AUGMENTS = ("color", "translation", "cutout")
 
 @dataclass
 class AAECGANTrainConfig(TrainConfig):
+    """Rates and phases, beside what every run has."""
+
     lr: float = 1.0e-3  # Adam's, of encoder and generator; 2e-4 with wgan
     lr_critic: float = 5.0e-4  # of both critics; 2e-4 with wgan
     lr_guide: float = 5.0e-4  # AdamW's, of the guide
@@ -105,6 +111,8 @@ class AAECGANTrainConfig(TrainConfig):
 
 @dataclass
 class Config:
+    """An AAE + CGAN run."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

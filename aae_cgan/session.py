@@ -152,4 +152,5 @@ class Session(session.Session):
 
 
 def add_judge(parser: argparse.ArgumentParser) -> None:
+    """--judge."""
     parser.add_argument("--judge", type=Path, help="run of a classifier of evaluation/ that reads every tile")

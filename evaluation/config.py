@@ -12,6 +12,8 @@ HEADS = ("expression", "attributes", "landmarks", "identity")
 
 @dataclass
 class ModelConfig:
+    """The network: role, heads, blocks."""
+
     role: Literal["judge", "guide"] = "judge"  # judge: grades, never in a loss; guide: may teach, never grades
     heads: list[str] = field(
         default_factory=lambda: ["expression"]
@@ -39,6 +41,8 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
+    """What a classifier is taught by."""
+
     label_smoothing: float = 0.05  # share of a label spread over all classes, 0 .. 0.5
     lambda_attributes: float = 1.0  # binary cross-entropy, mean over known bits, against the expression's nats
     lambda_landmarks: float = 2.0  # mean distance in half picture sides
@@ -56,6 +60,8 @@ class LossConfig:
 
 @dataclass
 class ClassifierTrain(TrainConfig):
+    """Rates, beside what every run has."""
+
     lr: float = 2.0e-3  # AdamW's
     weight_decay: float = 5.0e-2  # decoupled
     ema_decay: float = 0.995  # of the weights that are used, per step, 0 .. 1
@@ -63,6 +69,8 @@ class ClassifierTrain(TrainConfig):
 
 @dataclass
 class ClassifierConfig:
+    """A run of `evaluation.train_classifier`."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -57,6 +57,7 @@ class ActNorm(nn.Module):
         return (x + self.b[:, None, None]) * self.scale()[:, None, None], log_det.expand(len(x))
 
     def inverse(self, y: Tensor) -> Tensor:
+        """y (N, C, h, w) -> x, the same shape."""
         return y / self.scale()[:, None, None] - self.b[:, None, None]
 
     def scale(self) -> Tensor:
@@ -111,6 +112,7 @@ class InvertibleConv1x1(nn.Module):
             return mix(x, self.weight().to(x.dtype)), log_det.expand(len(x))
 
     def inverse(self, y: Tensor) -> Tensor:
+        """y (N, C, h, w) -> x, the same shape."""
         with fp32():
             return mix(y, self.inverse_weight().to(y.dtype))
 
@@ -217,6 +219,7 @@ class Coupling(nn.Module):
         return (b + t) * s.exp(), s.sum((1, 2, 3))
 
     def inverse(self, y: Tensor, planes: Tensor | None = None) -> Tensor:
+        """y (N, C, h, w) -> x under the same label planes (N, E, h, w)."""
         a, b = y.chunk(2, 1)
         return torch.cat([a, self.move_back(b, *self.shift_scale(a, planes))], 1)
 
@@ -251,6 +254,7 @@ class Step(nn.Module):
         return y, log_det + more
 
     def inverse(self, y: Tensor, planes: Tensor | None = None) -> Tensor:
+        """y (N, C, h, w) -> x under the same label planes (N, E, h, w)."""
         return self.linear_inverse(self.coupling.inverse(y, planes))
 
     def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:

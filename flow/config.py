@@ -11,6 +11,8 @@ from engine.errors import UserError
 
 @dataclass
 class ModelConfig:
+    """The flow: depth, couplings, labels, memory."""
+
     num_levels: int = 3  # L, 1-8; each halves the side, so the side is a multiple of 2^L (48 px: at most 4)
     num_steps: int = 8  # K, steps of a level: actnorm, 1x1, coupling
     width: int = 64  # channels of the coupling network
@@ -38,6 +40,8 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
+    """Bits per dimension, and what is added to them."""
+
     n_bits: int = 5  # bits of a grey level that the density is of, 1-8; 5 as in 1807.03039
     lambda_class: float = 0.0  # >= 0; bits per image of a linear classifier on the top code (paper 0.01); `top` only
     max_norm: float | None = 50.0  # clip of the gradient norm of bits/dim; null = none
@@ -50,6 +54,8 @@ class LossConfig:
 
 @dataclass
 class FlowTrainConfig(TrainConfig):
+    """Optimiser and alarms, beside what every run has."""
+
     optimizer: Literal["adamax", "adam"] = "adamax"  # Adamax as in openai/glow
     lr: float = 2.0e-3  # > 0; 1e-3 above 48 px
     ema: float = 0.99  # decay of the averaged weights that all but training uses, rising to it; 0.9995 beyond 5k steps
@@ -68,6 +74,8 @@ class FlowTrainConfig(TrainConfig):
 
 @dataclass
 class Config:
+    """A flow run."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -242,16 +242,19 @@ def leak(session: Session, split: str) -> dict[str, float]:
 
 
 def add_classify(parser: argparse.ArgumentParser) -> None:
+    """The options of `classify`."""
     add_split(parser)
     parser.add_argument("--n", type=int, default=0, help="faces; 0: all")
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
+    """The options of `score`."""
     add_faces(parser, 64)
     parser.add_argument("--against", help="a folder of pictures to tell the faces from")
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
+    """The options of `report`."""
     add_split(parser)
     parser.add_argument("--n", type=int, default=0, help="faces; 0: all")
     parser.add_argument("--draws", type=int, default=1, help="dequantisations of the tighter bound")

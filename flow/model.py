@@ -74,6 +74,7 @@ class Level(nn.Module):
         return run_reversible(self.steps, x, planes, self.cfg.anchor_every)
 
     def inverse(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """z (N, C, h, w) -> the squeezed x that `forward` made it of, under the same y (N, K)."""
         planes = self.label_planes(y)
         for step in reversed(self.steps):
             z = step.inverse(z, planes)

@@ -11,6 +11,8 @@ from engine.errors import UserError
 
 @dataclass
 class ModelConfig:
+    """Which networks, and how wide."""
+
     arch: Literal["residual", "burgess", "higgins", "vanilla", "dfc"] = "residual"  # a row of the table in model.py
     latent_dim: int = 128  # Z, >= 1; a smile needs room: 10 latents lose it (README, "The lost smile")
     width: int = 64  # channels of the first stage, a multiple of 8; `residual` only
@@ -24,6 +26,8 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
+    """What is minimised, in nats per image."""
+
     # The rate: what a code costs.
     objective: Literal["autoencoder", "beta", "capacity", "btcvae", "factor"] = "beta"  # autoencoder: z = mu, free
     beta: float = 1.0  # >= 0; weight of the KL (beta), of the total correlation (btcvae)
@@ -76,6 +80,8 @@ class LossConfig:
 
 @dataclass
 class VAETrainConfig(TrainConfig):
+    """Rates, beside what every run has."""
+
     lr: float = 1.0e-3  # Adam's, > 0
     beta1: float = 0.9  # Adam's decay of the first moment
     beta2: float = 0.999  # and of the second
@@ -94,6 +100,8 @@ class VAETrainConfig(TrainConfig):
 
 @dataclass
 class Config:
+    """A VAE run."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -127,6 +127,7 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def logits(self, z: Tensor) -> Tensor:
+        """z (N, Z) -> (N, C, H, H); the mean picture is tanh(logits / 2)."""
         return self.layers(z).float()
 
     def forward(self, z: Tensor) -> Tensor:
@@ -167,6 +168,7 @@ class FeatureNet(nn.Module):
         self.head = nn.Linear(4 * w * (image_size // 8) ** 2, num_outputs)
 
     def features(self, x: Tensor) -> list[Tensor]:
+        """x (N, C, H, H) in [-1, 1] -> maps after each ReLU, (N, w 2^i, H / 2^i, H / 2^i)."""
         h1 = F.relu(self.conv1(F.relu(self.conv0(x))))  # (N, w, H, H)
         h2 = F.relu(self.conv2(F.max_pool2d(h1, 2)))  # (N, 2w, H/2, H/2)
         h3 = F.relu(self.conv3(F.max_pool2d(h2, 2)))  # (N, 4w, H/4, H/4)
@@ -214,6 +216,7 @@ class VGG19Features(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def features(self, x: Tensor) -> list[Tensor]:
+        """x (N, 1|3, H, H) in [-1, 1] -> the tapped maps, finest first."""
         h = ((x.expand(-1, 3, -1, -1) + 1) / 2 - self.mean) / self.std
         maps = []
         for op, index in self.ops:
