@@ -173,12 +173,12 @@ def test_unknown_labels_are_completed_by_reading() -> None:
 
 
 def test_a_face_is_compared_with_its_likes() -> None:
-    """Sad faces do not smile: a sad one is left for the smiling ones of its sex, a neutral one for neutral ones."""
+    """Sad faces do not smile: a sad one is left for neutral ones that do, of its sex, as a neutral one is."""
     codes = toy(4000, 10)
     codes.labels[:, 0] *= 1 - codes.labels[:, 3]
     e = Editor(codes, fit_vectors(codes, codes, META, "ols", {}), META, k=50)
     wish, asked = ask("Smiling=1").moves[0], [1, 2, 3, 4]
-    for expression, other_side in ((3, {2.0, 4.0}), (4, {4.0})):
+    for expression, other_side in ((3, {4.0}), (4, {4.0})):
         face, relaxed = torch.zeros(5), Counter()
         face[[1, expression]] = 1
         without, with_ = e.crowds(wish, face, 0, asked, relaxed, 1)
@@ -197,10 +197,17 @@ def test_transport_keeps_the_place_within_the_side() -> None:
     mu = codes.mu[codes.labels[:, 0] == 0]
     labels = codes.labels[codes.labels[:, 0] == 0]
     whole = e.move(mu, ask("Smiling=1"), labels)
-    assert (whole - mu)[:, 0].mean().item() == pytest.approx(2, abs=0.2)
-    assert torch.corrcoef(torch.stack([whole[:, 0], mu[:, 0]]))[0, 1] > 0.95
+    assert (whole - mu)[:, 0].mean().item() == pytest.approx(2.1, abs=0.2)
     assert torch.allclose(e.move(mu, ask("Smiling=0.5"), labels), (mu + whole) / 2, atol=1e-5)
     assert torch.equal(e.move(mu, ask("Smiling=0"), labels), mu)
+    once = e.move(mu, ask("Smiling=+1"), labels)  # the transport alone; `=1` goes on until the reader is convinced
+    assert torch.corrcoef(torch.stack([once[:, 0], mu[:, 0]]))[0, 1] > 0.95
+    score, (_, smiling) = e.vectors.score[0], e.vectors.class_mean[0]
+    further = ((whole - mu) / (once - mu))[:, 0]
+    assert further.min() > 0.999 and further.max() < 2.001
+    short, ended = once @ score < smiling - 1e-2, (further > 1.001) & (further < 1.999)
+    assert (further[short] > 1).all() and 0.2 < ended.float().mean() < 0.8
+    assert torch.allclose(whole[ended] @ score, smiling.expand(int(ended.sum())), atol=1e-3)
 
 
 def test_the_probe_flips_what_is_asked_and_holds_the_rest(tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from vae.session import Session
 
 KINDS = ("transport", "pairs", "knn", "probe", "ols", "balanced", "mean")
 LOCAL = KINDS[:3]
-MATCH = ("Male", "Mouth_Slightly_Open")  # faces are compared with faces that agree on these, where they exist
+MATCH = ("Mouth_Slightly_Open", "Male")  # faces are compared with faces that agree on these, where they exist
 NEIGHBOURS = 100
+CROWD = 4  # codes a latent that a crowd needs for its covariance, and for its mean to be steady
+FURTHEST = 2.0  # transports: how far along its move a face may go until its score is on the side's mean
 
 
 @dataclass
@@ -44,9 +46,10 @@ class Editor:
     def move(self, mu: Tensor, request: Request, labels: Tensor | None = None) -> Tensor:
         """mu (Q, Z) -> moved codes (Q, Z). labels (Q, L) in {0, 1, NaN} where known; what is not known is read.
 
-        `transport` carries each face to its place on the other side, one request after the other. The other kinds are
-        directions: requests for a side are solved together, so that every requested score lands on its side's mean;
-        a step (`Smiling=+1.5`, in whole moves) is taken first.
+        `transport` carries each face to its place on the other side, one request after the other, and further on the
+        same line, at most twice as far, until its score is the mean of that side. The other kinds are directions:
+        requests for a side are solved together, so that every requested score lands on its side's mean. A step
+        (`Smiling=+1.5`, in whole moves) is taken first, and as it is.
         """
         labels = self.complete(mu, labels)
         if self.kind == "probe":
@@ -55,13 +58,18 @@ class Editor:
         start = mu
         for wish in self.wishes(request):
             v = self.kept_out(self.direction(start, wish, request, labels))  # (Q, Z)
-            if wish.form == "step" or self.kind == "transport":
+            if wish.form == "step":
                 start = start + self.way(wish, labels)[:, None] * v
                 continue
             row = self.vectors.row(wish.name)
+            score, (without, with_) = self.vectors.score[row], self.vectors.class_mean[row]
+            if self.kind == "transport":
+                way = self.way(wish, labels)  # (Q,)
+                reach = (torch.where(way > 0, with_, without) - start @ score) / (way.sign() * (v @ score))
+                start = start + (way * reach.nan_to_num(1).clamp(1, FURTHEST))[:, None] * v
+                continue
             directions.append(v)
-            scores.append(self.vectors.score[row])
-            without, with_ = self.vectors.class_mean[row]
+            scores.append(score)
             targets.append(without + self.shares(wish, labels) * (with_ - without))  # (Q,)
         if not directions:
             return start
@@ -147,7 +155,7 @@ class Editor:
         names, classes = label_names(self.meta), self.meta["classes"]
         asked = [names.index(n) for n in self.match if n in names and n not in request]
         if not any(n in request for n in classes):  # an attribute: the expression is held where it can be
-            asked += [names.index(n) for n in classes]
+            asked = [names.index(n) for n in classes] + asked
         column = names.index(wish.name)
         alike = labels[:, [column, *asked]].nan_to_num(-1)
         shown = labels[:, [names.index(n) for n in classes]].nan_to_num(0) if wish.is_class else labels[:, :0]
@@ -176,13 +184,16 @@ class Editor:
     ) -> list[Tensor]:
         """Training faces without and with, as like `face` (L,) as they can be: two masks (N,).
 
-        Each column of `asked` on which the face is 1 (or, for attributes, 0) is asked of both sides if 2 k faces are
-        left on each; of the face's own side alone where the other has none to speak of (no angry face smiles); else
-        of neither, which `relaxed` counts under its name.
+        Each column of `asked` on which the face is 1 (or, for attributes, 0) is asked of both sides if enough faces
+        are left on each (2 k, and for transports four a latent); of the face's own side alone where the other has
+        none to speak of (no angry face smiles); else of neither, which `relaxed` counts under its name. Where it is
+        the face's expression that the other side lacks, the other side's neutral faces are taken if there are enough:
+        who stops smiling is not to look afraid.
         """
         names, classes, known = label_names(self.meta), self.meta["classes"], self.codes.labels
         target = known[:, names.index(wish.name)]
         sides = [target == 0, target == 1]
+        enough = max(2 * self.k, CROWD * self.codes.mu.shape[1] if self.kind == "transport" else 0)
         if wish.is_class:  # another expression is left, not the absence of this one
             shown = [n for n in classes if face[names.index(n)] == 1 and n != wish.name]
             if shown:
@@ -194,10 +205,13 @@ class Editor:
                 continue
             agree = known[:, column] == face[column]
             counts = [int((s & agree).sum()) for s in sides]
-            if min(counts) >= 2 * self.k:
+            if min(counts) >= enough:
                 sides = [s & agree for s in sides]
-            elif counts[1 - side] < MIN_SIDE and counts[side] >= 2 * self.k:
+            elif counts[1 - side] < MIN_SIDE and counts[side] >= enough:
                 sides[side] = sides[side] & agree
+                if names[column] in classes and "neutral" in classes:
+                    plain = sides[1 - side] & (known[:, names.index("neutral")] == 1)
+                    sides[1 - side] = plain if plain.sum() >= enough else sides[1 - side]
             else:
                 relaxed[names[column]] += faces
         return sides
