@@ -1,0 +1,95 @@
+"""A cut of the recipe for drawn faces: smiles survive it, and what it paints follows from what was asked.
+
+The whole recipe takes ten minutes and is measured by `scripts/vae_oracle.py` (figures: vae/README.md). The floors here
+are for a run of a tenth of that, so that a change which breaks training, reading or moving is seen.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data import FaceSet
+from data.request import parse_request
+from scripts.vae_oracle import question
+from vae import train
+from vae.attributes import label_names
+from vae.editor import MATCH, open_editor
+from vae.session import Session
+
+pytestmark = pytest.mark.slow  # about 50 CPU-seconds, the fixture's training
+
+CONFIG = Path(__file__).parent.parent / "configs/vae/synthetic32.yaml"
+CUT = [
+    *("data.num_train=4000", "data.num_val=200", "data.num_test=400", "model.latent_dim=64"),
+    *("train.total_steps=1500", "train.batch_size=8", "train.val_images=32", "train.sample_size=4"),
+    *("train.validate_every=0", "train.sample_every=0", "train.save_every=1500", "train.ema_decay=0.99"),
+]
+
+
+def smile_reader(faces: FaceSet, column: int) -> tuple[Tensor, Tensor]:
+    """Whether real faces smile, from their pixels by ridge regression: weights (D,), offset. Right on 93 of 100."""
+    batch = faces.take(range(len(faces)))
+    x, y = batch["image"].flatten(1), 2 * batch["attr"][:, column] - 1
+    centre, mean = x.mean(0), y.mean()
+    x = x - centre
+    weights = torch.linalg.solve(x.T @ x + 0.03 * len(x) * torch.eye(x.shape[1]), x.T @ (y - mean))
+    return weights, mean - centre @ weights
+
+
+@pytest.fixture(scope="module")
+def flips(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Pictures of 400 test faces, what they were asked, and who smiles in them according to the reader."""
+    folder = tmp_path_factory.mktemp("vae") / "run"
+    train.main(["--config", str(CONFIG), "--run-dir", str(folder), *CUT])
+    session = Session(Namespace(run_dir=folder, step=None, device="cpu", seed=0, out=None))
+    meta = session.meta
+    weights, offset = smile_reader(session.split("train"), meta["attributes"].index("Smiling"))
+    with torch.inference_mode():
+        flip = parse_request(["Smiling=flip"], meta["classes"], meta["attributes"])
+        x, labels, truth, box = question(session, flip, 400, "test")
+        smiling = labels[:, label_names(meta).index("Smiling")] == 1
+        mu, editor = session.encode(x), open_editor(session, "transport", 100, MATCH, [])
+        pictures = {
+            "real": x,
+            "truth": truth,
+            "source": session.decode(mu),
+            "truth decoded": session.reconstruct(truth),
+        }
+        for text in ("Smiling=flip", "Smiling=1", "Smiling=0"):
+            wish = parse_request([text], meta["classes"], meta["attributes"])
+            pictures[text] = session.decode(editor.move(mu, wish, labels))
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        asked_off = smiling[order][:, None, None, None]  # the same wishes, dealt out anew
+        pictures["shuffled"] = torch.where(asked_off, pictures["Smiling=0"], pictures["Smiling=1"])
+    reads = {name: picture.flatten(1) @ weights + offset > 0 for name, picture in pictures.items()}
+    return {"smiling": smiling, "box": box, "pictures": pictures, "reads": reads}
+
+
+def balanced(reads: Tensor, wanted: Tensor) -> float:
+    """The mean of both sides' accuracy."""
+    right = (reads == wanted).float()
+    return (right[wanted].mean() + right[~wanted].mean()).item() / 2
+
+
+def test_what_is_asked_decides_what_is_painted(flips: dict) -> None:
+    """One face asked to smile, and asked not to: the mouth differs, and more than the rest."""
+    pictures, box = flips["pictures"], flips["box"]
+    change = (pictures["Smiling=1"] - pictures["Smiling=0"]).abs().mean(1, keepdim=True) * 127.5  # (N, 1, H, H)
+    inside, outside = change[box].mean().item(), change[~box].mean().item()
+    assert inside > 5 and outside < 0.75 * inside, (inside, outside)
+
+
+def test_smiles_survive_and_edits_follow_the_request(flips: dict) -> None:
+    reads, smiling = flips["reads"], flips["smiling"]
+    real, kept = (balanced(reads[name], smiling) for name in ("real", "source"))
+    done, nothing, shuffled, due = (
+        balanced(reads[name], ~smiling) for name in ("Smiling=flip", "real", "shuffled", "truth")
+    )
+    figures = f"{real=:.3f} {kept=:.3f} {done=:.3f} {nothing=:.3f} {shuffled=:.3f} {due=:.3f}"
+    print(figures)
+    assert real > 0.85 and kept > 0.6, figures
+    assert nothing < 0.15 and done > 0.65, figures
+    assert abs(shuffled - 0.5) < 0.15, figures  # as good as any answer that does not know the question
