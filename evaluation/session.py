@@ -65,7 +65,7 @@ class Session:
             raise UserError(f"{name}: expected {split}:0 to {split}:{len(faces) - 1}")
         return faces.take([int(number)])
 
-    def names(self, given: list[str], split: str, n: int) -> list[str]:
+    def choose(self, given: list[str], split: str, n: int) -> list[str]:
         """The faces that a command names, or n spread over a split."""
         return list(given) or [f"{split}:{i}" for i in spread(n, len(self.split(split)))]
 

@@ -47,7 +47,7 @@ class Session(session.Session):
 
     def faces_of(self, names: Sequence[str], split: str, n: int, eyes: str | None = None) -> "Chosen":
         """The faces that a command names, or n of a split."""
-        names = self.names(names, split, n)
+        names = self.choose(names, split, n)
         found = [self.face(name, eyes) for name in names]
         images, tables = torch.cat([image for image, _, _ in found]), torch.cat([table for _, table, _ in found])
         return Chosen(images, tables, [photo for _, _, photo in found], names)

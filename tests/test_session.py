@@ -121,7 +121,7 @@ def test_a_session_names_faces_and_notes_what_it_writes(tmp_path: Path) -> None:
     session = Opened(build_faces(cfg), tmp_path / "run")
     assert session.named("me.jpg") is None and session.named("C:1") is None
     assert session.named("test:3")["index"].item() == 33
-    assert session.names([], "val", 2) == ["val:0", "val:5"] and session.names(["a.png"], "val", 2) == ["a.png"]
+    assert session.choose([], "val", 2) == ["val:0", "val:5"] and session.choose(["a.png"], "val", 2) == ["a.png"]
     with pytest.raises(UserError, match="test:0 to test:29"):
         session.named("test:30")
     assert session.usual(lambda batch: torch.arange(float(len(batch["index"])))) == pytest.approx(8.91)

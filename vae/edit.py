@@ -65,7 +65,7 @@ def faces_to_edit(
     session: Session, args: argparse.Namespace
 ) -> tuple[Tensor, Tensor, list[AlignedFace | None], list[str]]:
     """Images (N, C, H, H), labels (N, L) with NaN = unknown, aligned photos (None for faces of the data), names."""
-    names = session.names(args.images, args.split, args.n)
+    names = session.choose(args.images, args.split, args.n)
     images, labels, photos = zip(*(session.face(name, args.eyes) for name in names), strict=True)
     return torch.cat(images), torch.cat(labels), list(photos), names
 
