@@ -27,7 +27,7 @@ def figures(case: Case) -> list[Figure]:
             steps.append(float(values.diff().abs().max()))
         if correlations:
             n, mean = len(correlations), sum(correlations) / len(correlations)
-            name = f"strength, Spearman (strength against p of the target, mean over {n} ladders, judge {judged.name})"
+            name = f"strength, Spearman (strength against p of the target, mean over {n} ladders of sources without it, judge {judged.name})"
             found.append(Figure("strength Spearman", name, mean, "high", n, {"identity map": 0.0}, judged.name))
             name = f"strength, largest step (of p between neighbours, mean over {n} ladders, judge {judged.name})"
             found.append(Figure("strength step", name, sum(steps) / n, "low", n, {}, judged.name))
@@ -35,13 +35,15 @@ def figures(case: Case) -> list[Figure]:
 
 
 def ladders(case: Case, judged: Judged) -> dict[tuple, list[int]]:
-    """{(source, target, seed): rows by rising strength} of edits with at least three strengths."""
+    """{(source, target, seed): rows by rising strength} of edits with at least three strengths; sources that show the
+    target already are left out."""
     groups: dict[tuple, list[int]] = {}
     for i, row in enumerate(case.export.rows):
         known = all(
             (name in judged.attributes) if value else (name in judged.classes) for name, value in row.requests().items()
         )
-        if row.kind == "edit" and row.target and known:
+        shown = row.target == row.source_label  # p of what is there already has nowhere to rise
+        if row.kind == "edit" and row.target and known and not shown:
             groups.setdefault((row.source, row.target, row.seed), []).append(i)
     rising = {key: sorted(g, key=lambda i: case.export.rows[i].strength) for key, g in groups.items()}
     return {key: g for key, g in rising.items() if len({case.export.rows[i].strength for i in g}) >= LEAST}

@@ -233,11 +233,14 @@ def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
             x = face(0, 0, i).astype(float) + strength * (face(1, 0, i).astype(float) - face(0, 0, i))
             edit = save(x.astype(np.uint8), folder, f"e{i}_{strength}.png")
             rows.append(Row(edit, "edit", source, f"toy:test:{i}", "angry", "happy", strength=strength))
+            # Asked for what it shows: no room to rise, so it does not count.
+            held = save(face(0, 0, i), folder, f"h{i}_{strength}.png")
+            rows.append(Row(held, "edit", source, f"toy:test:{i}", "angry", "angry", strength=strength))
     write_manifest(folder, rows)
     result = judge(folder)
     found = by_key(result)
     assert found["edit accuracy"].n == 10 and found["edit accuracy"].value == 1
-    assert found["strength Spearman"].value == pytest.approx(1)
+    assert found["strength Spearman"].value == pytest.approx(1) and found["strength Spearman"].n == 10
     assert [p["strength"] for p in result["tradeoff"]] == [0, 0.5, 1]
     assert result["tradeoff"][0]["accuracy"] == 0 and result["tradeoff"][0]["identity"] == pytest.approx(1)
 
