@@ -28,7 +28,7 @@ def steps(run: str) -> list[tuple[str, str]]:
         ("Reconstruct test faces, the worst among them", sample.format("recon")),
         ("The average person with and without", f"{average} --attr Smiling Eyeglasses Male Young"),
         ("The average face of each expression", f"{average} --attr all --out {run}/pictures/expressions.png"),
-        ("Make eight test faces smile", sample.format("edit") + " --attr Smiling=1 --split test --n 8"),
+        ("Flip the smile of eight test faces", sample.format("edit") + " --attr Smiling=flip --split test --n 8"),
         ("Walk from face to face", sample.format("interpolate") + " test:0 test:9 test:18 test:27"),
         ("Train a judge of expressions, apart from the VAE", judge.format("synthetic32", EXPRESSIONS)),
         ("Train a judge of persons", judge.format("synthetic32_identity", PERSONS)),
