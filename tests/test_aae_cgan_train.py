@@ -17,7 +17,7 @@ from engine import Run, UserError, fit
 from engine.checkpoint import checkpoints, read_checkpoint
 from engine.config import to_yaml
 from engine.files import atomic_text
-from tests.same import of_one_and_of_two_ranks
+from tests.same import equal, of_one_and_of_two_ranks
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -265,16 +265,6 @@ def run(folder: Path, cfg: Any, stops: tuple[int, ...] = (0,)) -> dict:
         prepare_linear(here, method, Noise())
         fit(here, method, Noise(), Noise())
     return read_checkpoint(checkpoints(folder)[-1])
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])

@@ -1,11 +1,13 @@
 """The VAE's networks and its step, on noise: shapes, independence, what has a gradient and what has none."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
 
 from engine import UserError
 from losses.gaussian import kl_standard_normal
@@ -90,6 +92,39 @@ def test_distortion_is_the_likelihood_of_all_pixels() -> None:
     x, x_hat = batch(seed=1)["image"], batch(seed=2)["image"]
     expected = -Normal(x_hat, 0.7).log_prob(x).flatten(1).sum(1).mean()
     assert net.pixel_nll(x, x_hat, x_hat, {}).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_step_is_the_bound_of_the_paper() -> None:
+    """Against torch.distributions: a drawn code, sums over pixels and latents, the mean over the batch, in nats."""
+    net = method({"kl_warmup": 0.0, "lambda_face": 0.0, "sigma": 0.5, "beta": 3.0})
+    before, x = copy.deepcopy(net), batch()["image"]
+    torch.manual_seed(5)
+    log = net.step(batch(), 0)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        mu, logvar = before.encoder(x)
+        posterior = Normal(mu, torch.exp(logvar / 2))
+        kl = kl_divergence(posterior, Normal(0, 1)).sum(1).mean()
+        z = mu + torch.exp(logvar / 2) * torch.randn(mu.shape)
+        x_hat = torch.tanh(before.decoder.logits(z) / 2)
+        recon = -Normal(x_hat, 0.5).log_prob(x).sum((1, 2, 3)).mean()
+    assert torch.allclose(log["kl"], kl, rtol=1e-5) and torch.allclose(log["recon"], recon, rtol=1e-5)
+    assert torch.allclose(log["loss"], recon + 3 * kl, rtol=1e-5)
+
+
+def test_the_feature_network_is_taught_the_labels_that_the_faces_have() -> None:
+    """Known bits and known classes only, every expression with the same weight however rare."""
+    net = method({"features": "own", "feature_steps": 5})
+    before, part = copy.deepcopy(net), batch(32)
+    torch.manual_seed(5)
+    log = net.step(part, 0)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        attr, classes = before.feature_net(part["image"] + 0.02 * torch.randn_like(part["image"])).split([2, 3], 1)
+        known, weight = part["attr"].isfinite(), 1 / torch.tensor([300.0, 10.0, 700.0])
+        bits = F.binary_cross_entropy_with_logits(attr[known], part["attr"][known])
+        nats = F.cross_entropy(classes, part["label"], weight=weight, ignore_index=-1)
+    assert torch.allclose(log["features/loss"], bits + nats, rtol=1e-5)
 
 
 def test_bernoulli_distortion_is_zero_where_the_picture_is_right() -> None:

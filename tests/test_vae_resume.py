@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine import Run, fit
 from engine.checkpoint import checkpoints, read_checkpoint
-from tests.same import of_one_and_of_two_ranks
+from tests.same import equal, of_one_and_of_two_ranks
 from vae.config import Config, LossConfig, ModelConfig, VAETrainConfig
 from vae.model import LatentDiscriminator
 from vae.train import BetaVAE
@@ -65,16 +65,6 @@ def state_after(folder: Path, cfg: Config, stops: tuple[int, ...]) -> dict:
         part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
         fit(Run(part, folder, torch.device("cpu")), BetaVAE(part, META), Noise(), Noise())
     return read_checkpoint(checkpoints(folder)[-1])
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
 
 
 @pytest.mark.parametrize(
