@@ -9,7 +9,7 @@ from flow_toy import VARIANTS, batch, labels_for, method, pictures, small_flow
 from engine import UserError
 from flow.bijectors import ActNorm, Coupling, EdgeConv, InvertibleConv1x1, Step, squeeze, unsqueeze
 from flow.config import ModelConfig
-from flow.model import GlowFlow
+from flow.model import GlowFlow, tempered
 from losses.quantise import bits_per_dim, dequantise, to_levels, to_pixels
 
 
@@ -175,6 +175,17 @@ def test_all_classes_are_equally_dense_at_the_start_but_for_the_planes() -> None
     v = dequantise(to_levels(batch()["image"], 5), 5, 0.5)
     densities = [net.flow.encode(v, y.expand(len(v), -1)).log_prob for y in torch.eye(3)]
     assert torch.equal(densities[0], densities[1]) and torch.equal(densities[0], densities[2])
+
+
+def test_a_temperature_is_the_deviation_of_the_noise() -> None:
+    flow = small_flow()
+    noise = flow.noise(4, torch.Generator().manual_seed(3)).double()
+    each = [0.3, 0.8]  # finest level first; the flat code has the coarsest first
+    coarse = math.prod(flow.shapes[-1])
+    scaled = torch.cat([0.8 * noise[:, :coarse], 0.3 * noise[:, coarse:]], 1)
+    for temperature, expected in ((0.5, 0.5 * noise), (each, scaled)):
+        drawn = flow.decode(tempered(flow.unflatten(noise), temperature))
+        assert torch.allclose(drawn, flow.decode(flow.unflatten(expected)), atol=1e-12)
 
 
 def test_temperature_is_an_argument_and_leaves_no_trace() -> None:

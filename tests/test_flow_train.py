@@ -1,8 +1,10 @@
 """The training step: warm start, objective, refusals; resumed runs and two ranks."""
 
 import contextlib
+import copy
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -53,6 +55,21 @@ def launch(config: Path, name: str, *overrides: str) -> int:
 
 def weights(config: Path, name: str, step: int = 12) -> dict:
     return read_checkpoint(config.parent / name / "checkpoints" / f"step_{step:07d}.pt")
+
+
+@pytest.mark.parametrize("n_bits", [5, 8])
+def test_a_step_counts_the_bits_of_every_pixel_and_channel(n_bits: int) -> None:
+    """-log2 p(v) / (C H W) + n, averaged over the batch, from the density alone."""
+    net, part = method(loss={"n_bits": n_bits}, condition="planes"), batch(8)
+    net.warm_start(part)
+    before = copy.deepcopy(net)
+    torch.manual_seed(5)
+    log = net.step(part, 0)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        v = dequantise(to_levels(part["image"], n_bits), n_bits)
+        density = before.flow.encode(v, before.labels.of(part)).log_prob
+    assert log["bpd"].item() == pytest.approx((n_bits - density / (3 * 8 * 8 * math.log(2))).mean().item(), abs=1e-5)
 
 
 def test_a_resumed_run_is_the_straight_run(config: Path) -> None:
