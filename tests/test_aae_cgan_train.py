@@ -331,6 +331,21 @@ def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
         assert torch.allclose(value.float(), two[key].float(), atol=5e-5), key
 
 
+def test_both_ends_of_the_penalty_s_lines_carry_the_label_shown():
+    """Between a fake and the real face of *its* label: with any other label the slope is of another pair."""
+    method = build(loss={"gan": "wgan", "lambda_mismatch": 0.0})
+    x, y, _ = method.faces(batch())
+    asked = draw_request(x, y, own=False, attributes=False)
+    x_fake = torch.zeros_like(x)
+    seen, forward = [], method.d_image.forward
+    method.d_image.forward = lambda v, label: (seen.append((v.detach(), label)), forward(v, label))[1]
+    method.update_d_image(x, y, x_fake, asked.y_target, asked)
+    points, label = seen[-1]  # the penalty's own call
+    assert torch.equal(label, asked.y_target) and not torch.equal(label, y)
+    share = points.flatten(1).sum(1) / asked.x_match.flatten(1).sum(1)
+    assert torch.allclose(points, share[:, None, None, None] * asked.x_match, atol=1e-4)  # on the line from 0 to it
+
+
 def test_every_term_of_an_edit_pulls_at_the_picture():
     """A term whose path to the edited picture is cut costs time and teaches nothing."""
     asked = {"lambda_adv": 1.0, "lambda_class": 1.0, "lambda_guide": 1.0, "guide_steps": 0, "lambda_code": 1.0}

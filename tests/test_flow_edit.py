@@ -189,6 +189,18 @@ def test_bits_have_log_odds_and_more_draws_a_tighter_bound() -> None:
     assert many < one
 
 
+def test_a_transfer_goes_from_the_own_label_to_the_one_asked_for() -> None:
+    """Gain 0 is the photo, 1 the label asked for, 0.5 the mixture of both, 2 as far again."""
+    flow, x = small_flow(dtype=torch.float32, condition="planes"), pictures(3)
+    y, target = torch.eye(3), torch.eye(3).roll(1, 0)
+    photo = encode_photo(flow, x, 5, y)
+    shown = lambda label: decode_photo(flow, photo.code.eps, 5, label, photo.lost)  # noqa: E731
+    assert torch.equal(transfer(flow, photo, target, 0.0, 5), x)
+    for gain in (0.5, 1.0, 2.0):
+        assert torch.equal(transfer(flow, photo, target, gain, 5), shown((1 - gain) * y + gain * target)), gain
+    assert not torch.equal(shown(target), x)
+
+
 def test_a_temperature_makes_overconfident_scores_honest() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4000, 4)
