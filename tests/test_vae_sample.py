@@ -71,7 +71,7 @@ EYES = "65.4,65.1,90.6,65.1"  # of the face that `photo` draws
         ("average", ["--attr", "all"], ["average.png", "average.json"]),
         ("edit", ["--attr", "Smiling=flip", "--n", "3"], ["edit.png", "edit.json"]),
         ("edit", ["--attr", "happy", "Male=+0.5", "--kind", "ols", "--keep", "Young", "test:1"], ["edit.png"]),
-        ("edit", ["--attr", "sad=0.5", "--n", "2", "--strip", "0:1:3", "--kind", "mean"], ["edit.png", "edit.webp"]),
+        ("edit", ["--attr", "happy=0.5", "--n", "2", "--strip", "0:1:3", "--kind", "mean"], ["edit.png", "edit.webp"]),
         ("edit", ["--attr", "happy=0", "--n", "2", "--detail", "decode", "--k", "20"], ["edit.png"]),
         ("interpolate", ["test:0", "test:1", "--n", "3"], ["interpolate.png", "interpolate.webp"]),
         ("interpolate", ["--prior", "--corners", "4", "--n", "3"], ["interpolate.png"]),
