@@ -375,6 +375,7 @@ class Progress(contextlib.AbstractContextManager):
         self.bar = tqdm(total=total, desc=title, unit=" images", disable=None)
 
     def update(self, count: int) -> None:
+        """`count` more pictures are done."""
         self.done += count
         self.bar.update(count)
         if self.bar.disable and time.monotonic() - self.said > 10:

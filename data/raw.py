@@ -90,18 +90,22 @@ class RawFaces:
 
     @functools.cached_property
     def index(self) -> Index:
+        """What `build_index` found, once."""
         return self.build_index()
 
     @property
     def split(self) -> np.ndarray:
+        """(N,) int8: 0 train, 1 val, 2 test."""
         return self.index.split
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
+        """{key of a batch: (N, ...) array}; unknown is -1, NaN for attributes."""
         return self.index.labels
 
     @property
     def names(self) -> dict[str, list[str]]:
+        """{"classes": [...], "attributes": [...]}."""
         return self.index.names
 
     def __len__(self) -> int:

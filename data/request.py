@@ -131,14 +131,17 @@ class Request:
 
     @property
     def names(self) -> list[str]:
+        """What is asked for, in order."""
         return [move.name for move in self.moves]
 
     @property
     def classes(self) -> tuple[Move, ...]:
+        """The moves that name an expression."""
         return tuple(move for move in self.moves if move.is_class)
 
     @property
     def attributes(self) -> tuple[Move, ...]:
+        """The moves that name an attribute."""
         return tuple(move for move in self.moves if not move.is_class)
 
     def require(self, *forms: str, method: str) -> Request:

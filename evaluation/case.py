@@ -25,6 +25,7 @@ class Judged:
 
     @property
     def name(self) -> str:
+        """The last part of its run directory."""
         return Path(self.judge.origin.run).name
 
     @property

@@ -22,6 +22,7 @@ def ground(s: Scene) -> None:
 
 
 def cloth_and_neck(s: Scene) -> None:
+    """Paint collar, shoulders and neck, with the shadow of the chin."""
     for v in s.on((-9, 9, 0.8, 9)):
         X, y = np.abs(v.X), v.y
         w = 0.265 + 0.035 * v.m + 0.03 * v.cheek
@@ -42,6 +43,7 @@ def cloth_and_neck(s: Scene) -> None:
 
 
 def ears(s: Scene) -> None:
+    """Paint both ears where no hair covers them."""
     covered = np.isin(s.f["style"], [STYLES.index(n) for n in ("mop", "curly", "bob", "long", "wavy")])
     for v in s.on(EARS, ~covered, sides=True):
         size = 1 + 0.18 * v.ear

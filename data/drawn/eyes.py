@@ -11,6 +11,7 @@ CROW = (0.36, 0.60, -0.20, 0.10)
 
 
 def eyes(s: Scene) -> None:
+    """Paint white, iris, pupil, highlight and lids of both eyes, opened as the factors say."""
     for v in s.on(EYE, sides=True):
         t = (v.x - v.ex) / v.ew
         g = np.maximum(0, 1 - t * t)
@@ -70,6 +71,7 @@ def _crows_feet(v: View) -> None:
 
 
 def brows(s: Scene) -> None:
+    """Paint both brows: height, slant and thickness are of the expression and the person."""
     for v in s.on(BROW, sides=True):
         t = (v.x - v.bxi) / (v.bxo - v.bxi)
         mid, half = brow(np.clip(t, -0.1, 1.1), v)

@@ -29,6 +29,7 @@ BUN = (-0.24, 0.24, -1.10, -0.60)
 
 
 def is_style(s: Scene, *names: str) -> np.ndarray:
+    """(N,) bool: the faces whose haircut is one of `names`."""
     return np.isin(s.f["style"], [STYLES.index(n) for n in names])
 
 
@@ -60,6 +61,7 @@ def under_hat(v: View) -> np.ndarray | float:
 
 
 def back(s: Scene) -> None:
+    """Paint the hair behind head and neck."""
     for v in s.on(EVERYWHERE, is_style(s, "curly", "mop", "bob", "long", "wavy")):
         X = v.X + v.hair_wave * np.sin(13 * v.y + 1.5)
         y = v.y + 0.05
@@ -106,6 +108,7 @@ def _opening(v: View) -> np.ndarray:
 
 
 def front(s: Scene) -> None:
+    """Paint the hair over skull and forehead."""
     for v in s.on(FRONT, ~is_style(s, "bald")):
         short = v.hair_end < 0.30
         narrow = np.where(short, np.clip((v.hair_end + 0.02 - v.y) / 0.30, 0, 1), 1)

@@ -9,6 +9,7 @@ TRIANGLE_SD = 6**-0.5  # standard deviation of u1 + u2 - 1
 
 
 def expose(s: Scene) -> None:
+    """Multiply the picture by its exposure, as a camera would."""
     for v in s.on(EVERYWHERE):
         v.canvas *= v.exposure * (1 + 0.06 * v.lx * v.X - 0.03 * v.y)
 

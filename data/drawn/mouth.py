@@ -13,6 +13,7 @@ STUBBLE, GOATEE, MOUSTACHE, FULL = (BEARDS.index(n) for n in ("stubble", "goatee
 
 
 def beard(s: Scene) -> None:
+    """Paint stubble, goatee, moustache or full beard, below the mouth in the order of layers."""
     kind = s.f["beard"]
     for v in s.on(BEARD, (kind == STUBBLE) | (kind == FULL)):
         full = v.beard == FULL
@@ -51,6 +52,7 @@ def _texture(v: View, cover: np.ndarray, w: np.ndarray) -> None:
 
 
 def mouth(s: Scene) -> None:
+    """Paint lips, teeth, tongue and the dark between, in the shape that the expression gives them."""
     for v in s.on(CORNER, sides=True):
         _corners(v)
     for v in s.on(MOUTH):

@@ -9,6 +9,7 @@ PARALLAX = 0.55
 
 
 def nose(s: Scene) -> None:
+    """Paint ridge, tip, nostrils and the shadow of the nose."""
     for v in s.on(NOSE):
         t = np.clip((v.y + 0.16) / (v.ny + 0.16), 0, 1)
         _draw(v, v.x - PARALLAX * v.yaw * t, t)

@@ -91,6 +91,7 @@ class View:
         self.canvas = scene.canvas[(slice(None), slice(None) if rows is None else rows, *where)]
 
     def close(self) -> None:
+        """Write what was drawn on a copy back into the canvas."""
         if self.rows is not None:  # fancy indexing made a copy
             self.scene.canvas[(slice(None), self.rows, *self.where)] = self.canvas
 
@@ -121,6 +122,7 @@ class View:
         return self.lx * self.side if self.side else self.lx
 
     def colour(self, name: str) -> np.ndarray:
+        """(C, n, 1, 1): a colour of the scene's palette for the faces of this view."""
         c = self.scene.colours[name]
         return c if self.rows is None else c[:, self.rows]
 

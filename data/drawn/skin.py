@@ -31,6 +31,7 @@ def skull(s: Scene) -> None:
 
 
 def cheeks(s: Scene) -> None:
+    """Paint blush, and the apples of the cheeks that a smile lifts."""
     for v in s.on(CHEEK, sides=True):
         k = np.maximum(v.A6, 0.8 * v.A12)
         v.paint(v.bump(0.34, 0.21 - 0.03 * k, 0.24, 0.19) * (0.11 + 0.45 * v.rosy) * v.skull, "blush")
@@ -53,6 +54,7 @@ def folds(s: Scene) -> None:
 
 
 def chin(s: Scene) -> None:
+    """Paint the chin: its light, and the shade below the lip."""
     for v in s.on(CHIN):
         v.paint(0.34 * v.bump(0, v.bl - 0.115, 0.15, 0.095), "hi")
         low = lips(np.zeros((1, 1, 1), np.float32), v).ol
@@ -93,6 +95,7 @@ def forehead(s: Scene) -> None:
 
 
 def frown(s: Scene) -> None:
+    """Fold the skin between the brows."""
     for v in s.on(FROWN, sides=True):
         strength = np.clip(v.A4 * (1 - 0.45 * v.A1) + 0.12 * v.lines, 0, 1)
         d = v.x - 0.034 - 0.10 * (v.y + 0.22) ** 2

@@ -11,6 +11,7 @@ HAT = (-0.85, 0.85, -1.05, -0.10)
 
 
 def glasses(s: Scene) -> None:
+    """Paint rims, bridge and temples of glasses on the faces that wear some."""
     for v in s.on(GLASSES, s.f["glasses"] > 0, sides=True):
         gold = v.frame > 1.5
         rim = np.where(gold, np.float32(0.011), np.float32(0.017))
@@ -35,6 +36,7 @@ def glasses(s: Scene) -> None:
 
 
 def earrings(s: Scene) -> None:
+    """Paint earrings on the faces that wear some."""
     for v in s.on(EARRING, s.f["earring"] > 0, sides=True):
         x, y = v.X - v.a - 0.016, v.y - 0.205
         r = np.sqrt(x * x + y * y + 1e-6)
@@ -43,6 +45,7 @@ def earrings(s: Scene) -> None:
 
 
 def hat(s: Scene) -> None:
+    """Paint a beanie or a cap over the hair."""
     beanie = s.f["hat_kind"] == 0
     for v in s.on(HAT, (s.f["hat"] > 0) & beanie):
         _beanie(v)
