@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from data.labels import label_names
 from data.request import parse_request
 from engine import Grid, UserError
+from evaluation.session import add_faces
 from vae.edit import faces_to_edit, paint
 from vae.editor import MATCH, NEIGHBOURS, open_editor
 from vae.model import FeatureNet, VGG19Features
@@ -110,10 +111,7 @@ def invert(features: Features, x: Tensor, goal: list[Tensor], tv: float = TV, st
 
 def add_dfi(parser: argparse.ArgumentParser) -> None:
     """The options of `dfi`."""
-    parser.add_argument("images", nargs="*", help="photos, or test:N; none: --n of --split")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="of which, without images")
-    parser.add_argument("--n", type=int, default=6, help="how many of them")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole")
+    add_faces(parser, 6)
     parser.add_argument("--attr", nargs="+", required=True, help="one request, as Smiling=1")
     parser.add_argument("--k", type=int, default=NEIGHBOURS, help="neighbours on either side")
     parser.add_argument("--match", nargs="*", default=list(MATCH), help="of the VAE's edit")
