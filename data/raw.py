@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,15 +69,13 @@ class RawFaces:
         """Picture i as (H, W, C) uint8, C 1 or 3. Raises BadImage. Called from several threads."""
         raise UserError(f"{type(self).__name__}: this reader defines no read; see data/README.md")
 
-    def read_many(self, rows: Sequence[int]) -> list[np.ndarray | BadImage]:
-        """Pictures of several rows; a reader that is faster in bulk overrides this."""
-        found: list[np.ndarray | BadImage] = []
+    def read_many(self, rows: Sequence[int]) -> Iterable[np.ndarray | BadImage]:
+        """Pictures of several rows, one at a time (it stays in the cache while it is cut); faster in bulk? override."""
         for i in rows:
             try:
-                found.append(self.read(i))
+                yield self.read(i)
             except BadImage as error:
-                found.append(error)
-        return found
+                yield error
 
     def name(self, i: int) -> str:
         """How a message calls picture i."""

@@ -22,7 +22,7 @@ import torch
 from data import DataConfig, build_faces
 from data.pack import open_pack
 
-SIZE, CROP, BATCH = 64, 148, 64
+SIZE, CROP, BATCH, TURNS = 64, 148, 64, 5
 ROWS = {
     "list_attr_celeba.txt": ("{n}\nSmiling Male \n", "{name} 1 -1\n"),
     "list_landmarks_align_celeba.txt": (
@@ -47,7 +47,7 @@ class Repeated(RawFaces):
     def read(self, i): return np.full((64, 64, 3), i % 251, np.uint8)
 data.READERS["folder"] = Repeated
 open_pack(DataConfig(dataset="folder", cache=sys.argv[1], num_train=int(sys.argv[2])))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024)
 """
 
 
@@ -121,7 +121,7 @@ def torchvision_loader(root: Path, workers: int) -> Iterable:
 
 
 def peak_memory(folder: Path, count: int) -> float:
-    """Peak resident memory in MB of a process that packs `count` images."""
+    """Peak resident memory in MB of a process that packs `count` images, or of its largest worker."""
     command = [sys.executable, "-c", PACK_MEMORY, str(folder), str(count)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -164,15 +164,16 @@ def main() -> None:
         count = write_layout(folder, args.root / "img_align_celeba" if args.root else None, args.images)
         print(f"{count:,} images of CelebA's layout at {SIZE} px, batches of {BATCH}, {workers} cores, "
               f"{torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
-        loader = torchvision_loader(folder, workers)
-        theirs = rate(loader, args.seconds)
-        print(f"torchvision + DataLoader({workers} workers): {theirs:,.0f} images/s")
-        cfg = DataConfig(
-            dataset="celeba", root=str(folder), cache=str(folder / "cache"), image_size=SIZE, crop=str(CROP)
-        )
-        start = time.perf_counter()
-        open_pack(cfg)
-        packing = count / (time.perf_counter() - start)
+        loader, theirs, packing = torchvision_loader(folder, workers), 0.0, 0.0
+        for turn in range(TURNS):
+            theirs = max(theirs, rate(loader, args.seconds))
+            cfg = DataConfig(
+                dataset="celeba", root=str(folder), cache=str(folder / f"cache{turn}"), image_size=SIZE, crop=str(CROP)
+            )
+            start = time.perf_counter()
+            open_pack(cfg)
+            packing = max(packing, count / (time.perf_counter() - start))
+        print(f"torchvision + DataLoader({workers} workers): {theirs:,.0f} images/s (the best of {TURNS}, in turn)")
         print(f"packing: {packing:,.0f} images/s = {packing / theirs:.2f} x (bar 1)")
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
             ours = rate(build_faces(cfg).train.batches(BATCH, device=device), args.seconds)

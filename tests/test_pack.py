@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import data
 import data.pack as packs
 from data import DataConfig, build_faces
 from data.drawn_reader import DrawnFaces
@@ -118,6 +120,7 @@ def test_fingerprint_is_of_the_content(cfg, tmp_path):
 
 MAKER = """
 import sys, time
+import data
 import data.pack as packs
 from data import DataConfig
 made = packs._make
@@ -388,3 +391,47 @@ def test_script_reports(cfg, capsys, tmp_path):
     assert Image.open(tmp_path / "sheet.png").size == (512, 256)
     with pytest.raises(SystemExit):
         script.main(["data.dataset=celeba", "data.root=/nowhere"])
+
+
+def test_processes_give_what_one_gives(tmp_path, monkeypatch):
+    """Workers that share an archive read it each for itself, in order, and leave the run's random numbers alone."""
+    layouts.write_celeba(tmp_path / "raw", n=150, archive=True)
+    both, state = [], torch.get_rng_state()
+    for name in ("many", "one"):
+        cfg = DataConfig(dataset="celeba", root=str(tmp_path / "raw"), cache=str(tmp_path / name), image_size=32)
+        both.append(open_pack(cfg))
+        monkeypatch.setattr(packs.os, "sched_getaffinity", lambda pid: {0})
+    assert both[0].meta["fingerprint"] == both[1].meta["fingerprint"]
+    np.testing.assert_array_equal(both[0].images, both[1].images)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Faulty(DrawnFaces):
+    """What `read_many` meets in a worker process, by the number of faces asked for."""
+
+    def read_many(self, rows):
+        if len(self) == 300:
+            raise UserError("row 7: the set is not as expected")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("count", "said"), [(100, "row 7: the set is not"), (101, "a process was ended from outside")])
+def test_faults_in_a_worker_are_one_sentence(tmp_path, monkeypatch, count, said):
+    monkeypatch.setitem(data.READERS, "synthetic", Faulty)
+    monkeypatch.setattr(packs.os, "sched_getaffinity", lambda pid: {0, 1})
+    sizes = {"num_train": count, "num_val": 100, "num_test": 100}
+    with pytest.raises(UserError, match=f"^[^\n]*{said}[^\n]*$"):
+        open_pack(DataConfig(dataset="synthetic", cache=str(tmp_path), image_size=32, **sizes))
+    assert not list(tmp_path.glob("synthetic*/meta.json"))
+
+
+def test_pixel_hash_sees_every_byte():
+    x = layouts.pictures(1, 60, 50)[0]
+    hashes = {packs._pixel_hash(x), packs._pixel_hash(x.reshape(50, 60, 3))}
+    for place in ((0, 0, 0), (30, 7, 1), (59, 49, 2)):
+        for bit in (1, 128):
+            other = x.copy()
+            other[place] ^= bit
+            hashes.add(packs._pixel_hash(other))
+    assert len(hashes) == 8
+    assert packs._pixel_hash(np.asfortranarray(x)) == packs._pixel_hash(x)
