@@ -3,13 +3,12 @@
 The judge is never among them: it would grade its own pupil.
 """
 
-import hashlib
 from typing import Any
 
 from torch import Tensor, nn
 
-from aae_cgan.model import GROUPS
 from engine import UserError
+from evaluation.manifest import weights_sha256
 
 
 class Guide(nn.Module):
@@ -20,7 +19,7 @@ class Guide(nn.Module):
         layers: list[nn.Module] = []
         plan = ((32, 5, 2), (64, 3, 1), (64, 3, 2), (128, 3, 2), (128, 3, 1))
         for before, (after, kernel, stride) in zip([channels, 32, 64, 64, 128], plan, strict=True):
-            layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.GroupNorm(GROUPS, after)]
+            layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.BatchNorm2d(after)]
             layers.append(nn.LeakyReLU(0.1))
         side = -(-image_size // 8)
         # Not one mean over the whole map: where a brow or a mouth corner is says what it means.
@@ -33,10 +32,7 @@ class Guide(nn.Module):
 
     def sha256(self) -> str:
         """Of the weights."""
-        digest = hashlib.sha256()
-        for value in self.state_dict().values():
-            digest.update(value.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_sha256(self)
 
 
 class ForeignGuide(nn.Module):

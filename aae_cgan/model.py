@@ -85,9 +85,13 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList([ConditionalNorm(widths[-1], cfg.norm, conditions)])
         self.convs = nn.ModuleList()
         outputs = [*reversed(widths[:-1]), widths[0]]
+        seen = channels if linear is not None else 0  # of the linear path's picture, beside each stage's features
         for before, after in zip([widths[-1], *outputs], outputs, strict=False):
-            self.convs.append(nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False))
+            self.convs.append(nn.ConvTranspose2d(before + seen, after, 4, 2, 1, bias=False))
             self.norms.append(ConditionalNorm(after, cfg.norm, conditions))
+        if linear is not None:
+            self.convs.append(nn.Conv2d(outputs[-1] + seen, outputs[-1], 3, padding=1, bias=False))
+            self.norms.append(ConditionalNorm(outputs[-1], cfg.norm, conditions))
         self.out = nn.Conv2d(outputs[-1], channels, 3, padding=1)
         if linear is not None:
             self.shift = nn.Linear(num_conditions, cfg.latent_dim, bias=False)
@@ -97,10 +101,13 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.inp(torch.cat([z, y], 1) if self.joined else z)  # (N, 8w 9)
         h = F.relu(self.norms[0](h.unflatten(1, (-1, self.first, self.first)), y))  # (N, 8w, 3, 3)
+        base = None if self.linear is None else self.linear.decode(z + self.shift(y).float())  # (N, 1, 48, 48)
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
+            if base is not None:
+                h = torch.cat([h, F.adaptive_avg_pool2d(base, h.shape[2:])], 1)
             h = F.relu(norm(conv(h), y))  # (N, 4w, 6, 6) ... (N, w, 48, 48)
         x = torch.tanh(self.out(h).float())  # (N, 1, 48, 48)
-        return x if self.linear is None else x + self.linear.decode(z + self.shift(y).float())
+        return x if base is None else x + base
 
 
 class ImageCritic(nn.Module):

@@ -2,12 +2,15 @@
 
 import csv
 import difflib
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from engine.errors import UserError
 from engine.files import atomic_text
@@ -48,6 +51,14 @@ def write_manifest(folder: str | Path, rows: Iterable[Row]) -> Path:
         lines.append(",".join(cells))
     atomic_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Of a network's weights and buffers: how `guides` names one that is no checkpoint by itself."""
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_export(

@@ -262,3 +262,29 @@ def test_yardsticks_of_known_data() -> None:
 def test_a_code_is_one_row() -> None:
     eps = [torch.randn(2, 6, 4, 4), torch.randn(2, 24, 2, 2)]
     assert flatten(eps).shape == (2, 192)
+
+
+@pytest.mark.parametrize("truthful", [True, False])
+def test_shuffled_labels_are_neither_read_nor_drawn(truthful: bool) -> None:
+    """Three classes, a bright bar in its own place: told the truth a flow reads and moves it, told lies neither."""
+    net = method({"class_counts": {"train": [1, 1, 1]}, "num_train": 3}, train={"lr": 5e-3}, condition="planes")
+    torch.manual_seed(1)
+    label = torch.arange(1200) % 3
+    x = (0.2 * torch.randn(1200, 3, 8, 8) - 0.2).clamp(-1, 1)
+    for k in range(3):
+        x[label == k, :, :, 3 * k : 3 * k + 2] += 0.5
+    x = ((x + 1) * 127.5).round() / 127.5 - 1
+    told = label if truthful else label[torch.randperm(1200)]
+    parts = [{"image": x[i : i + 64], "label": told[i : i + 64]} for i in range(0, 960, 64)]
+    net.warm_start(parts[0])
+    for step in range(90):
+        net.step(parts[step % len(parts)], step)
+    x, label, told = x[960:], label[960:], told[960:]
+    with torch.inference_mode():
+        v = ((x + 1) * 127.5 + 0.5) / 256 - 0.5
+        read = bayes_accuracy(class_log_probs(net.flow, net.labels, v), label).item()
+        photo = encode_photo(net.flow, x, 5, torch.eye(3)[told])
+        moved = transfer(net.flow, photo, torch.eye(3)[(told + 1) % 3], 1.0, 5)
+    bars = torch.stack([moved[:, :, :, 3 * k : 3 * k + 2].mean((1, 2, 3)) for k in range(3)], 1)
+    drawn = (bars.argmax(1) == (label + 1) % 3).float().mean().item()
+    assert (read > 0.9 and drawn > 0.9) if truthful else (read < 0.5 and drawn < 0.2)

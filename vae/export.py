@@ -1,14 +1,13 @@
 """Folders that evaluation/ reads: PNGs, manifest.csv and export.json; on drawn faces with the true answers."""
 
 import argparse
-import hashlib
 from pathlib import Path
 
 from data.request import parse_request
 from engine import UserError
 from engine.files import sha256
 from evaluation.export import add_export, export_folder, rows_of, save_all, save_sources, target_texts, true_answers
-from evaluation.manifest import Row
+from evaluation.manifest import Row, weights_sha256
 from evaluation.session import spread
 from vae.edit import add_move, paint
 from vae.editor import open_editor
@@ -63,7 +62,7 @@ def export_faces(session: Session, folder: Path) -> tuple[list[Row], dict]:
     facts = {"attr": str(request), "kind": args.kind, "detail": args.detail, "split": args.split}
     facts["base"] = "reconstruction" if args.detail == "decode" else "source"
     if editor.probe:
-        facts["guides"] = guides_of(session.method) | {"probe": editor.probe.sha256()}
+        facts["guides"] = guides_of(session.method) | {"probe": weights_sha256(editor.probe)}
     return rows_of(names, "edit", common, **asked) + beside, facts
 
 
@@ -73,10 +72,7 @@ def guides_of(method: BetaVAE) -> dict[str, str]:
     if w.features == "vgg19":
         return {"vgg19": sha256(w.vgg19_weights) if Path(w.vgg19_weights).is_file() else w.vgg19_weights}
     if w.features == "own":
-        digest = hashlib.sha256()
-        for value in method.feature_net.state_dict().values():
-            digest.update(value.cpu().numpy().tobytes())
-        return {"own features": digest.hexdigest()}
+        return {"own features": weights_sha256(method.feature_net)}
     return {}
 
 
