@@ -62,7 +62,7 @@ class CelebA(RawFaces):
         }
         self.texts = {key: path for key, stem in stems.items() if (path := self._find_text(stem))}
         self.sources = [path for path in (self.folder or self.archive, *self.texts.values()) if path]
-        self.zip: tuple[int, zipfile.ZipFile] | None = None  # process that opened it, the open file
+        self.zip: zipfile.ZipFile | None = None
 
     def fingerprint(self) -> str:
         facts = [super().fingerprint()]
@@ -78,8 +78,8 @@ class CelebA(RawFaces):
         if self.folder:
             return decode(self.folder / name, name)
         try:
-            data = self._open_zip().read(self.paths[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            data = self.zip.read(self.paths[name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise BadImage(f"{self.archive.name}/{name}: cannot be read ({error})") from None
         return decode(data, name)
 
@@ -135,25 +135,23 @@ class CelebA(RawFaces):
             names = [path.name for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
         else:
             try:
-                members = self._open_zip().namelist()
+                self.zip = zipfile.ZipFile(self.archive)
             except (zipfile.BadZipFile, OSError) as error:
                 size = self.archive.stat().st_size
                 raise UserError(
                     f"{self.archive}: is no whole zip file ({error}; it has {size:,} bytes, the official one "
                     "1,443,490,838); the download was cut short, get it again"
                 ) from None
-            paths = [p for p in members if os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES and "__MACOSX" not in p]
+            paths = [
+                p
+                for p in self.zip.namelist()
+                if os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES and "__MACOSX" not in p
+            ]
             self.paths = {os.path.basename(path): path for path in paths}
             names = list(self.paths)
         if not names:
             raise UserError(f"{self.folder or self.archive}: holds no images; expected 000001.jpg .. 202599.jpg")
         return sorted(names)
-
-    def _open_zip(self) -> zipfile.ZipFile:
-        """The archive, opened once a process: forked ones would share one place in the file."""
-        if self.zip is None or self.zip[0] != os.getpid():
-            self.zip = (os.getpid(), zipfile.ZipFile(self.archive))
-        return self.zip[1]
 
     # Labels
 

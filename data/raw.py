@@ -17,12 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.io import decode_jpeg
 
 from data.config import DataConfig
 from engine.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2
+SMALL = 2**20  # bytes of a JPEG that is decoded without asking how many pixels it claims (at most some 100 million)
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
@@ -125,18 +128,39 @@ def decode(source: bytes | Path, name: str, draft: int = 0, upright: bool = Fals
     Raises:
         BadImage: the file is empty, cut short, or no image.
     """
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise BadImage(f"{name}: cannot be read ({error.strerror})") from None
     if not data:
         raise BadImage(f"{name}: the file is empty (0 bytes)")
+    if data[:3] == b"\xff\xd8\xff" and not draft and len(data) < SMALL:
+        array = _small_jpeg(data, upright)
+        if array is not None:
+            return array
     try:
         with Image.open(io.BytesIO(data)) as image:
             if draft:
                 image.draft(None, (draft, draft))
             image.load()
             array = np.asarray(plain_mode(ImageOps.exif_transpose(image) if upright else image))
+    except UnidentifiedImageError:
+        raise BadImage(f"{name}: is no image of a known format") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise BadImage(f"{name}: cannot be decoded ({error})") from None
     return array if array.ndim == 3 else array[:, :, None]
+
+
+def _small_jpeg(data: bytes, upright: bool) -> np.ndarray | None:
+    """A grey or RGB JPEG as (H, W, C) uint8 by torchvision: Pillow's pixels, without holding the interpreter's lock.
+
+    None where it has anything to object: then Pillow decides, and says why.
+    """
+    try:
+        x = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=upright)
+    except RuntimeError:
+        return None
+    return x.permute(1, 2, 0).contiguous().numpy() if len(x) in (1, 3) else None
 
 
 def plain_mode(image: Image.Image) -> Image.Image:

@@ -76,7 +76,7 @@ def gan(device: str) -> dict[str, Callable[[], object]]:
     return {
         "as usually written": usual_round(usual, faces(1, device)),
         "ours": ours(0),
-        "+ mismatched pairs": ours(0.5),
+        "ours, with mismatched pairs": ours(0.5),
     }
 
 

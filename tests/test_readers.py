@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import READERS, DataConfig, build_faces
+from data import READERS, DataConfig, build_faces, raw
 from data.emotions import EMOTIONS, canonical
 from data.raw import BadImage, decode, natural, numbered
 from engine.errors import UserError
@@ -509,3 +509,34 @@ def test_impossible_options(options):
 def test_natural_order():
     assert sorted(["s10", "s2", "S1"], key=natural) == ["S1", "s2", "s10"]
     assert numbered(["b10", "", "b2", "b10"]).tolist() == [1, -1, 0, 1]
+
+
+def by_pillow(monkeypatch, *args, **options) -> np.ndarray:
+    with monkeypatch.context() as patch:
+        patch.setattr(raw, "SMALL", 0)
+        return decode(*args, **options)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_small_jpegs_are_pillow_s_pixels(monkeypatch, kind, turn):
+    image = Image.fromarray(layouts.pictures(1, 61, 47)[0]).convert(kind)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    for upright in (False, True):
+        ours = decode(buffer.getvalue(), "x", upright=upright)
+        assert ours.flags.writeable or kind == "CMYK"
+        np.testing.assert_array_equal(ours, by_pillow(monkeypatch, buffer.getvalue(), "x", upright=upright))
+
+
+def test_a_jpeg_cut_anywhere_is_as_bad_as_pillow_finds_it(monkeypatch):
+    whole = layouts.encoded(layouts.pictures(1, 218, 178)[0])
+    for length in (3, 30, 300, len(whole) // 2, len(whole) - 200, len(whole) - 3):
+        said = []
+        for read in (decode, lambda *args: by_pillow(monkeypatch, *args)):
+            with pytest.raises(BadImage) as caught:
+                read(whole[:length], "x.jpg")
+            said.append(str(caught.value))
+        assert said[0] == said[1], length
