@@ -6,6 +6,12 @@ from torch import Tensor
 from aae_cgan.figures import diversity, sharpness
 
 PATIENCE = 3  # samplings in a row
+MEANT = {  # what can be wrong in a phase: before the joint one, what has not been taught yet is no symptom
+    "guide": (),
+    "autoencode": ("draws", "rows", "code_std"),
+    "gan": ("draws",),
+    "joint": ("recognised", "gap_image", "draws", "rows", "sharpness", "code_std"),
+}
 
 
 def vital_signs(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[str, float]:
@@ -44,12 +50,13 @@ def symptoms(signs: dict[str, float], num_classes: int) -> dict[str, str]:
 
 
 class Watch:
-    """Remembers how long each symptom has lasted; a resumed run counts anew."""
+    """Remembers how long each symptom has lasted; a resumed run counts anew, and so does a new phase."""
 
     def __init__(self) -> None:
-        self.lasted: dict[str, int] = {}
+        self.phase, self.lasted = "", {}
 
-    def see(self, found: dict[str, str]) -> list[str]:
-        """Sentences to say now: those of symptoms that have just lasted `PATIENCE` times in a row."""
-        self.lasted = {name: self.lasted.get(name, 0) + 1 for name in found}
-        return [text for name, text in found.items() if self.lasted[name] == PATIENCE]
+    def see(self, phase: str, found: dict[str, str]) -> list[str]:
+        """Sentences to say now: those of the phase's symptoms that have just lasted `PATIENCE` times in a row."""
+        before = self.lasted if phase == self.phase else {}
+        self.phase, self.lasted = phase, {name: before.get(name, 0) + 1 for name in found if name in MEANT[phase]}
+        return [found[name] for name, times in self.lasted.items() if times == PATIENCE]

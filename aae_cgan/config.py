@@ -18,7 +18,7 @@ class ModelConfig:
     latent_dim: int = 512  # Z, 15 .. 1024; a narrow code loses the expression (README, "Why the code is wide")
     linear: Literal["pca", "none"] = "pca"  # a frozen PCA beside the networks, which learn the rest; none: DCGAN
     norm: Literal["group", "batch"] = "group"  # in encoder and generator; a critic has none
-    condition_g: Literal["norm", "concat"] = "norm"  # the label scales and shifts every layer, or is joined to z
+    condition_g: Literal["norm", "concat"] = "norm"  # the label scales every layer or joins z, and moves a PCA's code
     condition_d: Literal["both", "planes", "projection", "late"] = "both"  # planes + projection; late does not work
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class AAECGANTrainConfig(TrainConfig):
     gan_steps: int = 0  # then the generator and its image critic alone, on draws of the prior; the rest is joint
     joint_lr: float = 1.0  # factor on all rates in the joint phase
     mixed: float = 0.0  # share of the fakes with a label between two classes; 0 .. 1
-    unlabelled: float = 0.5  # share of a batch without labels, where the set has such faces; 0 .. 1
+    unlabelled: float = 0.5  # share of a batch without labels, where the set has such faces; 0 .. 1, 0 = leave them out
     augment: str = ""  # of what the image critic sees: color,translation,cutout or some (2006.10738)
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
@@ -119,6 +119,7 @@ class Config:
     train: AAECGANTrainConfig = field(default_factory=AAECGANTrainConfig)
 
     def __post_init__(self) -> None:
+        self._refuse_what_cannot_work_together()
         w, t = self.loss, self.train
         before = self.guide_steps + t.autoencode_steps + t.gan_steps
         if before > t.total_steps or (before == t.total_steps and not (t.autoencode_steps or t.gan_steps)):
@@ -132,6 +133,23 @@ class Config:
             raise UserError(
                 "loss.lambda_adv: 0 leaves no image critic, so all steps are the autoencoder's; "
                 f"set train.autoencode_steps={t.total_steps - self.guide_steps}"
+            )
+
+    def _refuse_what_cannot_work_together(self) -> None:
+        w = self.loss
+        if self.data.sets:
+            raise UserError(
+                "data.sets: this method learns from one set; give data.dataset, or put the faces of both into one "
+                "folder an expression (data.dataset=folder)"
+            )
+        if w.lambda_class and not w.lambda_adv:
+            raise UserError(
+                "loss.lambda_class: the head sits on the image critic, which loss.lambda_adv=0 leaves out; "
+                "set loss.lambda_class=0"
+            )
+        if self.train.mixed == 1 and w.gan == "wgan":
+            raise UserError(
+                "train.mixed: 1 leaves the gradient penalty no fake whose label a real face carries; give less than 1"
             )
 
     @property

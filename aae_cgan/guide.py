@@ -5,6 +5,7 @@ The judge is never among them: it would grade its own pupil.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from engine import UserError
@@ -36,12 +37,14 @@ class Guide(nn.Module):
 
 
 class ForeignGuide(nn.Module):
-    """A guide of evaluation/, opened when first used; its weights stay in its own run."""
+    """A guide of evaluation/, opened when first used; its weights stay in its own run, their hash goes into ours."""
 
     def __init__(self, run: str, names: list[str]) -> None:
         super().__init__()
         self.run, self.names = run, names
         self._opened: tuple = ()  # no child: it is neither trained nor saved here
+        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))  # sha256 of its checkpoint; 0 = not yet used
+        self.register_load_state_dict_post_hook(lambda *_: self._compare())
 
     def open(self, device: Any) -> Any:
         """The classifier. Raises UserError where there is none, or where it is a judge, or lacks a name."""
@@ -53,12 +56,26 @@ class ForeignGuide(nn.Module):
             if missing:
                 raise UserError(f"loss.guide: {self.run} does not know {', '.join(missing)}; teach one on these data")
             self._opened = (found,)
+            self._compare()
         return self._opened[0]
+
+    def _compare(self) -> None:
+        """Note which weights teach; raise UserError where others have taught before."""
+        if not self._opened:
+            return
+        digest = bytes.fromhex(self._opened[0].origin.sha256)
+        if not self.digest.any():
+            self.digest.copy_(torch.tensor(list(digest), dtype=torch.uint8))
+        elif bytes(self.digest.tolist()) != digest:
+            raise UserError(
+                f"loss.guide: {self.run} has other weights than those that taught this run; put the old ones back, or "
+                "start another --run-dir"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         guide = self.open(x.device)
         return guide(x)[:, [guide.names.index(name) for name in self.names]]
 
     def sha256(self) -> str:
-        """Of its checkpoint."""
-        return self.open("cpu").origin.sha256
+        """Of the checkpoint that taught this run, whatever has become of it since."""
+        return bytes(self.digest.tolist()).hex()

@@ -48,8 +48,11 @@ def pictures(session: Session, x: Tensor, y: Tensor, y_target: Tensor, strength:
 def run_slider(args: argparse.Namespace) -> None:
     """One face, (1 - t) y_source + t y_target for rising t: a row a target, and an animation."""
     session = Session(args)
-    take_images(args.attr, [])
-    face = session.subjects([args.image], args.eyes, args.source)[0]
+    images = [args.image] if args.image else []
+    take_images(args.attr, images)
+    if len(images) > 1:
+        raise UserError(f"slider: takes one face and was given {', '.join(images)}; name one of them")
+    face = session.subjects(images or ["test:0"], args.eyes, args.source)[0]
     start, rows = slider_rows(session, face, args)
     first, last = span(args.range)
     t = torch.linspace(first, last, args.steps)
@@ -100,7 +103,7 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
 
 def add_slider(parser: argparse.ArgumentParser) -> None:
     """The options of `slider`."""
-    parser.add_argument("image", nargs="?", default="test:0", help="a photo, or test:N")
+    parser.add_argument("image", nargs="?", help="a photo, or test:N; none: test:0")
     parser.add_argument("--attr", nargs="+", help="where to: happy, or a mixture as happy=0.5 surprise=0.5")
     parser.add_argument("--all", action="store_true", help="a row for every expression")
     parser.add_argument("--steps", type=int, default=9, help="pictures of a row")

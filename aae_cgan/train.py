@@ -24,6 +24,7 @@ from aae_cgan.targets import Request, conditions, draw_request, mix_labels
 from aae_cgan.unlabelled import in_two_parts
 from data import build_faces
 from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
+from engine.ranks import broadcast
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.pixels import boxes_from_eyes, face_weight
 
@@ -58,7 +59,7 @@ class AAECGAN(Method):
             raise UserError(f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; set it to 0")
         self.register_buffer("prior_noise", torch.randn(16, m.latent_dim, generator=torch.Generator().manual_seed(0)))
 
-        self.watch = Watch()
+        self.phase, self.watch = PHASES[-1], Watch()
         betas = (t.beta1, t.beta2)
         self.optimizers["autoencoder"] = adam([*self.encoder.parameters(), *self.generator.parameters()], t.lr, betas)
         self.optimizers["generator"] = adam(self.generator.parameters(), t.lr, betas)
@@ -71,9 +72,9 @@ class AAECGAN(Method):
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         w, now = self.cfg.loss, clock(step, self.cfg)
         x, y, known = self.faces(batch)  # (N, C, H, H) in [-1, 1], (N, K), rows with a label
+        self.begin(now)
         if now.phase == "guide":
             return self.teach_guide(x[known], y[known])
-        self.begin(now)
         alone, drawing = now.phase == "autoencode", now.phase == "gan"
         logs: dict[str, Any] = {"phase": float(PHASES.index(now.phase))}
 
@@ -117,7 +118,11 @@ class AAECGAN(Method):
 
     def begin(self, now: Clock) -> None:
         """At a phase's first step the averages start anew; in the joint phase all rates are scaled."""
+        self.phase = now.phase
+        self.encoder.train(now.phase != "gan")  # held then, and with it a BatchNorm's statistics
         if now.since == 0:
+            # A BatchNorm has seen its own rank's faces: what is held from here on must be the same for all.
+            broadcast(self.buffers())
             self.ema_encoder.reset(self.encoder)
             self.ema_generator.reset(self.generator)
         if now.phase == "joint":
@@ -153,7 +158,7 @@ class AAECGAN(Method):
         w = self.cfg.loss
         real, fake = self.d_latent(torch.cat([z_real, z_fake])).chunk(2)  # (N,), (N,)
         loss = critic_loss(real, fake, w.gan_latent)
-        if w.gan_latent == "wgan":
+        if w.gan_latent == "wgan" and w.lambda_gp_latent:
             with fp32():
                 loss = loss + w.lambda_gp_latent * gradient_penalty(self.d_latent, z_real, z_fake)[0]
         self.minimize(loss, "d_latent")
@@ -162,7 +167,7 @@ class AAECGAN(Method):
     def update_d_image(
         self, x: Tensor, y: Tensor, x_fake: Tensor, y_target: Tensor, asked: Request
     ) -> dict[str, Tensor]:
-        """Three kinds of pairs in one forward; both ends of each of the penalty's lines carry the label shown."""
+        """Three kinds of pairs in one forward, and a penalty."""
         w, critic = self.cfg.loss, self.d_image
         seen = diff_augment(torch.cat([x, x_fake]), self.cfg.train.augment)
         x_seen, fake_seen = seen.chunk(2)
@@ -177,15 +182,24 @@ class AAECGAN(Method):
             class_loss = self.recognise(critic.class_logits(x_seen), y)
             loss, logs["D/class"] = loss + class_loss, class_loss
         with fp32():
-            if w.gan == "wgan":
-                x_match = diff_augment(asked.x_match, self.cfg.train.augment)
-                penalty, logs["D/slope"] = gradient_penalty(lambda v: critic(v, y_target), x_match, fake_seen)
+            if w.gan == "wgan" and w.lambda_gp:
+                penalty, logs["D/slope"] = self.slope_penalty(fake_seen, y_target, asked)
                 loss = loss + w.lambda_gp * penalty
-            elif w.gamma_r1:
+            elif w.gan == "logistic" and w.gamma_r1:
                 penalty = r1_penalty(lambda v: critic(v, y), x_seen)
                 loss, logs["D/r1"] = loss + w.gamma_r1 * penalty, penalty
         logs["D/norm"] = self.minimize(loss, "d_image")
         return logs | {"D/image": loss}
+
+    def slope_penalty(self, fake_seen: Tensor, y_target: Tensor, asked: Request) -> tuple[Tensor, Tensor]:
+        """Both ends of each line carry the label shown. No real face carries a mixed one: such fakes are left out."""
+        x_match = diff_augment(asked.x_match, self.cfg.train.augment)
+        if self.cfg.train.mixed:
+            whole = (y_target == asked.y_target).all(1)
+            if not whole.any():
+                return x_match.new_zeros(()), x_match.new_ones(())  # as if all slopes were right
+            x_match, fake_seen, y_target = x_match[whole], fake_seen[whole], y_target[whole]
+        return gradient_penalty(lambda v: self.d_image(v, y_target), x_match, fake_seen)
 
     def mismatch(self, real: Tensor, wrong: Tensor) -> Tensor:
         """Scores of real faces under a wrong label are a fake's. With wgan the plain difference knows no bound: the
@@ -288,7 +302,7 @@ class AAECGAN(Method):
         reader = self.guide or (self.d_image.class_logits if self.cfg.loss.lambda_class else None)
         if reader is not None:
             signs["recognised"] = float((reader(edits.flatten(0, 1)).argmax(1) == asked).float().mean())
-        for sentence in self.watch.see(symptoms(signs, k)):
+        for sentence in self.watch.see(self.phase, symptoms(signs, k)):
             logger.warning(sentence)
 
 
@@ -311,6 +325,8 @@ def main(argv: list[str] | None = None) -> None:
         linear, total = prepare_linear(run, method, train), run.cfg.train.total_steps
         label = run.cfg.model.condition_d
         logger.info(f"{linear}; label: {label}; {total} batches = {generator_steps(run.cfg)} generator steps")
+        if run.cfg.train.compile:
+            logger.info(f"compiled: {', '.join(method.compilable)}; no critic, since penalties differentiate it twice")
         fit(run, method, train, faces.val)
 
 

@@ -47,10 +47,13 @@ class TwoParts:
 
 
 def in_two_parts(faces: FaceSet, share: float) -> FaceSet | TwoParts:
-    """The set itself where every face has a label, else its two parts; the labelled one balanced as `faces` is."""
+    """The set itself where every face has a label, else its two parts; the labelled one balanced as `faces` is, and
+    alone where the share is 0."""
     label = faces.labels.get("label")
     if label is None or (label >= 0).all():
         return faces
     part = lambda rows, cfg: FaceSet(faces.shelf, faces.rows[rows], cfg, True, faces.num_classes)  # noqa: E731
     known = part(np.flatnonzero(label >= 0), faces.cfg)
+    if not share:
+        return known
     return TwoParts(known, part(np.flatnonzero(label < 0), replace(faces.cfg, balanced=False)), share)

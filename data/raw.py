@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.io import decode_jpeg
 
 from data.config import DataConfig
 from engine.errors import UserError
@@ -156,6 +155,8 @@ def _small_jpeg(data: bytes, upright: bool) -> np.ndarray | None:
 
     None where it has anything to object: then Pillow decides, and says why.
     """
+    from torchvision.io import decode_jpeg  # a second to import: not before a set of JPEGs is packed
+
     try:
         x = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=upright)
     except RuntimeError:

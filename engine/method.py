@@ -82,6 +82,7 @@ class Method(nn.Module):
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
         stepper.step()
+        torch.autograd.graph.increment_version(params)  # a fused step does not, and what is kept of weights grows stale
         # Without this, every later forward inside the same autocast region would see the old bf16 weights.
         torch.clear_autocast_cache()
         return norm

@@ -12,6 +12,7 @@ logger = logging.getLogger("faces")
 IMAGES = 64
 MAX_DRIFT = 1e-3  # units of v; half a grey level at 8 bits is 2e-3
 MAX_SAMPLE = 10.0  # units of v; pictures lie within 1/2
+CAP = 1e9  # a figure that is larger, infinite or NaN is logged as this: an alarm is told and does not end a run
 
 
 @torch.no_grad()
@@ -27,9 +28,7 @@ def look(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> dict[str, Te
     flow.train(was_training)
     finite = samples.flatten(1).isfinite().all(1)
     largest = samples.nan_to_num(posinf=torch.inf, neginf=-torch.inf).abs().max()
-    condition = torch.stack(
-        [torch.linalg.cond(s.conv.weight().double()) for level in flow.levels for s in level.steps]
-    ).max()
+    condition = torch.stack([condition_of(s.conv.weight()) for level in flow.levels for s in level.steps]).max()
     if not finite.all() or largest > MAX_SAMPLE:
         lost = int((~finite).sum())
         logger.warning(
@@ -42,22 +41,30 @@ def look(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> dict[str, Te
             f"step {step}: the inverse drifts (level {level}: {drift:.0e}): try model.anchor_every=4 or a smaller "
             "model.scale_bound"
         )
-    return {
+    figures = {
         "alarm/finite": finite.float().mean(),
         "alarm/largest": largest,
         "alarm/drift": torch.stack(drifts).max(),
         "alarm/condition": condition,
         "alarm/saturated": saturated,
     }
+    return {key: value.nan_to_num(nan=CAP).clamp(max=CAP) for key, value in figures.items()}
+
+
+def condition_of(weight: Tensor) -> Tensor:
+    """The condition number of a mixture (C, C); infinite where a weight is no number, which `cond` cannot take."""
+    weight = weight.double()
+    return torch.linalg.cond(weight) if weight.isfinite().all() else weight.new_tensor(torch.inf)
 
 
 def level_drifts(flow: GlowFlow, v: Tensor, y: Tensor | None) -> list[Tensor]:
-    """Largest |x - inverse(forward(x))| of each level, finest first."""
+    """Largest |x - inverse(forward(x))| of each level, finest first; infinite where nothing comes back."""
     x, drifts = v, []
     for level in flow.levels:
         x = squeeze(x)
         z, _ = level(x, y)
-        drifts.append((unsqueeze(level.inverse(z, y)) - unsqueeze(x)).abs().max())
+        drift = (unsqueeze(level.inverse(z, y)) - unsqueeze(x)).abs().max()
+        drifts.append(drift.nan_to_num(nan=torch.inf, posinf=torch.inf))
         x = level.split(z)[0]
     return drifts
 

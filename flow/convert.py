@@ -138,7 +138,10 @@ def read_npz(path: Path) -> Weights:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        with np.load(path, allow_pickle=False) as held:
+        held = np.load(path, allow_pickle=False)
+        if not isinstance(held, np.lib.npyio.NpzFile):
+            raise ValueError("one array without a name, an .npy")
+        with held:
             arrays = {key: torch.from_numpy(held[key].astype(np.float64)) for key in held.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is not an intact .npz of arrays ({str(error).splitlines()[0][:120]})") from None

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.labels import label_names
 from engine import UserError
 from engine.files import atomic_text, atomic_write
 from engine.grids import to_uint8
@@ -62,7 +63,8 @@ def scored(session: Session, split: str, n: int) -> tuple[Tensor, Tensor]:
         done += len(v)
         if n and done >= n:
             break
-    return torch.cat(scores), torch.cat(targets)
+    count = n or done
+    return torch.cat(scores)[:count], torch.cat(targets)[:count]
 
 
 def confusion_of(guess: Tensor, target: Tensor, size: int) -> Tensor:
@@ -98,10 +100,10 @@ def run_score(args: argparse.Namespace) -> None:
     """How usual each picture is: bits/dim, beside what its plainness explains. Raw bits/dim ranks plain pictures above
     faces (1810.09136), so it is no detector of anomalies by itself."""
     session = Session(args)
-    train = session.split("train").fixed(min(512, len(session.split("train"))))
-    usual = session.bits(train["image"], session.labels.of(train))
+    train = session.split("train").fixed(min(512, len(session.split("train"))))["image"]
+    usual = session.bits(train, best_label(session, train))
     chosen = session.faces_of(args.images, args.split, args.n, args.eyes)
-    columns = scores_of(session, chosen.x, chosen.table, usual)
+    columns = scores_of(session, chosen.x, usual)
     path = session.path("score", ".csv")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -117,7 +119,7 @@ def run_score(args: argparse.Namespace) -> None:
         if not files:
             raise UserError(f"--against {args.against}: no pictures in it")
         others = session.faces_of([str(f) for f in files], "test", 0, "whole")
-        theirs = scores_of(session, others.x, others.table, usual)
+        theirs = scores_of(session, others.x, usual)
         label = torch.cat([torch.zeros(len(chosen.x)), torch.ones(len(others.x))])
         facts = {f"auroc {k}": area(torch.cat([columns[k], theirs[k]]), label) for k in columns}
         for key, value in facts.items():
@@ -126,9 +128,14 @@ def run_score(args: argparse.Namespace) -> None:
     print(f"{columns['bits_per_dim'].mean():.3f} bits/dim over {len(chosen.names)} faces; wrote {path}")
 
 
-def scores_of(session: Session, x: Tensor, table: Tensor, usual: Tensor) -> dict[str, Tensor]:
-    """Columns (N,) of the score table."""
-    y = session.y_from(x, table)
+def best_label(session: Session, x: Tensor) -> Tensor | None:
+    """y (N, K) of faces x as the density names it, whatever is known: a file has no true label, so no face has one."""
+    return session.y_from(x, torch.full((len(x), len(label_names(session.meta))), math.nan))
+
+
+def scores_of(session: Session, x: Tensor, usual: Tensor) -> dict[str, Tensor]:
+    """Columns (N,) of the score table, each face under its best label."""
+    y = best_label(session, x)
     bits = session.bits(x, y)
     columns = {
         "bits_per_dim": bits,
@@ -169,8 +176,8 @@ def run_report(args: argparse.Namespace) -> None:
     }
     if args.draws > 1:
         found[f"bits_per_dim_{args.draws}_draws"] = session.bits(images["image"], y, args.draws).mean().item()
-    train_levels = split_levels(session, "train", 0)[1]
-    found["yardsticks"] = yardsticks(train_levels, levels, session.n_bits)
+    train = (to_levels(batch["image"], session.n_bits) for batch in session.split("train").once(256))
+    found["yardsticks"] = yardsticks(train, levels, session.n_bits)
     found |= exactness(session, images["image"], y) | finite_samples(session)
     v = dequantise(levels[:BATCH].to(session.device), session.n_bits, 0.5)
     drifts = level_drifts(session.flow, v, None if y is None else y[:BATCH].to(session.device))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.labels import label_names
-from engine import UserError
+from engine import UserError, fp32
 from engine.files import atomic_write
 from latents.area import area
 from latents.directions import Moments as LatentMoments
@@ -66,19 +66,32 @@ class Moments:
         means = self.pick(columns).means()
         return means[:, 1] - means[:, 0]
 
-    def ols_directions(self, ridge: float = 1e-3, columns: Sequence[int] | None = None) -> Tensor:
+    def ols_directions(
+        self, ridge: float = 1e-3, columns: Sequence[int] | None = None, names: Sequence[str] | None = None
+    ) -> Tensor:
         """Least squares over the attributes together: what each moves while the others stay. (A, D)"""
         regression = self.regression
         if columns is not None:
             c = torch.as_tensor(list(columns))
             r = regression
             regression = LatentMoments(r.n, r.sum_a[c], r.sum_z, r.aa[c][:, c], r.az[c])
-        return ols_from_moments(regression, ridge)
+        try:
+            return ols_from_moments(regression, ridge, names)
+        except ValueError as error:
+            raise UserError(f"least squares: {error}; --kind mean takes one attribute at a time") from None
 
-    def standard_error(self) -> Tensor:
-        """Of each latent of the difference of means, sqrt(var_1 / n_1 + var_0 / n_0). (L, D)"""
+    def standard_error(self, start: int | None = None) -> Tensor:
+        """Of each latent of the difference of means, sqrt(var_1 / n_1 + var_0 / n_0). (L, D)
+
+        start: the row from whose mean *with* all differences are taken, instead of each row's mean without.
+        """
         variance = (self.square / self.count[..., None] - self.means().square()).clamp_min(0)
-        return (variance / self.count[..., None]).sum(1).sqrt()
+        without, with_ = (variance / self.count[..., None]).unbind(1)
+        if start is None:
+            return (without + with_).sqrt()
+        error = (with_[start] + with_).sqrt()
+        error[start] = 0  # from itself to itself
+        return error
 
     def pick(self, columns: Sequence[int] | None) -> "Moments":
         """The same sums for some of the labels."""
@@ -95,9 +108,10 @@ class Directions:
     """What was learnt of one run's training codes; a row for each of `names`, attributes first, then classes.
 
     `direction` (L, D) goes from without to with at alpha 1, for a class from neutral where that exists; `class_code`
-    (K, D) are the classes' mean codes; `error` (L, D) the standard error of a difference of means; `count` (L, 2)
-    faces without and with; `reader` (L, F) reads pooled codes (`pooled`), `reader_mean` (L, 2) its means on either
-    side, `auc` (L,) how well it tells validation faces apart. `skipped`: labels without a direction, and why.
+    (K, D) are the classes' mean codes; `error` (L, D) the standard error of the difference of means between the same
+    two sides; `count` (L, 2) faces without and with; `reader` (L, F) reads pooled codes (`pooled`), `reader_mean` (L,
+    2) its means on either side, `auc` (L,) how well it tells validation faces apart. `skipped`: labels without a
+    direction, and why.
     """
 
     kind: str
@@ -126,9 +140,16 @@ def pooled(eps: Sequence[Tensor]) -> Tensor:
     of the area, so that each number keeps unit variance. (N, F)"""
     parts = []
     for level in eps:
-        side = max(1, level.shape[-1] // POOLED)
-        parts.append(F.avg_pool2d(level, side).flatten(1) * side)
+        member = tiles(level.shape[-1], min(POOLED, level.shape[-1])).to(level)
+        member = member / member.sum(1, keepdim=True).sqrt()
+        with fp32():
+            parts.append((member @ level @ member.T).flatten(1))
     return torch.cat(parts, 1)
+
+
+def tiles(side: int, count: int) -> Tensor:
+    """(count, side) of 0 and 1: which of `count` tiles, as equal as whole pixels allow, each of `side` pixels is in."""
+    return F.one_hot(torch.arange(side) * count // side, count).T.float()
 
 
 def fit_directions(
@@ -145,15 +166,19 @@ def fit_directions(
         raise UserError(f"no label has enough faces on both sides; {reasons}")
     attributes = [c for c in kept if c < len(meta["attributes"])]
     classes = [c for c in kept if c >= len(meta["attributes"])]
-    parts = []
+    parts, errors = [], []
     if attributes:
-        ols = kind == "ols"
-        parts.append(moments.ols_directions(columns=attributes) if ols else moments.mean_directions(attributes))
+        errors.append(moments.pick(attributes).standard_error())
+        if kind == "ols":
+            parts.append(moments.ols_directions(columns=attributes, names=[names[c] for c in attributes]))
+        else:
+            parts.append(moments.mean_directions(attributes))
     class_code = moments.pick(classes).means()[:, 1] if classes else torch.zeros(0, moments.total.shape[-1])
     if classes:
         start = names.index("neutral") if "neutral" in names else -1
-        rest = moments.pick(classes).means()[:, 0]
-        parts.append(class_code - (class_code[classes.index(start)] if start in classes else rest))
+        start = classes.index(start) if start in classes else None
+        errors.append(moments.pick(classes).standard_error(start))
+        parts.append(class_code - (moments.pick(classes).means()[:, 0] if start is None else class_code[start]))
     labels = train[1][:, kept]
     reader = lda_scores(train[0], labels, SHRINK, [names[c] for c in kept])
     scores = val[0] @ reader.T
@@ -163,7 +188,7 @@ def fit_directions(
         direction=torch.cat(parts).float(),
         classes=[names[c] for c in classes],
         class_code=class_code.float(),
-        error=moments.pick(kept).standard_error().float(),
+        error=torch.cat(errors).float(),
         count=moments.count[kept].long(),
         reader=reader,
         reader_mean=class_means(train[0], labels, reader),
@@ -179,16 +204,19 @@ def shrink_blocks(
     """Positive-part James-Stein: delta (N, D), coarsest level first, each block of level x channel x tile x tile
     multiplied by max(0, 1 - (m - 2) variance / |block|^2), m its size; variance: of each latent, a number or (N,).
 
-    Pure noise all but vanishes, what rises above it stays. level_shapes: (C, h, w), finest first.
+    A side that `tile` does not divide is cut into tiles as equal as possible, none larger. Pure noise all but
+    vanishes, what rises above it stays. level_shapes: (C, h, w), finest first.
     """
     shapes = list(level_shapes)[::-1]
-    variance = torch.as_tensor(variance, dtype=delta.dtype, device=delta.device).reshape(-1, 1, 1, 1, 1, 1)
+    variance = torch.as_tensor(variance, dtype=delta.dtype, device=delta.device).reshape(-1, 1, 1, 1)
     parts = []
     for part, (c, h, w) in zip(delta.split([c * h * w for c, h, w in shapes], 1), shapes, strict=True):
-        t = min(tile, h, w)
-        blocks = part.reshape(-1, c, h // t, t, w // t, t)
-        norm = blocks.square().sum((3, 5), keepdim=True).clamp_min(1e-30)
-        parts.append((blocks * (1 - (t * t - 2) * variance / norm).clamp(0, 1)).reshape(part.shape))
+        rows, columns = (tiles(side, -(-side // tile)).to(delta) for side in (h, w))
+        blocks = part.unflatten(1, (c, h, w))
+        norm = (rows @ blocks.square() @ columns.T).clamp_min(1e-30)
+        size = torch.outer(rows.sum(1), columns.sum(1))
+        factor = (1 - (size - 2) * variance / norm).clamp(0, 1)
+        parts.append((blocks * (rows.T @ factor @ columns)).flatten(1))
     return torch.cat(parts, 1)
 
 

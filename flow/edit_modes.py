@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.labels import label_names
 from data.photo import AlignedFace, change_mask, paste
 from data.request import Request, parse_names, parse_request
 from engine import Grid, UserError
@@ -15,7 +14,7 @@ from engine.grids import save_image
 from evaluation.session import add_eyes, add_faces, take_images
 from evaluation.sheets import animate, blocks, strip_of
 from flow.directions import Directions
-from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
+from flow.edit import CodedPhoto, decode_photo, encode_photo, level_mask, move, transfer
 from flow.mover import Mover
 from flow.neighbours import Neighbours
 from flow.session import BATCH, Chosen, Session
@@ -29,9 +28,10 @@ NEIGHBOURS = 400
 def open_mover(session: Session, args: argparse.Namespace, kind: str, gain: float | None, chosen: Chosen) -> Mover:
     """A mover as the command line asks for it; `chosen`: the faces that will be moved (local directions need them)."""
     directions: Directions = session.directions("mean" if kind == "mean" else "ols")
-    levels = [int(v) for v in args.levels.split(",") if v.strip().isdigit()] if args.levels else []
-    if args.levels and (not levels or any(not 1 <= v <= len(session.flow.levels) for v in levels)):
-        raise UserError(f"--levels {args.levels}: expected numbers from 1 (finest) to {len(session.flow.levels)}")
+    levels, count = args.levels.split(",") if args.levels else [], len(session.flow.levels)
+    if not set(word.strip() for word in levels) <= {str(n) for n in range(1, count + 1)}:
+        raise UserError(f"--levels {args.levels}: expected numbers from 1 (finest) to {count}, as 1,{count}")
+    levels = [int(word) for word in levels]
     return Mover(
         session.flow,
         directions,
@@ -88,25 +88,27 @@ def relabelled(
 ) -> tuple[Tensor, dict]:
     """`edited` for faces that keep their code and change their label."""
     require_labels(session)
+    if args.keep or args.levels:
+        raise UserError("--keep and --levels act on directions, and this edit exchanges the label; use --kind ols")
     gain = gain_of(args.gain or str(TRANSFER_GAIN))
     if gain is None:
         raise UserError("--gain auto: reads codes and moves along directions; a transfer takes a number")
-    target = target_labels(session, y, chosen.table, request)
+    target = target_labels(session, y, request)
     images = [transferred(session, chosen.x, y, target, share * gain) for share in shares]
     return torch.stack(images), {"kind": "transfer", "gain": gain}
 
 
-def target_labels(session: Session, y: Tensor, table: Tensor, request: Request) -> Tensor:
-    """The labels (N, K) that faces with labels y and table (N, L) are asked to have."""
+def target_labels(session: Session, y: Tensor, request: Request) -> Tensor:
+    """The labels (N, K) that faces with labels y, all known or read, are asked to have."""
     request.require("set", "amount", "flip", method="transfer")
     names = session.labels.names
     for wish in request:
         if wish.name not in names:
             raise UserError(f"{wish.name}: the run was told {', '.join(names)} only; use --kind ols")
         if not wish.is_class:
-            told = table[:, label_names(session.meta).index(wish.name)].nan_to_num(0.0).to(y)
-            bit = 1 - told if wish.form == "flip" else torch.full_like(told, float(wish.value))
-            y = session.labels.with_bit(y, names.index(wish.name), bit)
+            k = names.index(wish.name)
+            now = (y[:, k] + session.labels.frequency[k].to(y.device)).round()
+            y = session.labels.with_bit(y, k, 1 - now if wish.form == "flip" else float(wish.value))
             continue
         if wish.form == "flip" or (wish.value == 0 and "neutral" not in names):
             raise UserError(f"{wish}: an expression is left for another; ask for that one")
@@ -139,7 +141,8 @@ def write_photos(chosen: Chosen, after: Tensor, beside: Path) -> None:
     for i, (name, photo) in enumerate(zip(chosen.names, chosen.photos, strict=True)):
         if isinstance(photo, AlignedFace):
             mask = change_mask(chosen.x[i : i + 1], after[i : i + 1])
-            path = beside.with_name(f"{beside.stem}_{Path(name).stem}.png")
+            again = sum(Path(other).stem == Path(name).stem for other in chosen.names[:i])  # a/me.jpg, b/me.jpg
+            path = beside.with_name(f"{beside.stem}_{Path(name).stem}{f'_{again + 1}' if again else ''}.png")
             save_image(paste(photo, after[i : i + 1], mask), path)
             print(f"wrote {path}")
 
@@ -197,15 +200,15 @@ def run_interpolate(args: argparse.Namespace) -> None:
     session = Session(args)
     if len(args.faces) not in (2, 4):
         raise UserError(f"interpolate: expected two or four faces (files or test:12), got {len(args.faces)}")
+    if args.mix and (len(args.faces) > 2 or len(session.flow.levels) < 2):
+        raise UserError("--mix: mixes the levels of two faces, A and B; give two, to a run of at least two levels")
     chosen = session.faces_of(args.faces, "test", 0, args.eyes)
     y = session.y_from(chosen.x, chosen.table)
     mine = None if y is None else y.to(session.device)
     photo = encode_photo(session.flow, chosen.x.to(session.device), session.n_bits, mine)
     if args.mix:
-        images, rows = (
-            mixtures(session, photo.code.eps, y),
-            [f"A from level {n}" for n in range(1, photo_levels(session))],
-        )
+        rows = [f"A from level {n}" for n in range(2, len(session.flow.levels) + 1)]
+        images = mixtures(session, photo).cpu()
         session.write(Grid(images, rows, ["A", "B", "A coarse, B fine"]), "mix", faces=args.faces)
         return
     t = torch.linspace(0, 1, args.n)
@@ -224,11 +227,6 @@ def run_interpolate(args: argparse.Namespace) -> None:
     images = torch.cat(images)
     path = session.write(Grid(images.unflatten(0, (rows, columns))), "interpolate", faces=args.faces)
     animate(images[:, None], path.with_suffix(".webp"), back=rows == 1)
-
-
-def photo_levels(session: Session) -> int:
-    """L."""
-    return len(session.flow.levels)
 
 
 def sheet(corners: Tensor, t: Tensor) -> Tensor:
@@ -254,19 +252,13 @@ def sheet_of_lost(lost: Tensor, t: Tensor) -> Tensor:
     return mixed.round().to(torch.int32)
 
 
-def mixtures(session: Session, eps: list[Tensor], y: Tensor | None) -> Tensor:
-    """(L - 1, 3, C, H, H): A, B, and A's coarse levels with B's fine ones, cut at each level in turn."""
-    label = None if y is None else y[:1].to(session.device)
-    rows = []
+def mixtures(session: Session, photo: CodedPhoto) -> Tensor:
+    """(L - 1, 3, C, H, H): A, B, and A's label and coarse levels with B's fine ones, cut at each level in turn."""
+    flow, eps, label = session.flow, photo.code.eps, None if photo.y is None else photo.y[:1]
+    own, rows = decode_photo(flow, eps, session.n_bits, photo.y, photo.lost), []
     for cut in range(1, len(eps)):
         mixed = [level[1:2] if i < cut else level[:1] for i, level in enumerate(eps)]
-        own = [
-            session.pictures(
-                torch.cat([e[i : i + 1].flatten(1) for e in reversed(eps)], 1), None if y is None else y[i : i + 1]
-            )
-            for i in (0, 1)
-        ]
-        rows.append(torch.cat([*own, decode_photo(session.flow, mixed, session.n_bits, label).cpu()]))
+        rows.append(torch.cat([own, decode_photo(flow, mixed, session.n_bits, label)]))
     return torch.stack(rows)
 
 

@@ -83,6 +83,9 @@ def learn_frequencies(labels: Labels, faces: Any) -> None:
     """Set the bits' frequencies from the training set's labels."""
     if len(labels) and not labels.are_classes:
         bits = torch.from_numpy(faces.labels["attr"]).double()[:, labels.columns]
+        untold = [name for name, known in zip(labels.names, (~bits.isnan()).any(0).tolist(), strict=True) if not known]
+        if untold:
+            raise UserError(f"model.condition_on: {untold[0]} is known of no training face; leave it out")
         labels.frequency.copy_(bits.nanmean(0))
 
 
@@ -113,6 +116,9 @@ def mean_pictures(labels: Labels, faces: Any, n_bits: int, mirrored: bool) -> Te
         delta = sums.az / sums.sum_a[:, None].clamp_min(1) - mean
     else:
         centre, variance = torch.zeros_like(mean), (1 / count.clamp_min(1)).sum(1)
-        delta = ols_from_moments(sums, names=labels.names)
+        try:
+            delta = ols_from_moments(sums, names=labels.names)
+        except ValueError as error:
+            raise UserError(f"model.condition_on: {error}; or set model.class_mean=false") from None
     delta = shrink_blocks(delta / std, variance.double(), [tuple(shape)]) * std
     return (centre + delta).float().unflatten(1, shape)

@@ -108,7 +108,12 @@ class Mover:
         """The move without what `keep` and `mask` forbid."""
         if self.keep:
             kept = self.directions.direction[[self.directions.row(name) for name in self.keep]]
-            move = orthogonalise(move, kept)
+            try:
+                move = orthogonalise(move, kept)
+            except ValueError:
+                raise UserError(
+                    f"--keep {' '.join(self.keep)}: holds all of what --attr asks to move; keep other labels"
+                ) from None
         return move if self.mask is None else move * self.mask
 
     def pool(self, codes: Tensor) -> Tensor:

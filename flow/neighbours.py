@@ -26,7 +26,8 @@ class Neighbours:
         self.table, self.names = table, label_names(session.meta)
         seen = [(thumbnails(b["image"]).cpu(), label_table(b, session.meta)) for b in session.split("train").once(256)]
         self.thumbs, self.known = (torch.cat(part) for part in zip(*seen, strict=True))
-        self.distance = torch.cdist(thumbnails(x), self.thumbs)  # (N, train)
+        # (N, train); as differences, not as a matrix product, whose rounding makes a face its own neighbour.
+        self.distance = torch.cdist(thumbnails(x), self.thumbs, compute_mode="donot_use_mm_for_euclid_dist")
 
     def __call__(self, wish: Move, rows: Tensor, source: str | None) -> Tensor:
         """d_ols + shrunk (d_local - d_ols) for the faces `rows` (N,) bool -> (n, D)."""

@@ -24,7 +24,7 @@ def run_reversible(
 
     anchor_every: keep the output of every such step too, and start afresh from it on the way back; 0 = never.
     """
-    params = [p for step in steps for p in _parameters(step)]
+    params = [p for step in steps for p in [*_linear_parameters(step), *_network_parameters(step)]]
     return _Reversible.apply(steps, anchor_every, x, planes, *params)
 
 
@@ -78,7 +78,7 @@ def _step_back(
     step: nn.Module, y: Tensor, planes: Tensor | None, grad_y: Tensor, grad_log_det: Tensor, autocast: tuple
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
     """One step: its output and their gradients -> its input, the gradients of input, parameters, planes."""
-    linear, network = _linear_parameters(step), list(step.coupling.parameters())
+    linear, network = _linear_parameters(step), _network_parameters(step)
     a, b_out = y.chunk(2, 1)
     grad_a, grad_b = grad_y.chunk(2, 1)
     # 1. The coupling: one evaluation with a graph on a; its detached answer gives b back.
@@ -99,17 +99,18 @@ def _step_back(
     with torch.enable_grad():
         x.requires_grad_()
         u, log_det = step.linear(x)
-    grad_x, *grad_linear = torch.autograd.grad([u, log_det], [x, *linear], [grad_u, grad_log_det.sum()])
+    outputs, grads = ([u, log_det], [grad_u, grad_log_det.sum()]) if log_det.requires_grad else ([u], [grad_u])
+    grad_x, *grad_linear = torch.autograd.grad(outputs, [x, *linear], grads)
     grad_network, grad_planes = rest[: len(network)], rest[len(network)] if told else None
     return x.detach(), grad_x, [*grad_linear, *grad_network], grad_planes
 
 
-def _parameters(step: nn.Module) -> list[nn.Parameter]:
-    return [*_linear_parameters(step), *step.coupling.parameters()]
-
-
 def _linear_parameters(step: nn.Module) -> list[nn.Parameter]:
-    return [*step.actnorm.parameters(), *step.conv.parameters()]
+    return [p for p in [*step.actnorm.parameters(), *step.conv.parameters()] if p.requires_grad]
+
+
+def _network_parameters(step: nn.Module) -> list[nn.Parameter]:
+    return [p for p in step.coupling.parameters() if p.requires_grad]
 
 
 def _autocast_state(x: Tensor) -> tuple[str, bool, torch.dtype]:

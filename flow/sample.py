@@ -30,6 +30,7 @@ from flow.export import add_flow_export, run_export
 from flow.model import flatten, tempered
 from flow.session import Session
 from flow.train import SHOWN, TEMPERATURES
+from losses.quantise import to_pixels
 
 GAINS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # columns of the directions' card
 
@@ -38,9 +39,8 @@ def grid(args: argparse.Namespace) -> None:
     """Faces that were never seen."""
     session = Session(args)
     y = drawn_labels(session, args.n, args.label)
-    v = session.flow.noise(args.n, session.generator) * args.temperature
-    images = session.pictures(v, y)
-    finite = images.flatten(1).isfinite().all(1)
+    v = session.decoded(session.flow.noise(args.n, session.generator) * args.temperature, y)
+    images, finite = to_pixels(v, session.n_bits), v.flatten(1).isfinite().all(1)
     facts = {"n": args.n, "temperature": args.temperature, "label": args.label}
     session.write(square(images), "grid", not_finite=1 - finite.float().mean().item(), **facts)
 
@@ -97,7 +97,7 @@ def recon(args: argparse.Namespace) -> None:
 
 
 def directions(args: argparse.Namespace) -> None:
-    """Fit directions on the training codes; a card of what they do to three test faces, and how well they are known."""
+    """Fit directions on the training codes; a card of what they do to a validation face; how well they are known."""
     session = Session(args)
     fitted = session.fit(args.kind, args.max)
     faces = session.split("val").fixed(1, session.device)
@@ -110,7 +110,7 @@ def directions(args: argparse.Namespace) -> None:
     facts = {name: direction_facts(session, fitted, i) for i, name in enumerate(fitted.names)}
     rows = [f"{n}\n{facts[n]['with']} with\nAUC {facts[n]['auc']:.2f}" for n in fitted.names]
     grid = Grid(images, rows, [f"gain {g:+g}" for g in GAINS])
-    session.write(grid, f"directions_{args.kind}", directions=facts, skipped=fitted.skipped)
+    session.write(grid, f"directions_{args.kind}", directions=facts, skipped=fitted.skipped, max=args.max)
     for name, reason in fitted.skipped.items():
         print(f"no direction for {name}: {reason}")
 

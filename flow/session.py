@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.labels import label_names, label_table
@@ -60,25 +61,34 @@ class Session(session.Session):
     # --- codes ---------------------------------------------------------------------------------------------------
 
     def y_from(self, x: Tensor, table: Tensor) -> Tensor | None:
-        """y (N, K) of faces with labels (N, L): a class that nobody told is the one the density names."""
+        """y (N, K) of faces with labels (N, L): what nobody told, a class or a bit, is what the density names."""
         if not len(self.labels):
             return None
         columns = [label_names(self.meta).index(name) for name in self.labels.names]
         known = table[:, columns].to(x.device)
-        if not self.labels.are_classes:
-            return torch.nan_to_num(known - self.labels.frequency.to(x.device), nan=0.0)
-        label = torch.where(known.isnan().any(1), -1, known.argmax(1))
-        if (label < 0).any():
-            label = torch.where(label < 0, self.guess(x), label)
-        return self.labels.encode(label.to(self.device)).to(x.device)
+        unknown = known.isnan().any(1)
+        if unknown.any():
+            told = None if self.labels.are_classes else self.centred(known[unknown])
+            guess = self.guess(x[unknown], told).to(known)
+            known[unknown] = torch.where(known[unknown].isnan(), guess, known[unknown])
+        if self.labels.are_classes:
+            return self.labels.encode(known.argmax(1).to(self.device)).to(x.device)
+        return self.centred(known)
 
-    def guess(self, x: Tensor) -> Tensor:
-        """The class (N,) under which the density of each face is largest."""
+    def centred(self, bits: Tensor) -> Tensor:
+        """Attribute bits (N, K), NaN = unknown -> y (N, K)."""
+        return torch.nan_to_num(bits - self.labels.frequency.to(bits.device), nan=0.0)
+
+    def guess(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """The label (N, K), one-hot or bits, that makes each face most likely. y: what is known of bits."""
         parts = []
-        for part in x.split(BATCH):
-            v = dequantise(to_levels(part.to(self.device), self.n_bits), self.n_bits, 0.5)
-            parts.append(class_log_probs(self.flow, self.labels, v).argmax(1).cpu())
-        return torch.cat(parts)
+        for start in range(0, len(x), BATCH):
+            rows = slice(start, start + BATCH)
+            v = dequantise(to_levels(x[rows].to(self.device), self.n_bits), self.n_bits, 0.5)
+            mine = None if y is None else y[rows].to(self.device)
+            parts.append(class_log_probs(self.flow, self.labels, v, mine).argmax(-1).cpu())
+        named = torch.cat(parts)
+        return F.one_hot(named, len(self.labels)) if self.labels.are_classes else named
 
     def coded(self, x: Tensor, y: Tensor | None) -> Iterator[tuple[slice, CodedPhoto]]:
         """Codes of faces x (N, C, H, H), in batches: their rows, and the batch's codes on the device."""
@@ -91,6 +101,7 @@ class Session(session.Session):
         """Codes of a split under their own labels, batch by batch, at most `limit` faces (0 = all)."""
         done = 0
         for batch in self.split(split).once(BATCH, self.device):
+            batch = {key: value[: limit - done] for key, value in batch.items()} if limit else batch
             yield encode_photo(self.flow, batch["image"], self.n_bits, self.labels.of(batch)), batch
             done += len(batch["image"])
             if limit and done >= limit:
@@ -108,27 +119,33 @@ class Session(session.Session):
 
     def pictures(self, eps_flat: Tensor, y: Tensor | None) -> Tensor:
         """Codes (N, D), coarsest first -> images (N, C, H, H) in [-1, 1], on the CPU, in batches."""
+        return to_pixels(self.decoded(eps_flat, y), self.n_bits)
+
+    def decoded(self, eps_flat: Tensor, y: Tensor | None) -> Tensor:
+        """The same before rounding: v (N, C, H, H), where an exploded inverse still shows."""
         parts = []
         for start in range(0, len(eps_flat), BATCH):
             rows = slice(start, start + BATCH)
             mine = None if y is None else y[rows].to(self.device)
-            v = self.flow.decode(self.flow.unflatten(eps_flat[rows].to(self.device)), mine)
-            parts.append(to_pixels(v, self.n_bits).cpu())
+            parts.append(self.flow.decode(self.flow.unflatten(eps_flat[rows].to(self.device)), mine).cpu())
         return torch.cat(parts)
 
     # --- directions ----------------------------------------------------------------------------------------------
 
     def provenance(self) -> dict[str, Any]:
-        """Where directions come from."""
+        """Where directions come from; `max`: training faces they were fitted to, 0 = all."""
         origin = self.method.origin
-        facts = {"dataset": self.meta["dataset"], "split": "train", "n_bits": self.n_bits}
+        facts = {"dataset": self.meta["dataset"], "split": "train", "n_bits": self.n_bits, "max": 0}
         return facts | {"run": origin.run, "step": origin.step, "sha256": origin.sha256}
 
     def directions(self, kind: str) -> Directions:
         """The run's directions: read, or fitted, saved and said so."""
         path = self.dir / f"directions_{kind}.pt"
         if path.is_file():
-            return load_directions(path, self.provenance())
+            found = load_directions(path, self.provenance())
+            if found.provenance.get("max"):
+                print(f"{path}: fitted to {found.provenance['max']} training faces only (directions --max)")
+            return found
         print(f"no {path} yet: fitting {kind} directions on the training faces")
         return self.fit(kind)
 
@@ -143,7 +160,7 @@ class Session(session.Session):
         for photo, batch in self.stream("val"):
             val.append((pooled(photo.code.eps).cpu(), label_table(batch, self.meta)))
         both = [tuple(torch.cat(part) for part in zip(*seen, strict=True)) for seen in (train, val)]
-        fitted = fit_directions(moments, *both, self.meta, kind, self.provenance())
+        fitted = fit_directions(moments, *both, self.meta, kind, self.provenance() | {"max": limit})
         save_directions(fitted, self.dir / f"directions_{kind}.pt")
         return fitted
 

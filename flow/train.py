@@ -45,6 +45,7 @@ class Glow(Method):
             self.optimizers["flow"] = torch.optim.Adamax(self.flow.parameters(), lr=cfg.train.lr, foreach=True)
         # The same noise in every grid of a run.
         self.register_buffer("noise", torch.randn(SHOWN, self.flow.dim, generator=torch.Generator().manual_seed(0)))
+        self.register_load_state_dict_post_hook(_start_alike)
 
     def learn_labels(self, faces: Any) -> None:
         """One pass over the training set: what the labels look like. Kept as weights: a run is rebuilt without data."""
@@ -133,6 +134,16 @@ class Glow(Method):
         drawn = torch.stack([self.draw(eps, target) for target in targets])
         moved = [transfer(self.ema.module, photo, target, GAIN, self.cfg.loss.n_bits) for target in targets]
         return Grid(drawn, self.labels.names), Grid(torch.stack([x, *moved]), ["input", *self.labels.names])
+
+
+def _start_alike(method: Glow, keys: Any) -> None:
+    """After `load_state_dict`: where only the weights or only their average was loaded (`train.init_from=RUN:flow`),
+    the other starts from it."""
+    average = method.ema.module
+    if method.flow.ready and not average.ready:
+        method.ema.reset(method.flow)
+    elif average.ready and not method.flow.ready:
+        method.flow.load_state_dict(average.state_dict())
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Bits per dimension without a network: what a flow's figure must be read beside. numpy and Pillow only.
 
-k (N, C, H, H): levels 0 .. 2^n - 1.
+k (N, C, H, H): levels 0 .. 2^n - 1. Training levels come in batches and are never held together.
 """
 
 import io
 import math
+from collections.abc import Iterable
 
 import torch
 from PIL import Image
@@ -15,44 +16,62 @@ MAX_GAUSSIAN = 3072  # dimensions; beyond, a covariance matrix is no yardstick b
 CHUNK = 512
 
 
-def yardsticks(train: Tensor, test: Tensor, n_bits: int) -> dict[str, float]:
-    """Every yardstick that applies, of the test images; those that learn, learn from train."""
+class Learnt:
+    """What training images, batch by batch, tell those yardsticks that learn."""
+
+    def __init__(self, batches: Iterable[Tensor], shape: torch.Size, n_bits: int) -> None:
+        self.n_bits, self.faces = n_bits, 0
+        self.counts = torch.ones(shape[0], 2**n_bits, dtype=torch.float64)  # of levels a channel, one added to each
+        self.total: Tensor | float = 0.0  # (D,), the sum of the cells' middles, and (D, D) that of their products
+        self.products: Tensor | None = None
+        if shape.numel() <= MAX_GAUSSIAN:
+            self.products = torch.zeros(shape.numel(), shape.numel(), dtype=torch.float64)
+        for k in batches:
+            self.add(k)
+
+    def add(self, k: Tensor) -> None:
+        """Count a batch."""
+        self.faces += len(k)
+        for channel, counts in enumerate(self.counts):
+            counts += torch.bincount(k[:, channel].flatten().long(), minlength=2**self.n_bits)
+        if self.products is not None:
+            x = cells(k, self.n_bits).double()
+            self.total = self.total + x.sum(0)
+            self.products.addmm_(x.T, x)
+
+
+def yardsticks(train: Iterable[Tensor], test: Tensor, n_bits: int) -> dict[str, float]:
+    """Every yardstick that applies, of the test images; those that learn, learn from the batches of train."""
+    learnt = Learnt(train, test[0].shape, n_bits)
     found = {
-        "independent pixels": histogram_bits(train, test, n_bits),
+        "training faces": learnt.faces,
+        "independent pixels": histogram_bits(learnt, test),
         "png": sheet_bits(test, "PNG"),
         "webp lossless": sheet_bits(test, "WEBP"),
     }
-    if test[0].numel() <= MAX_GAUSSIAN:
-        bits = gaussian_bits(train, test, n_bits)
+    if learnt.products is not None:
+        bits = gaussian_bits(learnt, test)
         found["gaussian, full covariance"] = bits.mean().item()
         found["gaussian, 95 % interval +-"] = 1.96 * bits.std().item() / math.sqrt(len(bits))
     return found
 
 
-def histogram_bits(train: Tensor, test: Tensor, n_bits: int) -> float:
+def histogram_bits(learnt: Learnt, test: Tensor) -> float:
     """Each channel's levels counted over all training pixels (one added to each count), pixels independent."""
-    bits = 0.0
-    for channel in range(test.shape[1]):
-        counts = torch.bincount(train[:, channel].flatten().long(), minlength=2**n_bits).double() + 1
-        code = -(counts / counts.sum()).log2()
-        bits += code[test[:, channel].long()].mean().item()
-    return bits / test.shape[1]
+    codes = -(learnt.counts / learnt.counts.sum(1, keepdim=True)).log2()
+    bits = [code[test[:, channel].long()].mean().item() for channel, code in enumerate(codes)]
+    return sum(bits) / len(bits)
 
 
-def gaussian_bits(train: Tensor, test: Tensor, n_bits: int) -> Tensor:
+def gaussian_bits(learnt: Learnt, test: Tensor) -> Tensor:
     """One Gaussian with full covariance, fitted to the training levels with the noise's variance added -> (N,).
 
     The bound of a dequantised density, its mean over the noise taken exactly: the middle of the cell's quadratic form
     plus the trace of the precision times the noise's variance.
     """
-    noise = 4.0**-n_bits / 12
-    x, dims = cells(train, n_bits), test[0].numel()
-    mean = x.mean(0, dtype=torch.float64)
-    covariance = torch.zeros(dims, dims, dtype=torch.float64)
-    for part in x.split(CHUNK * 8):
-        part = part.double() - mean
-        covariance += part.T @ part
-    covariance = covariance / len(x) + noise * torch.eye(dims, dtype=torch.float64)
+    n_bits, dims = learnt.n_bits, test[0].numel()
+    noise, mean = 4.0**-n_bits / 12, learnt.total / learnt.faces
+    covariance = learnt.products / learnt.faces - torch.outer(mean, mean) + noise * torch.eye(dims, dtype=torch.float64)
     factor = torch.linalg.cholesky(covariance)
     log_det = 2 * factor.diagonal().log().sum()
     trace = torch.linalg.solve_triangular(factor, torch.eye(dims, dtype=torch.float64), upper=False).square().sum()

@@ -1,7 +1,8 @@
 """Memory of Glow's backpropagation against depth: `python scripts/flow_memory.py [--out docs/flow_memory.md]`.
 
 Counts the bytes that autograd keeps between forward and backward, each storage once, parameters left out; on a GPU
-also the peak of a whole training step. Prints a table; with --out writes it as a page, with a picture beside it.
+also the peak of forward and backward, and what of it the parameters' gradients are, which grow with K in any case (an
+optimiser's state is in neither). Prints a table; with --out writes it as a page, with a picture beside it.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def kept_bytes(flow: GlowFlow, v: Tensor) -> int:
 
 
 def peak_bytes(flow: GlowFlow, v: Tensor) -> int:
-    """Peak of forward and backward on a GPU, beyond what stood there before."""
+    """Peak of forward and backward on a GPU, beyond what stood there before: with the parameters' gradients."""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     flow.encode(v).log_prob.mean().backward()
@@ -67,7 +68,7 @@ def measure(depths: Sequence[int], args: argparse.Namespace) -> dict[str, list[l
             flow = build(kind, steps, args)
             row = [kept_bytes(flow, v) / MIB]
             if args.device == "cuda":
-                row.append(peak_bytes(flow, v) / MIB)
+                row += [peak_bytes(flow, v) / MIB, sum(p.grad.nbytes for p in flow.parameters()) / MIB]
             rows.append(row)
     return found
 
@@ -78,7 +79,8 @@ def table(depths: Sequence[int], found: dict[str, list[list[float]]]) -> str:
     for kind, rows in found.items():
         lines.append(f"| {kind} | " + " | ".join(f"{row[0]:.1f}" for row in rows) + " |")
         if len(rows[0]) > 1:
-            lines.append(f"| {kind}: peak of a step | " + " | ".join(f"{row[1]:.1f}" for row in rows) + " |")
+            for place, what in ((1, "peak of forward and backward"), (2, "of it, the parameters' gradients")):
+                lines.append(f"| {kind}: {what} | " + " | ".join(f"{row[place]:.1f}" for row in rows) + " |")
     return "\n".join(lines)
 
 

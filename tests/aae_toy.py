@@ -1,12 +1,20 @@
 """Small faces of noise and small configs for the tests of aae_cgan."""
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from aae_cgan.config import AAECGANTrainConfig, Config, LossConfig, ModelConfig
+from aae_cgan.linear import fit_linear
+from aae_cgan.train import AAECGAN, prepare_linear
+from engine import Run, fit
+from engine.checkpoint import checkpoints, read_checkpoint
+from engine.config import to_yaml
+from engine.files import atomic_text
 
 SIZE, CLASSES = 16, ["angry", "happy", "sad", "neutral"]
 
@@ -61,3 +69,25 @@ def config(model: dict | None = None, loss: dict | None = None, **train: Any) ->
 
 def batch(n: int = 8) -> dict[str, Tensor]:
     return Noise().fixed(n)
+
+
+def build(model: dict | None = None, loss: dict | None = None, **train: Any) -> AAECGAN:
+    """A method with the same first weights each time, its linear path fitted."""
+    torch.manual_seed(0)
+    method = AAECGAN(config(model, loss, **train), meta())
+    if method.linear is not None:
+        method.linear.set(fit_linear([Noise().image], 16))
+    return method.train()
+
+
+def run(folder: Path, cfg: Config, stops: tuple[int, ...] = (0,)) -> dict:
+    """Train in `folder`, leaving after each of `stops` and coming back; the last checkpoint."""
+    for stop in stops:
+        torch.manual_seed(0)
+        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
+        atomic_text(folder / "config.yaml", to_yaml(part))
+        here = Run(part, folder, torch.device("cpu"))
+        method = AAECGAN(part, meta())
+        prepare_linear(here, method, Noise())
+        fit(here, method, Noise(), Noise())
+    return read_checkpoint(checkpoints(folder)[-1])

@@ -1,6 +1,7 @@
 """aae_cgan, part by part: linear path, networks, requests, schedule, config."""
 
 import copy
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,22 @@ def test_networks_build_for_every_size(size, channels):
     z = encoder(x)
     assert z.shape == (2, 16) and generator(z, y).shape == x.shape
     assert critic(x, y).shape == (2,) and critic.class_logits(x).shape == (2, 5)
+
+
+@pytest.mark.parametrize("size", [32, 48, 64, 96, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_networks_beside_a_linear_path_build_for_every_size(size, channels):
+    cfg, path = ModelConfig(width=8, latent_dim=16), LinearPath(channels, size, 16)
+    x, y = torch.rand(4, channels, size, size) * 2 - 1, torch.eye(5)[:4]
+    path.mean.copy_(x.mean(0).flatten())
+    nn.init.orthogonal_(path.basis)
+    encoder, generator = Encoder(channels, size, cfg, path), Generator(channels, size, 5, cfg, path)
+    z = encoder(x)
+    assert z.shape == (4, 16) and torch.equal(z, path.encode(x))
+    shown = generator(z, y)
+    assert shown.shape == x.shape and torch.allclose(shown, path.decode(z), atol=1e-6)
+    nn.init.normal_(generator.out.weight)
+    assert not torch.allclose(generator(z, y), shown)
 
 
 def test_sizes_of_the_paper_scale():
@@ -233,6 +250,12 @@ def test_ten_thousand_batches_are_two_thousand_generator_steps():
     [
         (["train.autoencode_steps=50", "train.total_steps=40"], "train.total_steps: 40 are fewer than the 50"),
         (["loss.lambda_adv=0"], "loss.lambda_adv: 0 leaves no image critic"),
+        (
+            ["loss.lambda_adv=0", "loss.lambda_class=1", "train.autoencode_steps=20000"],
+            "loss.lambda_class: the head sits on the image critic",
+        ),
+        (["data.sets=[fer2013, tfd]"], "data.sets: this method learns from one set"),
+        (["train.mixed=1", "loss.gan=wgan"], "train.mixed: 1 leaves the gradient penalty no fake"),
         (["model.width=20"], "model.width: expected 8 .. 96"),
         (["train.augment=colour"], "train.augment: expected a list of color"),
         (["loss.prior_fraction=2"], "loss.prior_fraction: expected a share"),
@@ -269,6 +292,22 @@ def test_every_yaml_takes_a_step(path):
             assert all(torch.as_tensor(v).isfinite() for v in logs.values()), (name, step)
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_readme_s_two_halves_are_good_for_every_recipe(path):
+    text = (path.parent.parent.parent / "aae_cgan" / "README.md").read_text().replace("\\\n", " ")
+    commands = [
+        shlex.split(line) for line in text.splitlines() if line.startswith("python aae_cgan/train.py --config C")
+    ]
+    assert len(commands) == 3
+    if not load_config(Config, path).loss.lambda_adv:
+        return  # it has one half only
+    first, second, both = (load_config(Config, path, [w for w in words if "=" in w]) for words in commands)
+    assert [name for name, *_ in boundaries(first)] == ["autoencode"]
+    assert [name for name, *_ in boundaries(second)] == ["gan"]
+    assert [name for name, *_ in boundaries(both)] == ["guide"] * bool(both.guide_steps) + ["joint"]
+    assert [source.partition(":")[0] for source in both.train.init_from] == ["runs/half1", "runs/half2"]
+
+
 # Unlabelled faces and alarms.
 
 
@@ -288,6 +327,8 @@ def test_a_set_with_unlabelled_faces_fills_its_share_of_each_batch():
     third = [next(straight) for _ in range(4)][3]
     assert torch.equal(next(again)["index"], third["index"])
     assert len(parts) == 50 and (parts.fixed(6)["label"] >= 0).all()
+    without = in_two_parts(faces, 0.0)
+    assert len(without) == 12 and (next(without.batches(12))["label"] >= 0).all()
     labelled = FaceSet(faces.shelf, np.arange(12), DataConfig(), True, 3)
     assert in_two_parts(labelled, 0.5) is labelled
 
@@ -302,5 +343,9 @@ def test_alarms_speak_once_after_three_samplings():
     found = symptoms(bad | {"recognised": 0.2, "gap_image": -1.0}, 4)
     assert {"rows", "draws", "code_std", "recognised", "gap_image"} <= set(found)
     watch = Watch()
-    assert [len(watch.see(found)) for _ in range(4)] == [0, 0, len(found), 0]
-    assert watch.see({}) == [] and watch.see(found) == []
+    assert [len(watch.see("joint", found)) for _ in range(4)] == [0, 0, len(found), 0]
+    assert watch.see("joint", {}) == [] and watch.see("joint", found) == []
+    assert [len(watch.see("guide", found)) for _ in range(4)] == [0] * 4  # nothing can move yet
+    alone = [watch.see("autoencode", found) for _ in range(4)][2]
+    assert set(alone) == {found[name] for name in ("draws", "rows", "code_std")}
+    assert [len(watch.see("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # it counts anew

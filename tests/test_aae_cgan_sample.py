@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from layouts import write_folders
 from PIL import Image
 
 from aae_cgan import sample, train
@@ -17,6 +18,7 @@ from aae_cgan.photos import span
 from aae_cgan.train import AAECGAN
 from data import build_faces, synthetic
 from engine import UserError, load
+from engine.grids import to_uint8
 from evaluation.manifest import read_export, read_manifest
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -79,6 +81,7 @@ def test_training_leaves_its_pictures(run_dir):
         ("edit", ["--attr", "happy=0", "--n", "2", "--detail", "decode", "--strength", "1.5"], ["edit.png"]),
         ("slider", ["--all", "--steps", "3"], ["slider.png", "slider.json", "slider.webp"]),
         ("slider", ["test:3", "--attr", "happy=0.5", "surprise=0.5", "--gif", "--detail", "blend"], ["slider.gif"]),
+        ("slider", ["--attr", "happy", "--steps", "2"], ["slider.png"]),
         ("prior", ["--n", "9"], ["prior.png", "prior.json"]),
         ("prior", ["--n", "4", "--class", "happy"], ["prior.png"]),
         ("interpolate", ["test:0", "test:9", "--n", "3", "--class", "sad"], ["interpolate.png", "interpolate.webp"]),
@@ -108,6 +111,16 @@ def test_own_photo_comes_back_at_its_size(run_dir, photo, tmp_path, capsys):
         "--out", str(tmp_path / "z.png"),
     )  # fmt: skip
     assert np.array_equal(np.asarray(Image.open(tmp_path / "z_me.png")), np.asarray(Image.open(photo)))
+
+
+def test_a_photo_after_the_wish_is_the_slider_s_face(run_dir, photo, tmp_path):
+    """argparse gives both words to --attr."""
+    for words in (["--attr", "happy", str(photo)], [str(photo), "--attr", "happy"]):
+        out = tmp_path / f"{len(words[0])}.png"
+        call(run_dir, "slider", *words, "--steps", "2", "--eyes", EYES, "--out", str(out))
+        assert facts(out)["face"] == str(photo)
+    call(run_dir, "slider", "--attr", "happy", "test:5", "--steps", "2", "--out", str(tmp_path / "t.png"))
+    assert facts(tmp_path / "t.png")["face"] == "test:5"
 
 
 def test_strength_zero_blended_is_the_photo_and_half_is_on_the_way(run_dir):
@@ -151,12 +164,12 @@ def test_other_exports_and_a_repeat(run_dir, tmp_path):
 class FakeJudge:
     """Says that every picture shows the class whose number its mean grey is nearest to."""
 
-    names = ["neutral", *COLUMNS[:-1]]  # another order than the run's
+    names = ["neutral", *COLUMNS[:-1], "contempt"]  # another order than the run's
 
     def logits(self, images8: torch.Tensor) -> torch.Tensor:
         self.seen = images8
         level = images8.float().mean((1, 2, 3)) / 255 * 6
-        return -10 * (level[:, None] - torch.arange(7)).abs()
+        return -10 * (level[:, None] - torch.arange(8)).abs()
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.softmax(1)
@@ -175,6 +188,32 @@ def test_strip_says_what_the_judge_sees(run_dir, tmp_path, monkeypatch, capsys):
     call(run_dir, "report", "--n", "20", "--judge", "j", "--out", str(tmp_path / "r.png"))
 
 
+def test_a_strip_keeps_its_order_for_a_folder_sorted_otherwise(tmp_path, monkeypatch):
+    """Columns come as ever, each under its own label; captions are the judge's words about the pixels shown."""
+    classes = ["sad", "neutral", "contempt", "happy", "angry"]
+    write_folders(tmp_path / "faces", classes, per_group=12, size=32)
+    config, run = Path(__file__).parent.parent / "configs/aae_cgan/folder64.yaml", tmp_path / "run"
+    small = ["model.latent_dim=16", "data.image_size=32", f"data.root={tmp_path / 'faces'}"]
+    small.append(f"data.classes=[{', '.join(classes)}]")
+    train.main(["--config", str(config), "--run-dir", str(run), *SMALL[3:], *small])
+    seen, decode = [], sample.Session.decode
+    monkeypatch.setattr(sample.Session, "decode", lambda self, z, y: (seen.append(y), decode(self, z, y))[1])
+    judge = FakeJudge()
+    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: judge)
+    grids = []
+    monkeypatch.setattr(sample.Session, "write", lambda self, grid, *a, **k: grids.append(grid))
+    call(run, "strip", "--n", "3", "--judge", "j")
+    (grid,) = grids
+    columns = ["Generation Base", "Angry", "Happy", "Sad", "Neutral", "Contempt"]
+    assert grid.columns == columns and grid.images.shape[:2] == (3, 6)
+    asked = [classes[k].capitalize() for k in seen[-1].argmax(1).tolist()]
+    assert asked == columns[1:] * 3
+    shown = judge.logits(torch.from_numpy(to_uint8(grid.images.flatten(0, 1))))
+    known = [judge.names.index(name) for name in classes]
+    told = [classes[k] for k in judge.probabilities(shown)[:, known].argmax(1).tolist()]
+    assert [tile.split(" ")[0] for row in grid.tiles for tile in row] == told
+
+
 @pytest.mark.parametrize(
     ("mode", "options", "sentence"),
     [
@@ -183,6 +222,8 @@ def test_strip_says_what_the_judge_sees(run_dir, tmp_path, monkeypatch, capsys):
         ("edit", ["--attr", "Smiling=1", "test:1"], "this run shows angry"),
         ("prior", ["--class", "cross"], "--class cross: this run shows"),
         ("slider", ["test:1"], "slider: say where to"),
+        ("slider", ["test:1", "--attr", "happy", "me.jpg"], "slider: takes one face and was given test:1, me.jpg"),
+        ("slider", ["--attr", "me.jpg"], "me.jpg"),
         ("slider", ["test:1", "--attr", "happy", "--range", "x"], "--range x: expected from:to"),
         ("export", ["--what", "edit"], "give a folder with --out"),
         ("export", ["--what", "edit", "--attr", "x", "--n", "2", "--out", "/tmp/never"], "'x' is unknown"),

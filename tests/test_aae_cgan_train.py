@@ -1,22 +1,17 @@
 """aae_cgan's step: who moves when, in which direction, for which weight; what the penalties see; resume; ranks."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from aae_toy import CLASSES, Noise, batch, config, meta
+from aae_toy import CLASSES, Noise, batch, build, config, meta, run
 from torch import Tensor
 
-from aae_cgan.linear import fit_linear
 from aae_cgan.schedule import clock
-from aae_cgan.targets import Request, conditions, draw_request
-from aae_cgan.train import AAECGAN, prepare_linear
-from engine import Run, UserError, fit
-from engine.checkpoint import checkpoints, read_checkpoint
-from engine.config import to_yaml
-from engine.files import atomic_text
+from aae_cgan.targets import Request, conditions, draw_request, mix_labels
+from aae_cgan.train import AAECGAN
+from engine import UserError, mean_over_ranks
 from tests.same import equal, of_one_and_of_two_ranks
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -24,17 +19,10 @@ pytestmark = pytest.mark.slow  # whole runs
 NETWORKS = ("encoder", "generator", "d_latent", "d_image", "guide")
 
 
-def build(model: dict | None = None, loss: dict | None = None, **train: Any) -> AAECGAN:
-    torch.manual_seed(0)
-    method = AAECGAN(config(model, loss, **train), meta())
-    if method.linear is not None:
-        method.linear.set(fit_linear([Noise().image], 16))
-    return method.train()
-
-
 def weights(method: AAECGAN) -> dict[str, list[Tensor]]:
+    """Parameters and buffers."""
     named = {name: getattr(method, name) for name in NETWORKS}
-    return {name: [p.detach().clone() for p in net.parameters()] for name, net in named.items() if net is not None}
+    return {name: [v.clone() for v in net.state_dict().values()] for name, net in named.items() if net is not None}
 
 
 def moved(before: dict, after: dict) -> set[str]:
@@ -51,9 +39,11 @@ def gradients(method: AAECGAN) -> set[str]:
 # Isolation.
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
-def test_each_phase_moves_what_it_must_and_nothing_else(gan):
-    method = build(loss={"gan": gan, "lambda_guide": 1.0, "guide_steps": 1}, autoencode_steps=1, gan_steps=1)
+def test_each_phase_moves_what_it_must_and_nothing_else(gan, norm):
+    loss = {"gan": gan, "lambda_guide": 1.0, "guide_steps": 1}
+    method = build({"norm": norm}, loss, autoencode_steps=1, gan_steps=1)
     linear = method.linear.basis.clone()
     expected = {
         0: {"guide"},
@@ -67,6 +57,14 @@ def test_each_phase_moves_what_it_must_and_nothing_else(gan):
         method.step(batch(), step)
         assert moved(before, weights(method)) == names, step
     assert torch.equal(method.linear.basis, linear)
+
+
+def test_a_hundred_steps_leave_the_linear_path_as_it_was():
+    method = build(autoencode_steps=20, gan_steps=20, total_steps=100)
+    before = {name: value.clone() for name, value in method.linear.named_buffers()}
+    for step in range(100):
+        method.step(batch(), step)
+    assert set(before) == {"mean", "basis", "scale"} and equal(before, dict(method.linear.named_buffers()))
 
 
 def test_updates_leave_no_gradient_elsewhere():
@@ -121,6 +119,37 @@ def test_every_weight_counts_and_costs_nothing_at_zero(term):
         assert calls_off["encoder"] == calls_on["encoder"] - 1
     key = {"rec": "recon"}.get(term, term)
     assert f"G/{key}" in logs_on and logs_on[f"G/{key}"] != logs_off.get(f"G/{key}", 0)
+
+
+def test_every_weight_of_a_critic_s_game_counts_and_costs_nothing_at_zero(monkeypatch):
+    """`rows`: how many pairs, or codes, the critic scores in one step."""
+    for name, gan, critic in (
+        ("lambda_mismatch", "logistic", "d_image"),
+        ("lambda_mismatch", "wgan", "d_image"),
+        ("gamma_r1", "logistic", "d_image"),
+        ("lambda_gp", "wgan", "d_image"),
+        ("lambda_gp_latent", "wgan", "d_latent"),
+    ):
+        found = {}
+        for value in (0.0, 1.0, 2.0):
+            method, rows = build(loss={"gan": gan, name: value}), []
+            getattr(method, critic).register_forward_hook(lambda net, given, out, rows=rows: rows.append(len(out)))
+            method.step(batch(), 0)
+            found[value] = weights(method)[critic], sum(rows)
+        assert found[0.0][1] == found[1.0][1] - 8, (name, gan)  # a pass over the batch is left out
+        assert not equal(found[0.0][0], found[1.0][0]) and not equal(found[1.0][0], found[2.0][0]), (name, gan)
+
+
+def test_mouth_and_eyes_weigh_more_where_asked_for(monkeypatch):
+    def after(value: float) -> AAECGAN:
+        method = build(loss={"lambda_face": value}, autoencode_steps=40)
+        torch.nn.init.normal_(method.generator.out.weight, std=0.05)
+        method.step(batch(), 0)
+        return method
+
+    assert not equal(weights(after(0.0))["generator"], weights(after(1.0))["generator"])
+    monkeypatch.setattr("aae_cgan.train.face_weight", lambda *a: pytest.fail("was made though nothing weighs more"))
+    after(0.0)
 
 
 # Directions.
@@ -197,6 +226,45 @@ def test_both_ends_of_the_penalty_carry_the_label_shown(monkeypatch):
     assert torch.equal(fake, x.flip(0))
 
 
+@pytest.mark.parametrize("gan", ["logistic", "wgan"])
+def test_a_penalty_sees_each_row_by_itself_and_all_of_it(gan, monkeypatch):
+    """It is that of single rows, whatever their order: a norm over one axis of (N, C, H, H) is something else."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **kind: torch.full(shape, 0.5, **kind))  # all midpoints
+    x, y, _ = build().faces(batch())
+    asked = draw_request(x, y, False, False)
+    for rows in (torch.arange(8), torch.randperm(8), torch.arange(3, 4)):
+        method = build(loss={"gan": gan, "lambda_mismatch": 0.0})
+        part = Request(asked.y_target[rows], asked.x_match[rows], asked.y_wrong[rows])
+        points, label = (x[rows], y[rows]) if gan == "logistic" else ((part.x_match - x[rows]) / 2, part.y_target)
+        slopes = []
+        for point, row in zip(points.clone().requires_grad_(), label, strict=True):
+            (slope,) = torch.autograd.grad(method.d_image(point[None], row[None]).sum(), point)
+            slopes.append(slope.square().sum())
+        squares = torch.stack(slopes)
+        expected = squares.mean() / 2 if gan == "logistic" else squares.sqrt().mean()
+        logs = method.update_d_image(x[rows], y[rows], -x[rows], part.y_target, part)
+        assert logs["D/r1" if gan == "logistic" else "D/slope"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("mixed", [0.0, 0.5, 0.99])
+def test_the_penalty_leaves_out_fakes_with_a_label_between(mixed, monkeypatch):
+    method, seen = build(loss={"gan": "wgan", "lambda_mismatch": 0.0}, mixed=mixed), []
+    x, y, _ = method.faces(batch(32))
+    asked = draw_request(x, y, False, False)
+    y_target = mix_labels(y, asked.y_target, mixed)
+    forward = method.d_image.forward
+    monkeypatch.setattr(method.d_image, "forward", lambda v, label: (seen.append((v, label)), forward(v, label))[1])
+    logs = method.update_d_image(x, y, torch.zeros_like(x), y_target, asked)
+    whole = (y_target == asked.y_target).all(1)
+    assert whole.all() == (mixed == 0) and torch.as_tensor(logs["D/slope"]).isfinite()
+    points, label = seen[-1]  # the penalty's own call
+    assert torch.equal(label, asked.y_target[whole])
+    share = points.flatten(1).sum(1) / asked.x_match[whole].flatten(1).sum(1)
+    assert torch.allclose(points, share[:, None, None, None] * asked.x_match[whole], atol=1e-4)
+    penalty, slope = method.slope_penalty(x, 0.5 * (asked.y_target + y.roll(1, 0)) + 0.1, asked)
+    assert mixed == 0 or (penalty == 0 and slope == 1)  # no row is left
+
+
 def test_a_soft_label_equal_to_a_hard_one_is_the_same():
     method = build().eval()
     x, y, _ = method.faces(batch())
@@ -213,10 +281,18 @@ def test_unlabelled_faces_are_reconstructed_and_nothing_else(monkeypatch):
     rows["label"] = torch.tensor([0, -1, 2, 3, -1, 1, 2, -1])
     update = method.update_d_image
     monkeypatch.setattr(method, "update_d_image", lambda x, *a: seen.update(image=x) or update(x, *a))
+    terms = method.edit_terms
+    monkeypatch.setattr(
+        method, "edit_terms", lambda *a: seen.update(edit=[v for v in a if torch.is_tensor(v)]) or terms(*a)
+    )
     distance = method.distance
     monkeypatch.setattr(method, "distance", lambda a, x, b: seen.update(recon=x) or distance(a, x, b))
     method.step(rows, 0)
-    assert len(seen["recon"]) == 8 and torch.equal(seen["image"], rows["image"][rows["label"] >= 0])
+    known = rows["label"] >= 0
+    assert len(seen["recon"]) == 8 and torch.equal(seen["image"], rows["image"][known])
+    x_fake, z_from, y_target, x, y, drawn = seen["edit"]
+    assert {len(v) for v in seen["edit"]} == {5} and torch.equal(x, rows["image"][known])
+    assert (y.amax(1) == 1).all() and (y_target.amax(1) == 1).all()  # no uniform row
 
 
 def test_averages_start_anew_with_each_phase():
@@ -240,6 +316,21 @@ def test_joint_rate_scales_the_joint_phase_alone():
     assert rates == [1.0, 0.5]
 
 
+def test_an_alarm_waits_for_the_phase_that_can_mend_it(monkeypatch, caplog):
+    """While the guide is taught no edit can move: nothing is said then, and it is said later if it stays."""
+    method = build(loss={"lambda_guide": 1.0, "guide_steps": 5})
+    monkeypatch.setattr("aae_cgan.train.symptoms", lambda *a: {"recognised": "the label is ignored"})
+    monkeypatch.setattr("aae_cgan.train.logger.propagate", True)
+    said = []
+    for step in range(10):
+        method.train()
+        method.step(batch(), step)
+        with torch.inference_mode():
+            method.eval().sample(batch())
+        said.append(len(caplog.messages))
+    assert said == [0] * 7 + [1] * 3  # the third look of the joint phase
+
+
 def test_a_judge_may_not_guide(tmp_path, monkeypatch):
     def refuse(run: str, role: str, device: str) -> None:
         assert role == "guide"
@@ -255,18 +346,6 @@ def test_a_judge_may_not_guide(tmp_path, monkeypatch):
 # Whole runs.
 
 
-def run(folder: Path, cfg: Any, stops: tuple[int, ...] = (0,)) -> dict:
-    for stop in stops:
-        torch.manual_seed(0)
-        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
-        atomic_text(folder / "config.yaml", to_yaml(part))
-        here = Run(part, folder, torch.device("cpu"))
-        method = AAECGAN(part, meta())
-        prepare_linear(here, method, Noise())
-        fit(here, method, Noise(), Noise())
-    return read_checkpoint(checkpoints(folder)[-1])
-
-
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
 def test_a_resumed_run_is_the_straight_one_across_phases(tmp_path, gan):
     stops = (3, 6, 10, 12, 16, 19)  # within each phase, at each border, and between two turns of the generator
@@ -279,11 +358,61 @@ def test_a_resumed_run_is_the_straight_one_across_phases(tmp_path, gan):
         assert equal(straight[key], resumed[key]), key
 
 
-@pytest.mark.parametrize("kind", ["planes", "late", "batch-concat"])
-def test_resume_for_every_way_in_of_the_label(tmp_path, kind):
+@pytest.mark.parametrize("gan", ["logistic", "wgan"])
+@pytest.mark.parametrize("kind", ["planes", "projection", "late", "batch-concat"])
+def test_resume_for_every_way_in_of_the_label(tmp_path, kind, gan):
     model = {"condition_d": kind} if kind != "batch-concat" else {"norm": "batch", "condition_g": "concat"}
-    cfg = config(model | ({"linear": "none"} if kind == "batch-concat" else {}), total_steps=8)
-    assert equal(run(tmp_path / "a", cfg)["method"], run(tmp_path / "b", cfg, (5, 0))["method"])
+    loss = {"gan": gan, "lambda_guide": 1.0, "guide_steps": 2, "n_critic": 2}
+    cfg = config(
+        model | ({"linear": "none"} if kind == "batch-concat" else {}),
+        loss,
+        **{"autoencode_steps": 2, "gan_steps": 3, "total_steps": 11},
+    )
+    stops = (2, 3, 4, 6, 7, 8, 0)  # at each border of phases, and within
+    straight, resumed = run(tmp_path / "a", cfg), run(tmp_path / "b", cfg, stops)
+    assert equal(straight["method"], resumed["method"]) and equal(straight["optimizers"], resumed["optimizers"])
+
+
+def test_a_held_encoder_keeps_its_statistics_and_moves_on_afterwards():
+    method = build({"norm": "batch", "linear": "none"}, autoencode_steps=2, gan_steps=2)
+    seen = []
+    for step in range(5):
+        method.step(batch(), step)
+        seen.append(method.encoder.norms[1].norm.running_mean.clone())
+    assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[3]) and not torch.equal(seen[3], seen[4])
+
+
+def test_what_is_compiled_and_what_is_not_is_said(tmp_path, monkeypatch, capsys):
+    """`torch.compile` itself is replaced: no compiler is needed to see which networks are handed to it."""
+    from aae_cgan import train
+
+    compiled, methods = [], []
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compiled.append(call.__self__) or call)
+    make = train.AAECGAN
+    monkeypatch.setattr(train, "AAECGAN", lambda *a: methods.append(make(*a)) or methods[-1])
+    yaml = Path(__file__).parent.parent / "configs/aae_cgan/synthetic32.yaml"
+    small = ["data.num_train=70", "data.num_val=20", "data.num_test=20", "model.width=8", "model.latent_dim=16"]
+    short = ["train.total_steps=1", "train.batch_size=4", "train.val_images=8", "train.compile=true", "loss.gan=wgan"]
+    train.main(["--config", str(yaml), "--run-dir", str(tmp_path / "run"), *small, *short])
+    assert compiled == [methods[0].encoder, methods[0].generator]
+    assert "compiled: encoder, generator; no critic" in capsys.readouterr().out
+
+
+def _apart(rank: int, world: int) -> dict:
+    """How far what is held lies from the mean of all ranks', after phases in which each rank has seen its own faces."""
+    loss = {"lambda_guide": 1.0, "guide_steps": 3}
+    method = build({"norm": "batch"}, loss, autoencode_steps=2, gan_steps=2)
+    for step in range(6):
+        rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
+        method.step(Noise().take(rows), step)
+    layers = {"guide": method.guide.features[1], "encoder": method.encoder.norms[1].norm}
+    held = {name: torch.stack([layer.running_mean, layer.running_var]) for name, layer in layers.items()}
+    return {name: (value - mean_over_ranks(value)).abs().max() for name, value in held.items()}
+
+
+def test_what_is_held_is_the_same_on_all_ranks(tmp_path):
+    _, two = of_one_and_of_two_ranks(_apart, tmp_path)
+    assert two == {"guide": 0, "encoder": 0}
 
 
 def test_halves_trained_apart_start_a_joint_run(tmp_path):

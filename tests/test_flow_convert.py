@@ -212,5 +212,8 @@ def test_a_foreign_file_is_one_sentence(tmp_path) -> None:
     with pytest.raises(UserError, match="has no 'blocks.0.flows.0.coupling"):
         from_rosinality({"conv.weight": torch.zeros(1)}, SIZE, 5, "other.pt")
     (tmp_path / "short.npz").write_bytes(b"PK nonsense")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(UserError, match="one array without a name"):
+        read_npz(tmp_path / "one.npy")
     with pytest.raises(UserError, match="not an intact .npz"):
         read_npz(tmp_path / "short.npz")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ from flow.labels import mean_pictures
 from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature, image_bits
 from flow.model import flatten
 from flow.mover import Mover
-from flow.yardsticks import gaussian_bits, histogram_bits, yardsticks
+from flow.neighbours import Neighbours
+from flow.yardsticks import Learnt, gaussian_bits, yardsticks
 from latents.directions import mean_vectors, ols_vectors
 
 
@@ -97,6 +99,57 @@ def test_shrinking_takes_noise_and_leaves_the_signal() -> None:
     seen = signal + noise
     assert (shrink_blocks(seen, 1.0, shapes) - signal).norm() < 0.6 * (seen - signal).norm()
     assert torch.equal(shrink_blocks(seen, torch.zeros(8), shapes), seen)
+
+
+@pytest.mark.parametrize("side", [5, 6, 7, 12])
+def test_a_side_that_four_does_not_divide_is_shrunk_and_pooled_too(side: int) -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(16, 8 * side * side)
+    assert torch.equal(shrink_blocks(noise, 0.0, [(8, side, side)]), noise)
+    kept = shrink_blocks(noise, 1.0, [(8, side, side)])
+    assert kept.norm() < 0.6 * noise.norm()  # tiles of a few pixels keep more than 4 x 4 do
+    far = noise + 100
+    assert torch.allclose(shrink_blocks(far, 1.0, [(8, side, side)]), far, rtol=1e-3)
+    seen = pooled([noise.view(-1, 8, side, side)])
+    assert seen.shape == (16, 8 * 16) and abs(seen.var().item() - 1) < 0.1
+
+
+def test_a_class_s_error_is_that_of_its_own_two_means() -> None:
+    flow = small_flow(dtype=torch.float32)
+    found, codes, labels = planted_directions(flow)
+    side = lambda k: codes[labels[:, 2 + k] == 1].double()  # noqa: E731
+    own = lambda k: side(k).var(0, correction=0) / len(side(k))  # noqa: E731
+    assert torch.allclose(found.error[2].double(), (own(0) + own(2)).sqrt(), atol=1e-6)  # happy from neutral
+    assert found.error[4].abs().max() == 0 and found.direction[4].abs().max() == 0
+    rest = [codes[labels[:, 0] == bit].double() for bit in (0, 1)]
+    expected = sum(part.var(0, correction=0) / len(part) for part in rest).sqrt()
+    assert torch.allclose(found.error[0].double(), expected, atol=1e-6)
+
+
+def test_a_face_is_not_its_own_neighbour() -> None:
+    flow, (found, _, _) = small_flow(dtype=torch.float32), planted_directions(small_flow(dtype=torch.float32))
+    faces = pictures(300, size=8)
+    label = torch.arange(300) % 3
+    attr = torch.stack([torch.arange(300) % 2, torch.ones(300)], 1).float()
+    part = {"image": faces, "label": label, "attr": attr, "index": torch.arange(300)}
+    parts = [{key: value[rows] for key, value in part.items()} for rows in (slice(130), slice(130, None))]
+    split = SimpleNamespace(once=lambda size: iter(parts))
+    session = SimpleNamespace(meta=META, split=lambda name: split, flow=flow)
+    near = Neighbours(session, found, faces, torch.full((300, 5), float("nan")), 5)
+    everyone = torch.ones(300, dtype=torch.bool)
+    wish = parse_request("Smiling=1", META["classes"], META["attributes"])["Smiling"]
+    assert not any(q in near.nearest(q, everyone, wish) for q in range(300))
+
+
+def test_what_least_squares_or_keeping_cannot_do_is_a_sentence() -> None:
+    moments = Moments(2).add(torch.randn(50, 4), torch.tensor([[1.0, float("nan")], [0.0, float("nan")]]).repeat(25, 1))
+    with pytest.raises(UserError, match="least squares: no face has all its attributes known.* --kind mean"):
+        moments.ols_directions(names=["Smiling", "Male"])
+    flow = small_flow(dtype=torch.float32)
+    found, codes, labels = planted_directions(flow)
+    request = parse_request("Smiling=+1.0", META["classes"], META["attributes"])
+    with pytest.raises(UserError, match="--keep Male Smiling: holds all of what --attr asks to move"):
+        Mover(flow, found, META, keep=["Male", "Smiling"]).step(codes, labels, request)
 
 
 def planted_directions(flow, seed: int = 0) -> tuple[Directions, torch.Tensor, torch.Tensor]:
@@ -252,10 +305,14 @@ def test_yardsticks_of_known_data() -> None:
     draw = lambda n: (torch.randn(n, 48, dtype=torch.float64) @ mixing.T + 0.5).clamp(0, 0.999)  # noqa: E731
     k = [(draw(n) * 256).floor().int().view(n, 3, 4, 4) for n in (20_000, 2000)]
     entropy = (torch.linspace(0.02, 0.1, 48).log2() + 0.5 * math.log2(2 * math.pi * math.e)).mean().item() + 8
-    assert gaussian_bits(*k, 8).mean().item() == pytest.approx(entropy, rel=0.01)
+    learnt = Learnt(k[0].split(3000), k[1][0].shape, 8)
+    assert gaussian_bits(learnt, k[1]).mean().item() == pytest.approx(entropy, rel=0.01)
+    x = (k[0].double().flatten(1) + 0.5) / 256 - 0.5
+    covariance = learnt.products / len(x) - torch.outer(learnt.total, learnt.total) / len(x) ** 2
+    assert torch.allclose(covariance, x.T.cov(correction=0), atol=1e-10)  # batch by batch = all at once
     uniform = torch.randint(0, 32, (500, 1, 8, 8))
-    assert histogram_bits(uniform, uniform, 5) == pytest.approx(5, abs=0.01)
-    found = yardsticks(uniform, uniform, 5)
+    found = yardsticks(iter(uniform.split(128)), uniform, 5)
+    assert found["independent pixels"] == pytest.approx(5, abs=0.01) and found["training faces"] == 500
     assert found["webp lossless"] > 5 and found["png"] > 5
 
 

@@ -9,7 +9,7 @@ from flow_toy import VARIANTS, batch, labels_for, method, pictures, small_flow
 from engine import UserError
 from flow.bijectors import ActNorm, Coupling, EdgeConv, InvertibleConv1x1, Step, squeeze, unsqueeze
 from flow.config import ModelConfig
-from flow.model import GlowFlow, tempered
+from flow.model import GlowFlow, Level, tempered
 from losses.quantise import bits_per_dim, dequantise, to_levels, to_pixels
 
 
@@ -164,6 +164,17 @@ def test_label_planes_means_and_tables_are_linear() -> None:
         zero = torch.zeros(2, *level.class_mean.shape[1:], dtype=torch.float64)
         mean = lambda y, level=level, zero=zero: -level.minus_mean(zero, y)  # noqa: E731
         assert torch.allclose(mean(0.3 * a + 0.7 * b), 0.3 * mean(a) + 0.7 * mean(b))
+        # The prior's tables: its mean, and its log-deviation before the bound of tanh.
+        like = torch.zeros(2, *level.prior_shift.shape[1:], dtype=torch.float64)
+        onward = None if level.last else torch.zeros(2, level.prior.weight.shape[1], *like.shape[2:]).double()
+        plain = level.prior_of(onward, torch.zeros_like(a), like)
+
+        def told(y, level=level, like=like, onward=onward, plain=plain):
+            m, log_s = level.prior_of(onward, y, like)
+            return torch.stack([m - plain[0], torch.atanh(log_s - plain[1])])
+
+        assert torch.allclose(told(0.3 * a + 0.7 * b), 0.3 * told(a) + 0.7 * told(b), atol=1e-9)
+        assert told(a).abs().max() > 1e-3
 
 
 def test_all_classes_are_equally_dense_at_the_start_but_for_the_planes() -> None:
@@ -215,21 +226,38 @@ def test_the_kept_inverse_follows_the_weights() -> None:
 
 
 def test_products_over_channels_run_in_full_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = small_flow(dtype=torch.float32)
-    seen = []
-    real = torch.nn.functional.linear
+    flow = small_flow(dtype=torch.float32, condition="planes")
+    seen: dict[str, list] = {"linear": [], "conv2d": [], "prior": []}
+    inside = [False]
 
-    def spy(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        precise = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-        seen.append((torch.is_autocast_enabled("cpu"), *precise, x.dtype))
-        return real(x, *rest)
+    def spy(name: str, real):
+        def called(x: torch.Tensor, *rest: torch.Tensor, **more: object) -> torch.Tensor:
+            precise = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+            seen["prior" if inside[0] else name].append((torch.is_autocast_enabled("cpu"), *precise))
+            return real(x, *rest, **more)
 
-    monkeypatch.setattr(torch.nn.functional, "linear", spy)
-    before = torch.backends.cuda.matmul.fp32_precision
+        return called
+
+    def prior_of(self: Level, *args: object) -> tuple[torch.Tensor, torch.Tensor]:
+        inside[0] = True
+        found = real_prior(self, *args)
+        inside[0] = False
+        return found
+
+    real_prior = Level.prior_of
+    monkeypatch.setattr(Level, "prior_of", prior_of)
+    for name in ("linear", "conv2d"):
+        monkeypatch.setattr(torch.nn.functional, name, spy(name, getattr(torch.nn.functional, name)))
+    before, exact = torch.backends.cuda.matmul.fp32_precision, (False, "ieee", "ieee")
+    v, y = torch.rand(2, 3, 8, 8) - 0.5, torch.eye(3)[:2]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        flow.encode(torch.rand(2, 3, 8, 8) - 0.5)
+        flow.encode(v, y)
         assert torch.is_autocast_enabled("cpu")
-    assert set(seen) == {(False, "ieee", "ieee", torch.float32)}
+    assert set(seen["linear"]) == set(seen["prior"]) == {exact}
+    assert {autocast for autocast, *_ in seen["conv2d"]} == {True}  # the networks run in the caller's precision
+    seen["conv2d"].clear()
+    flow.decode(flow.encode(v, y).eps, y)
+    assert set(seen["conv2d"]) == set(seen["prior"]) == {exact}  # and exactly where the caller asks for none
     assert torch.backends.cuda.matmul.fp32_precision == before
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from flow_toy import labels_for, small_flow
+from flow_toy import batch, labels_for, method, small_flow
 from torch import Tensor
 
 from flow import reversible
@@ -120,3 +120,38 @@ def test_a_step_evaluates_each_network_twice_and_not_thrice(monkeypatch: pytest.
     flow = small_flow(num_steps=5, memory="reversible")
     v = torch.rand(2, 3, 8, 8, dtype=torch.float64) - 0.5
     assert counted(monkeypatch, lambda: gradients(flow, v, None)) == 2 * 2 * 5  # levels, steps, twice
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamax"])
+def test_gradients_agree_at_every_step_of_every_optimiser(optimizer: str) -> None:
+    """What the way back keeps of the weights follows them, whether or not an optimiser says that it wrote them."""
+    nets = [
+        method(train={"optimizer": optimizer, "lr": 5e-3, "alarm_every": 2}, memory=memory)
+        for memory in ("stored", "reversible")
+    ]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for step in range(6):
+        grads = []
+        for net in nets:
+            torch.manual_seed(step)
+            if step == 0:
+                net.warm_start(batch(8))
+            net.step(batch(8, seed=step), step)
+            grads.append([p.grad for p in net.flow.parameters()])
+        assert difference(*grads[::-1]) < 1e-4, step
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [["actnorm"], ["conv"], ["actnorm", "conv"], ["coupling"], ["actnorm.g", "conv.log_s"], ["planes", "prior"]],
+)
+def test_frozen_parameters_are_left_out(frozen: list[str]) -> None:
+    stored, ours = pair(torch.float64, num_steps=3, condition="planes")
+    v, y = torch.rand(4, 3, 8, 8, dtype=torch.float64) - 0.5, labels_for(stored, 4)
+    for flow in (stored, ours):
+        for name, p in flow.named_parameters():
+            p.requires_grad_(not any(word in name for word in frozen))
+        flow.encode(v, y).log_prob.mean().backward()
+    for (name, a), b in zip(ours.named_parameters(), stored.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None) == (not a.requires_grad), name
+        assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-10), name

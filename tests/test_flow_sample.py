@@ -1,5 +1,6 @@
 """Every mode of `flow/sample.py` on a run of twenty steps: its files, its bytes, its refusals."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -9,8 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from data.request import parse_request
+from engine.grids import save_image, to_pil
 from evaluation.manifest import read_manifest
 from flow import sample, train
+from flow.edit_modes import target_labels
+from flow.likelihood import class_log_probs
+from flow.model import GlowFlow
+from flow.session import Session
+from losses.quantise import dequantise, to_levels
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -24,11 +32,12 @@ train: {total_steps: 20, batch_size: 16, log_every: 20, save_every: 20, sample_e
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs: `labels` and `plain`."""
+    """A folder with three runs: `labels`, `plain` and `bits`."""
     folder = tmp_path_factory.mktemp("flow")
     (folder / "small.yaml").write_text(YAML)
     before = sys.argv
-    for name, more in (("labels", []), ("plain", ["model.condition=none", "loss.n_bits=8"])):
+    told = {"labels": [], "plain": ["model.condition=none", "loss.n_bits=8"], "bits": ["model.condition_on=[Smiling]"]}
+    for name, more in told.items():
         sys.argv = ["train.py", "--config", str(folder / "small.yaml"), "--run-dir", str(folder / name), *more]
         train.main()
     sys.argv = before
@@ -92,6 +101,7 @@ def test_the_report_has_its_yardsticks(runs: Path) -> None:
     assert found["same_bytes"] == 1 and found["finite_samples"] == 1 and found["largest_error"] < 1e-5
     assert found["bits_per_dim_2_draws"] < found["bits_per_dim"] and 0 <= found["leak"]["reader_accuracy"] <= 1
     assert set(found["yardsticks"]) >= {"independent pixels", "png", "webp lossless"}
+    assert found["yardsticks"]["training faces"] == 300
 
 
 def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:
@@ -113,6 +123,85 @@ def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:
             assert not any(moved) if what == "edit" else any(moved)
         if what == "reconstruction":
             assert all(same(folder / row.file, folder / row.source) for row in rows)
+
+
+def opened(run: Path) -> Session:
+    """A run as the modes open it."""
+    return Session(argparse.Namespace(run_dir=run, step=None, device="cpu", seed=0, out=None))
+
+
+def test_the_grid_counts_what_is_not_finite(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = GlowFlow.decode
+
+    def exploding(self: GlowFlow, *args: object) -> torch.Tensor:
+        v = real(self, *args)
+        v[0, 0, 0, 0] = float("inf")
+        return v
+
+    monkeypatch.setattr(GlowFlow, "decode", exploding)
+    mode(runs / "plain", "grid", "--n", "5", "--out", str(tmp_path / "grid.png"))
+    assert json.loads((tmp_path / "grid.json").read_text())["not_finite"] == pytest.approx(0.2)
+
+
+def test_a_mixture_stands_between_the_photos_themselves(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(Session, "write", lambda self, grid, name, **facts: seen.append(grid))
+    mode(runs / "labels", "interpolate", "test:0", "test:9", "--mix")
+    faces = opened(runs / "labels").split("test").take(np.array([0, 9]))["image"]
+    assert seen[0].rows == ["A from level 2"] and torch.equal(seen[0].images[0, :2], faces)
+    assert not torch.equal(seen[0].images[0, 2], faces[0])
+
+
+def test_a_bit_that_nobody_told_is_read_before_it_is_turned(runs: Path) -> None:
+    session = opened(runs / "bits")
+    batch = session.split("test").take(np.arange(20))
+    unknown = torch.full_like(session.table(batch), float("nan"))
+    with torch.inference_mode():
+        v = dequantise(to_levels(batch["image"], 5), 5, 0.5)
+        read = class_log_probs(session.flow, session.labels, v).argmax(2).float()
+        y = session.y_from(batch["image"], unknown)
+    share = session.labels.frequency
+    assert torch.allclose(y, read - share)
+    flipped = target_labels(session, y, parse_request("Smiling=flip", session.meta["classes"], ["Smiling"]))
+    assert torch.allclose(flipped, 1 - read - share, atol=1e-6)
+    known = session.y_from(batch["image"], session.table(batch))
+    assert torch.allclose(known, session.labels.of(batch))
+
+
+def test_a_face_is_scored_alike_as_a_file_and_as_a_face_of_the_data(runs: Path, tmp_path: Path, monkeypatch) -> None:
+    names = [f"test:{i}" for i in range(12)]
+    faces = opened(runs / "labels").split("test").take(np.arange(12))["image"]
+    (tmp_path / "files").mkdir()
+    for i, face in enumerate(faces):
+        save_image(to_pil(face), tmp_path / "files" / f"{i:02d}.png")
+    told, real = [], Session.bits
+    monkeypatch.setattr(Session, "bits", lambda self, x, y, draws=1: [told.append((x, y)), real(self, x, y, draws)][1])
+    out = ["--out", str(tmp_path / "score.csv")]
+    mode(runs / "labels", "score", *names, "--against", str(tmp_path / "files"), *out)
+    (x, y), (others, theirs) = [(x, y) for x, y in told if len(x) == 12]
+    assert torch.equal(x, others) and torch.equal(y, theirs)
+
+
+def test_photos_of_one_name_do_not_overwrite_each_other(runs: Path, tmp_path: Path) -> None:
+    photos = [tmp_path / folder / "me.png" for folder in "ab"]
+    for seed, photo in enumerate(photos):
+        photo.parent.mkdir()
+        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (80, 80, 3), dtype=np.uint8)).save(photo)
+    words = ["--eyes", "whole", "--attr", "Smiling=+0.0", "--out", str(tmp_path / "edit.png")]
+    mode(runs / "plain", "edit", *map(str, photos), *words)
+    assert same(photos[0], tmp_path / "edit_me.png") and same(photos[1], tmp_path / "edit_me_2.png")
+
+
+def test_as_many_faces_are_taken_as_were_asked_for(runs: Path, tmp_path: Path, capsys) -> None:
+    mode(runs / "labels", "classify", "--n", "20", "--out", str(tmp_path / "classify.json"))
+    assert json.loads((tmp_path / "classify.json").read_text())["images"] == 20
+    path = runs / "plain" / "directions_mean.pt"
+    mode(runs / "plain", "directions", "--kind", "mean", "--max", "250")
+    held = torch.load(path, weights_only=True)
+    assert held["provenance"]["max"] == 250 and held["count"].sum(1).max() == 250
+    mode(runs / "plain", "edit", "test:0", "--attr", "Smiling=1", "--kind", "mean", "--out", str(tmp_path / "edit.png"))
+    assert "fitted to 250 training faces only" in capsys.readouterr().out
+    path.unlink()
 
 
 def same(a: Path, b: Path) -> bool:
@@ -142,7 +231,12 @@ def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, tmp_path: Pat
             ["edit", "--attr", "happy", "--kind", "ols", "--levels", "9"],
             "--levels 9: expected numbers from 1",
         ),
+        ("labels", ["edit", "--attr", "happy", "--kind", "ols", "--levels", "2,x"], "--levels 2,x: expected numbers"),
+        ("labels", ["edit", "--attr", "happy", "--keep", "sad"], "--keep and --levels act on directions"),
+        ("labels", ["edit", "--attr", "happy", "--levels", "2"], "--keep and --levels act on directions"),
+        ("plain", ["edit", "--attr", "Smiling=+1.0", "--keep", "Smiling"], "--keep Smiling: holds all"),
         ("labels", ["interpolate", "test:0"], "expected two or four faces"),
+        ("labels", ["interpolate", *(f"test:{i}" for i in range(4)), "--mix"], "mixes the levels of two faces"),
         ("labels", ["grid", "--label", "angryy"], "nearest names are angry"),
         ("labels", ["export", "--what", "edit", "--out", "x"], "say what to change"),
     ],

@@ -4,21 +4,27 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import math
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from flow_toy import META, batch, method
+from flow_toy import META, batch, method, small_flow
 
 from engine import UserError, load
 from engine.checkpoint import read_checkpoint
+from engine.journal import Pending
 from flow import train
+from flow.alarms import look
+from flow.bijectors import MIN_STD, ActNorm
 from flow.config import Config
+from flow.labels import learn_frequencies
 from flow.train import Glow
 from losses.quantise import dequantise, to_levels
 from tests.same import equal
@@ -145,7 +151,6 @@ def test_two_ranks_are_one(config: Path, repo: Path) -> None:
 def test_after_the_warm_start_every_actnorm_output_is_standard() -> None:
     net = method(condition="planes")
     data = batch(8)
-    data["image"][:, 2] = 0.25  # a constant channel
     outputs: list[torch.Tensor] = []
     torch.manual_seed(1)
     net.warm_start(data)
@@ -168,8 +173,22 @@ def test_after_the_warm_start_every_actnorm_output_is_standard() -> None:
             x = level.split(x)[0]
     assert len(outputs) == 2 * 2 * 3
     for out in outputs:
-        assert out.mean((0, 2, 3)).abs().max() < 1e-4 and (out.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-3
+        assert out.mean((0, 2, 3)).abs().max() < 1e-4 and (out.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
     assert all(torch.equal(a, b) for a, b in zip(net.flow.state_dict().values(), net.ema.module.state_dict().values()))
+
+
+def test_a_constant_channel_is_not_blown_up() -> None:
+    """Without noise, a channel that never changes: its scale stays within 1 / MIN_STD and its answer at 0."""
+    layer = ActNorm(3)
+    x = torch.randn(8, 3, 4, 4)
+    x[:, 1] = 0.25
+    layer.initialise(x, lambda t: t)
+    out = layer(x)[0]
+    assert layer.scale()[1] <= 1.001 / MIN_STD and out[:, 1].abs().max() < 1e-3
+    assert (out[:, [0, 2]].std((0, 2, 3), correction=0) - 1).abs().max() < 1e-4
+    flow = small_flow(dtype=torch.float32, noise=0.0)
+    flow.initialise(torch.full((8, 3, 8, 8), 0.25), None, lambda t: t)
+    assert all(p.isfinite().all() for p in flow.parameters())
 
 
 def test_a_flow_without_its_warm_start_refuses() -> None:
@@ -241,3 +260,46 @@ def test_a_hundred_steps_on_drawn_faces_end_to_end(tmp_path: Path) -> None:
     validation = next(row for row in reversed(rows) if any("bayes_accuracy" in key for key in row))
     figures = {key.rpartition("/")[2]: value for key, value in validation.items()}
     assert figures["bpd"] < 2.9 and figures["bayes_accuracy"] > 0.4, figures  # independent pixels 4.67; chance 0.33
+
+
+@pytest.mark.parametrize(("harm", "said"), [("explode", "the inverse explodes"), ("nan", "the inverse drifts")])
+def test_an_alarm_is_told_and_does_not_end_the_run(harm: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    net = method(scale="sigmoid2")
+    net.warm_start(batch(8))
+    with torch.no_grad():
+        step = net.flow.levels[0].steps[0]  # the last one on the way back
+        if harm == "nan":
+            step.conv.lower.fill_(float("nan"))
+        else:
+            step.coupling.net[2].b[1] = -100.0  # one channel is divided by e^-98: infinite
+    v = dequantise(to_levels(batch(8)["image"], 5), 5)
+    with caplog.at_level("WARNING", logger="faces"):
+        logging.getLogger("faces").propagate = True
+        figures = look(net.flow, v, None, 3)
+    assert said in caplog.text
+    pending = Pending()
+    pending.add(3, figures)
+    assert set(pending.read(None)[3]) == set(figures)
+    pending.add(4, {"loss": torch.tensor(float("nan"))})
+    with pytest.raises(UserError, match="step 4: loss is nan"):
+        pending.read(None)
+
+
+@pytest.mark.parametrize("part", ["flow", "ema"])
+def test_a_run_starts_from_a_part_of_another(config: Path, part: str) -> None:
+    """`train.init_from=RUN:flow`: the average starts from the weights, and from the average the weights."""
+    assert launch(config, "first", "train.stop_at=6") == 0
+    more = [f"train.init_from=[{config.parent / 'first'}:{part}]", "train.stop_at=6", "train.lr=1e-12"]
+    assert launch(config, "second", *more) == 0
+    first, second = (weights(config, name, 6)["method"] for name in ("first", "second"))
+    source = {"flow": "flow.", "ema": "ema.module."}[part]
+    for key in (key for key in second if key.startswith("ema.module.")):
+        assert torch.allclose(second[key], first[key.replace("ema.module.", source)], atol=1e-6), key
+
+
+def test_a_bit_that_no_face_has_told_is_a_sentence() -> None:
+    net = method(condition="planes", condition_on=["Smiling", "Male"])
+    attr = torch.randint(0, 2, (64, 2)).float()
+    attr[:, 1] = float("nan")
+    with pytest.raises(UserError, match="Male is known of no training face"):
+        learn_frequencies(net.labels, SimpleNamespace(labels={"attr": attr.numpy()}))
