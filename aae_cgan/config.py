@@ -19,7 +19,7 @@ class ModelConfig:
     linear: Literal["pca", "none"] = "pca"  # a frozen PCA beside the networks, which learn the rest; none: DCGAN
     norm: Literal["group", "batch"] = "group"  # in encoder and generator; a critic has none
     condition_g: Literal["norm", "concat"] = "norm"  # the label scales every layer or joins z, and moves a PCA's code
-    condition_d: Literal["both", "planes", "projection", "late"] = "both"  # planes + projection; late does not work
+    condition_d: Literal["both", "planes", "projection", "late"] = "both"  # planes + projection; late is hardly heard
 
     def __post_init__(self) -> None:
         good = 8 <= self.width <= 96 and self.width % 8 == 0

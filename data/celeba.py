@@ -79,6 +79,7 @@ class CelebA(RawFaces):
             return decode(self.folder / name, name)
         try:
             data = self.zip.read(self.paths[name])
+        # The last two are zipfile's answers to another compression and to a password.
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise BadImage(f"{self.archive.name}/{name}: cannot be read ({error})") from None
         return decode(data, name)
@@ -142,11 +143,8 @@ class CelebA(RawFaces):
                     f"{self.archive}: is no whole zip file ({error}; it has {size:,} bytes, the official one "
                     "1,443,490,838); the download was cut short, get it again"
                 ) from None
-            paths = [
-                p
-                for p in self.zip.namelist()
-                if os.path.splitext(p)[1].lower() in IMAGE_SUFFIXES and "__MACOSX" not in p
-            ]
+            inside = [path for path in self.zip.namelist() if "__MACOSX" not in path]
+            paths = [path for path in inside if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES]
             self.paths = {os.path.basename(path): path for path in paths}
             names = list(self.paths)
         if not names:

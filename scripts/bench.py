@@ -237,7 +237,14 @@ def milliseconds(turn: Callable[[], object], device: str) -> float:
 def main() -> None:
     groups = {"gan": gan, "flow": flow, "edit": edit}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=[[], *groups], default=[], help="groups; default: all")
+    parser.add_argument(
+        "what",
+        nargs="*",
+        choices=[[], *groups],
+        default=[],
+        metavar="GROUP",
+        help=f"of {', '.join(groups)}; default: all",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)

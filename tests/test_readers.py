@@ -511,6 +511,20 @@ def test_natural_order():
     assert numbered(["b10", "", "b2", "b10"]).tolist() == [1, -1, 0, 1]
 
 
+@pytest.mark.parametrize("fact", [{"compress_type": 9}, {"flag_bits": 1}])
+def test_celeba_member_that_zipfile_cannot_open(tmp_path, fact):
+    """Another compression (Deflate64), or a password: the picture is named and left out."""
+    layouts.write_celeba(tmp_path, archive=True)
+    faces = reader("celeba", tmp_path)
+    assert len(faces) == 12
+    info = faces.zip.getinfo(faces.paths[faces.members[3]])
+    for key, value in fact.items():
+        setattr(info, key, value)
+    with pytest.raises(BadImage, match="000004.jpg: cannot be read"):
+        faces.read(3)
+    assert faces.read(4).shape == (218, 178, 3)
+
+
 def by_pillow(monkeypatch, *args, **options) -> np.ndarray:
     with monkeypatch.context() as patch:
         patch.setattr(raw, "SMALL", 0)
