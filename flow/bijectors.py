@@ -7,6 +7,7 @@ the caller's, and without one in true float32 too: in TF32 or bf16 a code is not
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,11 +193,14 @@ class Coupling(nn.Module):
 
     def shift_scale(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """t and s (None = 0), each of b's shape, in a's type. One evaluation of the network."""
-        h = a if planes is None else torch.cat([a, planes], 1)
         with _network_precision(a):
-            first, second, last = self.net
-            out = last(F.relu(second(F.relu(first(h)))))
-        out = out.to(a.dtype)
+            return self.answer(a, planes)
+
+    def answer(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`shift_scale` in whatever precision the caller stands."""
+        first, second, last = self.net
+        h = a if planes is None else torch.cat([a, planes], 1)
+        out = last(F.relu(second(F.relu(first(h))))).to(a.dtype)
         if self.additive:
             return out, None
         return out[:, 0::2], self.log_scale(out[:, 1::2])
@@ -260,10 +264,14 @@ class Step(nn.Module):
     def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Actnorm and 1x1: W e^3g x + W e^3g b, and the log-determinant, a number for all images."""
         with fp32():
-            scale, weight = self.actnorm.scale(), self.conv.weight()
-            scaled = weight.to(scale.dtype) * scale
-            log_det = x[0, 0].numel() * (LOG_SCALE * self.actnorm.g.sum() + self.conv.log_det())
-            return mix(x, scaled, scaled @ self.actnorm.b), log_det
+            return self.mixture(x)
+
+    def mixture(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`linear` in whatever precision the caller stands."""
+        scale, weight = self.actnorm.scale(), self.conv.weight()
+        scaled = weight.to(scale.dtype) * scale
+        log_det = x.shape[2] * x.shape[3] * (LOG_SCALE * self.actnorm.g.sum() + self.conv.log_det())
+        return mix(x, scaled, scaled @ self.actnorm.b), log_det
 
     def linear_inverse(self, u: Tensor) -> Tensor:
         """The way back through the solved inverse."""
@@ -279,6 +287,12 @@ class Step(nn.Module):
                 solved = self.conv.inverse_weight() / self.actnorm.scale().double()[:, None]
             self._known = (state, solved)
         return self._known[1]
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the three parts between which precision changes; steps of one shape share what is compiled."""
+        parts = ((self, "mixture"), (self.coupling, "answer"), (self.coupling, "move"))
+        for owner, name in parts:
+            setattr(owner, name, torch.compile(getattr(owner, name), *args, fullgraph=True, dynamic=False, **options))
 
     def forget(self) -> None:
         """Drop the kept inverse: weights were loaded."""

@@ -203,6 +203,14 @@ class GlowFlow(nn.Module):
         self.initialised.fill_(True)
         self.ready = True
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the steps (`train.compile`): each level's, with and without gradients and autocast, once."""
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 8 * len(self.levels))
+        for level in self.levels:
+            for step in level.steps:
+                step.compile(*args, **options)
+
     @torch.no_grad()
     def set_class_means(self, means: Tensor) -> None:
         """Start the first level's label pictures from means (K, C, H, H) in units of v."""

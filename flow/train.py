@@ -32,6 +32,7 @@ class Glow(Method):
     """The flow and its average `ema`, which validation, samples, codes and edits come from."""
 
     best = ("bpd", "min")
+    compilable = ("flow",)
 
     def __init__(self, cfg: Config, meta: dict) -> None:
         super().__init__(cfg, meta)
@@ -146,8 +147,8 @@ def _start_alike(method: Glow, keys: Any) -> None:
         method.flow.load_state_dict(average.state_dict())
 
 
-def main() -> None:
-    with start(Config) as run:
+def main(argv: list[str] | None = None) -> None:
+    with start(Config, argv=argv) as run:
         faces = build_faces(run.cfg.data)
         method = Glow(run.cfg, faces.meta)
         method.learn_labels(faces.train)

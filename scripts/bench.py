@@ -7,7 +7,8 @@ row.
 gan   WGAN-GP, 5 critic updates and 1 of the generator (DCGAN of width 32, 32 px grey, batches of 32): as it is usually
       written (two forwards, fakes with their graph, plain Adam), ours, and ours with mismatched pairs
 flow  a step of Glow (K 8, L 3, width 64, 32 px RGB, batches of 32): as it is usually written (each layer by itself,
-      the mixture put together in each call, plain Adam), ours with stored activations, bf16 networks, reversible
+      the mixture put together in each call, plain Adam), ours with stored activations, bf16 networks, compiled, and
+      reversible
 edit  one photo coded, moved and decoded by that flow, and 64 samples
 """
 
@@ -190,8 +191,10 @@ def flow(device: str) -> dict[str, Callable[[], object]]:
     """{variant: one training step}."""
     batch = faces(3, device)
 
-    def step(memory: str, bf16: bool) -> Callable[[], object]:
+    def step(memory: str, bf16: bool, compiled: bool = False) -> Callable[[], object]:
         method = glow(memory, device)
+        if compiled:
+            method.flow.compile()
 
         def turn() -> None:
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
@@ -203,8 +206,11 @@ def flow(device: str) -> dict[str, Callable[[], object]]:
         "as usually written": usual_glow_step(batch, device),
         "ours, stored": step("stored", False),
         "ours, stored, bf16 networks": step("stored", True),
+        "ours, stored, compiled": step("stored", False, True),
+        "ours, stored, bf16 networks, compiled": step("stored", True, True),
         "ours, reversible": step("reversible", False),
         "ours, reversible, bf16 networks": step("reversible", True),
+        "ours, reversible, bf16 networks, compiled": step("reversible", True, True),
     }
 
 

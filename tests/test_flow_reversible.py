@@ -155,3 +155,23 @@ def test_frozen_parameters_are_left_out(frozen: list[str]) -> None:
     for (name, a), b in zip(ours.named_parameters(), stored.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None) == (not a.requires_grad), name
         assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-10), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("memory", "bf16"), [("stored", False), ("reversible", True)])
+def test_compiled_steps_give_the_same_gradients(memory: str, bf16: bool) -> None:
+    """Traced whole, without a graph break, and run by torch's own kernels: no C++ compiler is needed."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = (
+        small_flow(dtype=torch.float32, condition="planes", num_steps=6, memory=memory) for _ in range(2)
+    )
+    compiled.compile(backend="aot_eager")
+    v, y = torch.rand(4, 3, 8, 8) - 0.5, labels_for(plain, 4)
+    (loss, ours), (same, theirs) = gradients(compiled, v, y, bf16), gradients(plain, v, y, bf16)
+    assert abs(loss - same) < 1e-5
+    assert difference(ours, theirs) < (1e-3 if bf16 else 1e-5)
+    # Three parts a step; steps of one shape share what is compiled, with and without gradients.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3 * 2 * 3
+    with torch.no_grad():
+        assert torch.allclose(compiled.decode(compiled.encode(v, y).eps, y), v, atol=1e-5)
