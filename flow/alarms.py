@@ -73,7 +73,8 @@ def saturation(flow: GlowFlow, v: Tensor, y: Tensor | None) -> Tensor:
     """Share of coupling scales within 5 % of their bound (0 for additive couplings and the unbounded scale)."""
     x, near, count = v, v.new_zeros(()), 0
     for level in flow.levels:
-        x, planes = level.minus_mean(squeeze(x), y), level.label_planes(y)
+        x = level.minus_mean(squeeze(x), y)
+        planes = level.told(x, y)
         for step in level.steps:
             u, _ = step.linear(x)
             a, b = u.chunk(2, 1)

@@ -22,7 +22,9 @@ class ModelConfig:
     permutation: Literal["lu", "shuffle"] = "lu"  # lu: learned 1x1; shuffle: a fixed permutation (1807.03039, fig. 3)
     condition: Literal["none", "top", "planes"] = "none"  # top: 1807.03039's label prior; planes: README, "Labels"
     condition_on: list[str] = field(default_factory=list)  # attribute names; [] = the expression classes
-    num_planes: int = 4  # E, learned planes a level that tell every coupling the label; `planes` only
+    num_planes: int = (
+        4  # E, learned planes a level that tell every coupling the place and (`planes`) the label; 0: none
+    )
     class_mean: bool = True  # subtract a learned picture per label, first that of the training faces; `planes` only
     memory: Literal["reversible", "stored"] = "reversible"  # stored: autograd keeps every activation; 3/4 of the time
     anchor_every: int = 0  # also keep the output of every such step, against drift; 0 = the levels' ends only
@@ -32,7 +34,8 @@ class ModelConfig:
         require(self.num_steps >= 1, "num_steps", "at least 1", self.num_steps)
         require(self.width >= 1, "width", "at least 1", self.width)
         require(0.2 <= self.scale_bound <= 3, "scale_bound", "0.2 to 3 nats", self.scale_bound)
-        require(self.num_planes >= 1, "num_planes", "at least 1", self.num_planes)
+        least = int(self.condition == "planes")
+        require(self.num_planes >= least, "num_planes", f"at least {least}", self.num_planes)
         require(self.anchor_every >= 0, "anchor_every", "at least 0", self.anchor_every)
         if self.condition_on and self.condition == "none":
             raise UserError("condition_on: expected an empty list without labels; set model.condition=planes")

@@ -232,8 +232,8 @@ def empty_method(channels: int, size: int, n_bits: int, levels: int, steps: int,
     """Our method in float64, without labels, with the original's scale."""
     if not levels or not steps:
         raise UserError("import: no level was found in the checkpoint; it is not of the layout given by --from")
-    coupling = "affine" if affine else "additive"
-    model = ModelConfig(num_levels=levels, num_steps=steps, width=width, coupling=coupling, scale="sigmoid2")
+    model = ModelConfig(num_levels=levels, num_steps=steps, width=width, scale="sigmoid2", num_planes=0)
+    model.coupling = "affine" if affine else "additive"
     cfg = Config(model=model, loss=LossConfig(n_bits=n_bits))
     cfg.data.dataset, cfg.data.image_size, cfg.data.grayscale = "celeba", size, channels == 1
     meta = {"dataset": "imported", "channels": channels, "image_size": size, "crop": None, "eyes": None}

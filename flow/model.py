@@ -52,11 +52,13 @@ class Level(nn.Module):
     def __init__(self, channels: int, side: int, last: bool, num_labels: int, cfg: ModelConfig) -> None:
         super().__init__()
         self.last, self.cfg = last, cfg
-        planes = cfg.num_planes if cfg.condition == "planes" else 0
+        planes = cfg.num_planes
         self.steps = nn.ModuleList(Step(channels, planes, cfg) for _ in range(cfg.num_steps))
         out = channels if last else channels // 2  # channels of eps
         self.prior = EdgeConv(0 if last else channels // 2, 2 * out, zero=True)
         if planes:
+            self.place = nn.Parameter(0.05 * torch.randn(planes, side, side))  # V_0
+        if cfg.condition == "planes":
             self.planes = nn.Parameter(0.05 * torch.randn(num_labels, planes, side, side))  # V
             self.prior_shift = nn.Parameter(torch.zeros(num_labels, out, side, side))  # A
             self.prior_scale = nn.Parameter(torch.zeros(num_labels, out, side, side))  # B
@@ -68,14 +70,14 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """x (N, C, h, w) squeezed -> z, log-determinant (N,)."""
-        x, planes = self.minus_mean(x, y), self.label_planes(y)
+        x, planes = self.minus_mean(x, y), self.told(x, y)
         if self.cfg.memory == "stored" or not torch.is_grad_enabled():
             return run_stored(self.steps, x, planes)
         return run_reversible(self.steps, x, planes, self.cfg.anchor_every)
 
     def inverse(self, z: Tensor, y: Tensor | None) -> Tensor:
         """z (N, C, h, w) -> the squeezed x that `forward` made it of, under the same y (N, K)."""
-        planes = self.label_planes(y)
+        planes = self.told(z, y)
         for step in reversed(self.steps):
             z = step.inverse(z, planes)
         return self.minus_mean(z, y, -1)
@@ -103,9 +105,12 @@ class Level(nn.Module):
             return x
         return x - sign * table(y, self.class_mean)
 
-    def label_planes(self, y: Tensor | None) -> Tensor | None:
-        """(N, E, h, w), the same for all steps of this level."""
-        return table(y, self.planes) if self.cfg.condition == "planes" else None
+    def told(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """What joins the input of every coupling of this level, (N, E, h, w): V_0, and V mixed by the labels."""
+        if not self.cfg.num_planes:
+            return None
+        place = self.place.to(x.dtype).expand(len(x), -1, -1, -1)
+        return place + table(y, self.planes) if self.cfg.condition == "planes" else place
 
 
 class GlowFlow(nn.Module):
@@ -195,7 +200,8 @@ class GlowFlow(nn.Module):
         """Data-dependent start, layer by layer: every actnorm's output has mean 0 and deviation 1 on this batch."""
         x = v
         for level in self.levels:
-            x, planes = level.minus_mean(squeeze(x), y), level.label_planes(y)
+            x = level.minus_mean(squeeze(x), y)
+            planes = level.told(x, y)
             for step in level.steps:
                 step.initialise(x, planes, mean)
                 x, _ = step(x, planes)

@@ -159,8 +159,8 @@ def test_label_planes_means_and_tables_are_linear() -> None:
     flow = small_flow(condition="planes")
     a, b = labels_for(flow, 2, 0), labels_for(flow, 2, 1)
     for level in flow.levels:
-        mixed = level.label_planes(0.3 * a + 0.7 * b)
-        assert torch.allclose(mixed, 0.3 * level.label_planes(a) + 0.7 * level.label_planes(b))
+        mixed = level.told(a, 0.3 * a + 0.7 * b)
+        assert torch.allclose(mixed, 0.3 * level.told(a, a) + 0.7 * level.told(b, b))
         zero = torch.zeros(2, *level.class_mean.shape[1:], dtype=torch.float64)
         mean = lambda y, level=level, zero=zero: -level.minus_mean(zero, y)  # noqa: E731
         assert torch.allclose(mean(0.3 * a + 0.7 * b), 0.3 * mean(a) + 0.7 * mean(b))
