@@ -23,6 +23,7 @@ VARIANTS = {
     "sigmoid2": {"scale": "sigmoid2"},
     "additive": {"coupling": "additive"},
     "shuffle": {"permutation": "shuffle"},
+    "no planes": {"num_planes": 0},
     "top": {"condition": "top"},
     "planes": {"condition": "planes"},
 }

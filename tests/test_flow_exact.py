@@ -177,6 +177,16 @@ def test_label_planes_means_and_tables_are_linear() -> None:
         assert told(a).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("num_planes", [0, 4])
+def test_planes_tell_the_place(num_planes: int) -> None:
+    """Away from the border a convolution answers alike wherever it stands; with planes it need not."""
+    flow = small_flow(size=32, num_levels=1, num_steps=1, noise=0.5, num_planes=num_planes)
+    (eps,) = flow.encode(torch.full((1, 3, 32, 32), 0.2, dtype=torch.float64)).eps
+    inner = eps[:, :, 4:-4, 4:-4]
+    moved = (inner - inner[:, :, :1, :1]).abs().max()
+    assert moved > 1e-3 if num_planes else moved < 1e-12
+
+
 def test_all_classes_are_equally_dense_at_the_start_but_for_the_planes() -> None:
     net = method(condition="planes", class_mean=False)
     with torch.no_grad():

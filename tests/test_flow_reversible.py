@@ -32,7 +32,15 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"coupling": "additive"}, {"scale": "sigmoid2"}, {"condition": "planes"}, {"condition": "top"}]
+    "model",
+    [
+        {},
+        {"num_planes": 0},
+        {"coupling": "additive"},
+        {"scale": "sigmoid2"},
+        {"condition": "planes"},
+        {"condition": "top"},
+    ],
 )
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_gradients_are_the_plain_ones(dtype: torch.dtype, bound: float, model: dict) -> None:
