@@ -15,7 +15,7 @@ from latents.directions import orthogonalise
 
 GAIN_RANGE = (0.5, 3.0)  # of --gain auto
 FORMS = ("set", "amount", "flip", "step")
-Local = Callable[[Move, Tensor, str | None], Tensor]  # (wish, rows (N,) bool, source class) -> directions (n, D)
+Local = Callable[[Move, Tensor, Sequence[str] | None], Tensor]  # wish, rows (N,) bool, classes shown -> (n, D)
 
 
 @dataclass
@@ -72,10 +72,9 @@ class Mover:
         row, target = d.row(wish.name), d.classes.index(wish.name)
         source = self.shown(readings, table)
         move = d.class_code[target] - d.class_code[source]  # (N, D)
-        if self.local is not None:
-            for k in source.unique().tolist():
-                if k != target:
-                    move[source == k] = self.local(wish, source == k, d.classes[k])
+        away = source != target
+        if self.local is not None and away.any():
+            move[away] = self.local(wish, away, [d.classes[k] for k in source[away].tolist()])
         return float(wish.value) * move, row, torch.full((len(source),), float(wish.value)).clamp(0, 1)
 
     def gains(self, move: Tensor, readings: Tensor, row: int, side: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Nearest *codes* are nearly random (all lie within a percent of one distance), he
 difference of two means of K codes is full of white noise, hence what it adds to the global direction is shrunk.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,14 +31,20 @@ class Neighbours:
         # (N, train); as differences, not as a matrix product, whose rounding makes a face its own neighbour.
         self.distance = torch.cdist(thumbnails(x), self.thumbs, compute_mode="donot_use_mm_for_euclid_dist")
 
-    def __call__(self, wish: Move, rows: Tensor, source: str | None) -> Tensor:
-        """d_ols + shrunk (d_local - d_ols) for the faces `rows` (N,) bool -> (n, D)."""
-        column = self.known[:, self.names.index(wish.name)]
-        ends = [column == 1, column == 0 if source is None else self.known[:, self.names.index(source)] == 1]
+    def __call__(self, wish: Move, rows: Tensor, sources: Sequence[str] | None) -> Tensor:
+        """d_ols + shrunk (d_local - d_ols) for the faces `rows` (N,) bool -> (n, D), in one pass over the codes.
+
+        sources: for a class, the one that each of these faces shows.
+        """
+        with_ = self.known[:, self.names.index(wish.name)] == 1
         weights = torch.zeros(int(rows.sum()), len(self.known))
         variance = torch.zeros(len(weights))
         for i, q in enumerate(rows.nonzero().flatten().tolist()):
-            for side, sign in zip(ends, (1.0, -1.0), strict=True):
+            if sources is None:
+                without = self.known[:, self.names.index(wish.name)] == 0
+            else:
+                without = self.known[:, self.names.index(sources[i])] == 1
+            for side, sign in ((with_, 1.0), (without, -1.0)):
                 near = self.nearest(q, side, wish)
                 weights[i, near] = sign / len(near)
                 variance[i] += 1 / len(near)
@@ -46,9 +54,9 @@ class Neighbours:
             delta += weights[:, start : start + len(codes)] @ codes
             start += len(codes)
         whole = self.d.direction[self.d.row(wish.name)]
-        if source is not None:
+        if sources is not None:
             place = self.d.classes.index
-            whole = self.d.class_code[place(wish.name)] - self.d.class_code[place(source)]
+            whole = self.d.class_code[place(wish.name)] - self.d.class_code[[place(name) for name in sources]]
         return whole + shrink_blocks(delta - whole, variance, self.session.flow.shapes)
 
     def nearest(self, q: int, side: Tensor, wish: Move) -> Tensor:

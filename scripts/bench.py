@@ -109,7 +109,7 @@ def usual_round(method: AAECGAN, batch: dict[str, Tensor]) -> Callable[[], None]
 
 def glow(memory: str, device: str) -> Glow:
     torch.manual_seed(0)
-    model = FlowModel(num_levels=3, num_steps=8, width=64, memory=memory)
+    model = FlowModel(num_levels=3, num_steps=8, width=64, num_planes=0, memory=memory)
     method = Glow(FlowConfig(model=model, loss=FlowLoss(n_bits=5)), META | {"channels": 3}).to(device).train()
     method.warm_start(faces(3, device))
     return method

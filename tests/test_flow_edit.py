@@ -345,3 +345,28 @@ def test_shuffled_labels_are_neither_read_nor_drawn(truthful: bool) -> None:
     bars = torch.stack([moved[:, :, :, 3 * k : 3 * k + 2].mean((1, 2, 3)) for k in range(3)], 1)
     drawn = (bars.argmax(1) == (label + 1) % 3).float().mean().item()
     assert (read > 0.9 and drawn > 0.9) if truthful else (read < 0.5 and drawn < 0.2)
+
+
+def test_a_local_direction_is_the_shrunk_difference_of_the_neighbours_means() -> None:
+    """Two faces of two classes at once, each from its own class's neighbours."""
+    flow = small_flow(dtype=torch.float32)
+    found, codes, labels = planted_directions(flow)
+    n = len(codes)
+    faces, label = pictures(n, size=8), labels[:, 2:].argmax(1)
+    whole = {"image": faces, "label": label, "attr": labels[:, :2], "index": torch.arange(n)}
+    parts = [{key: value[rows] for key, value in whole.items()} for rows in (slice(250), slice(250, None))]
+    streamed = [(SimpleNamespace(code=SimpleNamespace(flat=lambda rows=rows: codes[rows])), None)
+                for rows in (slice(250), slice(250, None))]  # fmt: skip
+    session = SimpleNamespace(
+        meta=META, flow=flow, split=lambda name: SimpleNamespace(once=lambda size: iter(parts)),
+        stream=lambda name: iter(streamed),
+    )  # fmt: skip
+    near = Neighbours(session, found, faces[:4], torch.full((4, 5), float("nan")), 30)
+    wish = parse_request("happy", META["classes"], META["attributes"])["happy"]
+    rows = torch.tensor([False, True, False, True])
+    ours = near(wish, rows, ["sad", "neutral"])
+    for mine, q, source in zip(ours, (1, 3), (1, 2), strict=True):
+        plain = found.class_code[0] - found.class_code[source]
+        close = [codes[near.nearest(q, label == k, wish)].mean(0) for k in (0, source)]
+        expected = plain + shrink_blocks((close[0] - close[1] - plain)[None], 2 / 30, flow.shapes)[0]
+        assert torch.allclose(mine, expected, atol=1e-5)
