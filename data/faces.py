@@ -8,9 +8,10 @@ import torch
 
 from data.batches import Augment, Batch, Batches, Shelf, assemble, resolve
 from data.config import DataConfig
+from data.crop import BLACK, FLAT, REFUSED, UNREADABLE
 from data.emotions import canonical, nearest
 from data.order import Draw, Order, Partners, mixed
-from data.pack import BLACK, FLAT, REFUSED, UNREADABLE, Pack, open_pack
+from data.pack import Pack, open_pack
 from data.raw import TEST, TRAIN, VAL, digest, say
 from engine.errors import UserError
 

@@ -236,7 +236,8 @@ def _run(arguments: argparse.Namespace) -> None:
     import yaml
 
     from data import DataConfig
-    from data.pack import crop_box, open_pack, resolve_crop
+    from data.crop import crop_box
+    from data.pack import open_pack, resolve_crop
 
     path = Path(arguments.config)
     if not path.is_file():

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.pack import cut
+from data.crop import cut
 from engine.errors import UserError
 
 MIN_SIDE = 16  # px of a photo; smaller ones show no face

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DataConfig
-from data.pack import Pack, crop_box, cut, resolve_crop
+from data.crop import crop_box, cut
+from data.pack import Pack, resolve_crop
 from data.raw import BadImage, RawFaces, decode, digest, say
 from engine.errors import UserError
 from engine.files import atomic_write, lock

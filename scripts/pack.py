@@ -17,8 +17,9 @@ import torch
 import yaml
 
 from data import DataConfig, Faces, FaceSet, build_faces
+from data.crop import FAULTS
 from data.faces import TakingTurns
-from data.pack import FAULTS, Pack, open_pack
+from data.pack import Pack, open_pack
 from engine.config import load_config
 from engine.errors import UserError, exit_on_user_error
 

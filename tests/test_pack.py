@@ -14,8 +14,9 @@ from PIL import Image
 import data
 import data.pack as packs
 from data import DataConfig, build_faces
+from data.crop import BLACK, FLAT, crop_box, cut, pixel_hash
 from data.drawn_reader import DrawnFaces
-from data.pack import BLACK, FLAT, crop_box, cut, open_pack
+from data.pack import open_pack
 from engine.errors import UserError
 from tests import layouts
 
@@ -414,14 +415,14 @@ def test_what_a_reader_does_wrong_is_not_packed(tmp_path, monkeypatch, count, er
 
 def test_pixel_hash_sees_every_byte():
     x = layouts.pictures(1, 60, 50)[0]
-    hashes = {packs._pixel_hash(x), packs._pixel_hash(x.reshape(50, 60, 3))}
+    hashes = {pixel_hash(x), pixel_hash(x.reshape(50, 60, 3))}
     for place in ((0, 0, 0), (30, 7, 1), (59, 49, 2)):
         for bit in (1, 128):
             other = x.copy()
             other[place] ^= bit
-            hashes.add(packs._pixel_hash(other))
+            hashes.add(pixel_hash(other))
     assert len(hashes) == 8
-    assert packs._pixel_hash(np.asfortranarray(x)) == packs._pixel_hash(x)
+    assert pixel_hash(np.asfortranarray(x)) == pixel_hash(x)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(cfg, monkeypatch):

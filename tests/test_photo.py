@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data import synthetic
-from data.pack import cut
+from data.crop import cut
 from data.photo import (
     AlignedFace,
     change_mask,
