@@ -32,7 +32,7 @@ from flow.config import ModelConfig as FlowModel
 from flow.edit import encode_photo, move
 from flow.train import Glow
 
-TURNS = 5
+TURNS = 30
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
 META = {
