@@ -109,7 +109,7 @@ class Level(nn.Module):
         """What joins the input of every coupling of this level, (N, E, h, w): V_0, and V mixed by the labels."""
         if not self.cfg.num_planes:
             return None
-        place = self.place.to(x.dtype).expand(len(x), -1, -1, -1)
+        place = self.place.expand(len(x), -1, -1, -1)
         return place + table(y, self.planes) if self.cfg.condition == "planes" else place
 
 

@@ -1,6 +1,6 @@
 """Cuts of the recipes for drawn faces: the likelihood falls below PNG's, labels and directions paint what was asked.
 
-The whole recipes take eleven minutes each and are measured by `sample.py report` and `scripts/compare.py` (figures:
+The whole recipes take twelve minutes each and are measured by `sample.py report` and `scripts/compare.py` (figures:
 flow/README.md). The floors here are for a tenth of that, so that a change which breaks training, labels or edits is
 seen.
 """
