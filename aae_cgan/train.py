@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aae_cgan.alarms import Watch, symptoms, vital_signs
-from aae_cgan.augment import diff_augment, jitter
 from aae_cgan.config import Config
 from aae_cgan.edit import class_order, strip_of
 from aae_cgan.guide import ForeignGuide, Guide
@@ -26,6 +25,7 @@ from data import build_faces
 from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
 from engine.ranks import broadcast
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
+from losses.augment import diff_augment, jitter
 from losses.pixels import boxes_from_eyes, face_weight
 
 logger = logging.getLogger("faces")

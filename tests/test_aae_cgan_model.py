@@ -11,7 +11,6 @@ from aae_toy import CLASSES, Noise, batch, config, meta
 from torch import nn
 
 from aae_cgan.alarms import Watch, symptoms, vital_signs
-from aae_cgan.augment import diff_augment, shifted
 from aae_cgan.config import Config, ModelConfig
 from aae_cgan.edit import class_order
 from aae_cgan.linear import LinearPath, fit_linear
@@ -21,6 +20,7 @@ from aae_cgan.targets import conditions, draw_request, mix_labels, wrong_labels
 from aae_cgan.train import AAECGAN
 from aae_cgan.unlabelled import in_two_parts
 from engine import UserError, load_config
+from losses.augment import diff_augment, shifted
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "aae_cgan").glob("*.yaml"))
 

@@ -1,12 +1,14 @@
-"""DiffAugment (Zhao et al. 2006.10738): the image critic sees real faces and fakes through the same random changes.
+"""DiffAugment (Zhao et al. 2006.10738): a discriminator sees real faces and fakes through the same random changes.
 
-For small sets, where a critic otherwise learns the faces by heart. Gradients pass through. `jitter` is the guide's.
+For small sets, where a discriminator otherwise learns the faces by heart. Gradients pass through. `jitter` is weaker,
+for a classifier that an edit must not fool with a fixed pattern.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KINDS = ("color", "translation", "cutout")
 SHIFT = 1 / 8  # of the side, each way
 CUT = 1 / 2  # of the side
 
