@@ -119,7 +119,7 @@ def effects(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "aut
 
 
 def agreement(guide_logits: Tensor, guide: Any, judge_logits: Tensor, judge: Any) -> dict[str, float]:
-    """Share of pictures in which guide and judge see the same, of every name both know; `expression` for the classes."""
+    """Share of pictures in which guide and judge see the same, for every shared name; `expression` for the classes."""
     found = {
         name: float(
             (
