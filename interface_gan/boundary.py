@@ -31,7 +31,7 @@ class Boundaries:
     stability (A,): correlation of the readings of normals fitted to two halves of the codes; prevalence (A, 2): share
     of fakes and of training faces that the guide sees it in. `pairs`: names such as happy/neutral, from one class to
     another. `skipped`: what has no usable boundary, and why. `provenance`: sha256 of the generator's weights and of the
-    guides, number and seed of the codes.
+    guides, number and seed of the codes, names that the guide knows.
     """
 
     space: str
@@ -114,7 +114,13 @@ def fit_boundaries(
         **{key: value[usable] for key, value in figures.items()},
         prevalence=prevalence[[kept[i] for i in usable]],
         skipped=skipped,
-        provenance={"sha256": scores.weights, "guides": scores.guides, "num": len(table), "seed": scores.seed},
+        provenance={
+            "sha256": scores.weights,
+            "guides": scores.guides,
+            "num": len(table),
+            "seed": scores.seed,
+            "names": {"classes": scores.classes, "attributes": scores.names[len(scores.classes) :]},
+        },
     )
 
 

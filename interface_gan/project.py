@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +35,9 @@ class Options:
     lr_plus: float = 0.05
     lambda_typical: float = 0.01  # of the code's typicality
     lambda_offset: float = 0.0  # of the layers' squared distance from their mean, W+ only
+
+
+DEFAULT = Options()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def distance(x_hat: Tensor, x: Tensor, maps: Maps) -> Tensor:
 
 
 @torch.enable_grad()
-def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: Options = Options()) -> Projection:
+def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: Options = DEFAULT) -> Projection:
     """Codes of faces x (N, C, H, H) in [-1, 1], on their device. The generator's weights need no gradient.
 
     stats: the distribution of w. A caller under `torch.inference_mode` must leave it first.
@@ -133,8 +135,3 @@ def descend(start: Tensor, loss: Callable[[Tensor, int], Tensor], steps: int, lr
 def percentile(value: Tensor, usual: Tensor) -> Tensor:
     """Share of `usual` (M,) below each value (N,), in 0 .. 100."""
     return 100 * (usual[None] < value[:, None]).float().mean(1)
-
-
-def guide_maps(guide: Any) -> Maps:
-    """A guide's feature maps as a distance's, its weights untouched."""
-    return guide.maps

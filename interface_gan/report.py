@@ -15,10 +15,13 @@ from torch import Tensor
 
 from data.request import Move, Request
 from interface_gan.boundary import Boundaries
-from interface_gan.codes import Stats, images_of
+from interface_gan.codes import Stats, draw_z, images_of, map_z
 from interface_gan.model import Generator
-from interface_gan.plan import Plan, Samples, plan
+from interface_gan.plan import MOVES, Plan, Samples, plan
+from interface_gan.score import log_odds, read_images
+from latents.area import area
 
+SEED = 31  # of the graded codes; boundaries are fitted to codes of another one
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # of one sigma, where the dose that moves the judge is sought
 
 
@@ -41,8 +44,7 @@ class Bench:
 
     def judged(self, w: Tensor) -> Tensor:
         """The judge's logits (N, A'), of all its names."""
-        images = images_of(self.generator, self.generator.broadcast(w))
-        return self.judge.logits(((images + 1) * 127.5).round().byte())
+        return self.judge.logits(to_bytes(images_of(self.generator, self.generator.broadcast(w))))
 
     def step(self, wish: Move, move: str, keep: str | Sequence[str] = "auto") -> Plan:
         """The step of every code towards one wish."""
@@ -137,3 +139,52 @@ def agreement(guide_logits: Tensor, guide: Any, judge_logits: Tensor, judge: Any
         same = guide_logits[:, :k].argmax(1) == judge_logits[:, :k].argmax(1)
         found["expression"] = float(same.float().mean())
     return found
+
+
+def bench_of(editor: Any, judge: Any, num: int) -> Bench:
+    """A bench on `num` codes of a seed of its own, with the judge's spread over the run's test faces."""
+    boundaries, guide = editor.boundaries("w"), editor.guide()
+    dim = editor.method.cfg.model.latent_dim
+    w = map_z(editor.generator, draw_z(num, dim, SEED))
+    logits = read_images(guide, images_of(editor.generator, editor.generator.broadcast(w)))
+    table, pairs = log_odds(logits, guide.classes)
+    own, k = (table > 0).float(), len(guide.classes)
+    own[:, :k] = torch.nn.functional.one_hot(logits[:, :k].argmax(1), k).float() if k else own[:, :k]
+    names = [*guide.names, *pairs]
+    faces = editor.split("test")
+    real = torch.cat([judge.logits(to_bytes(batch["image"])) for batch in faces.once(256, "cpu")])
+    spread = dict(zip(judge.names, real.std(0).tolist(), strict=True))
+    own = own[:, [names.index(name) for name in boundaries.names]]
+    return Bench(editor.generator, boundaries, editor.stats, editor.samples("w"), judge, w, own, spread)
+
+
+def grade(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict[str, Any], str]:
+    """All figures of generated faces, and their table. names: of boundaries; none: all attributes."""
+    bench, guide = bench_of(editor, judge, num), editor.guide()
+    b = bench.boundaries
+    chosen = [n for n in (names or [*b.attributes, *b.classes]) if n in judge.names and b.row(n) >= 0]
+    images = images_of(bench.generator, bench.generator.broadcast(bench.w))
+    same = agreement(read_images(guide, images), guide, bench.judged(bench.w), judge)
+    readings = b.read(bench.w)
+    before = bench.judged(bench.w)
+    found: dict[str, Any] = {"num": num, "seed": SEED, "agreement": same, "attributes": {}}
+    lines = [
+        "name                 AUC(judge) agree  | flips: least paper transport random | leakage: least paper | cost"
+    ]
+    for name in chosen:
+        seen = side_of_logits(before, judge.names, judge.classes, name).float()
+        row: dict[str, Any] = {"auc_judge": area(readings[:, b.names.index(name)], seen)}
+        row["flip"] = {move: flips(bench, name, move) for move in MOVES}
+        if name in judge.attributes:
+            row["one_sd"] = {move: effects(bench, name, move) for move in ("least", "paper")}
+        found["attributes"][name] = row
+        flip = " ".join(f"{row['flip'][move]['target_accuracy']:9.3f}" for move in MOVES)
+        leak = [row["one_sd"][m] for m in ("least", "paper")] if "one_sd" in row else []
+        tail = " ".join(f"{e['leakage']:6.3f}" for e in leak) + " | " + " ".join(f"{e['cost']:5.2f}" for e in leak)
+        lines.append(f"{name:<20} {row['auc_judge']:7.3f}  {same.get(name, float('nan')):5.3f}  | {flip} | {tail}")
+    return found, "\n".join(lines)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """(N, C, H, H) in [-1, 1] -> uint8."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine import UserError
 from engine.files import atomic_text, atomic_write
 from interface_gan.codes import draw_z, images_of, map_z
 from interface_gan.model import Generator
@@ -57,8 +58,7 @@ def score_codes(
     faces: the training set, for the scores of real faces.
     """
     guides = {guide.origin.run: guide.origin.sha256}
-    key = hashlib.sha256(json.dumps([weights, guide.origin.sha256, seed]).encode()).hexdigest()[:12]
-    place, dim = Path(folder) / key, len(generator.mapping.w_avg)
+    place, dim = Path(folder) / score_key(weights, guides, seed), len(generator.mapping.w_avg)
     place.mkdir(parents=True, exist_ok=True)
     shards = []
     for start in range(0, num, SHARD):
@@ -76,6 +76,23 @@ def score_codes(
     facts = {"weights": weights, "guides": guides, "seed": seed, "names": guide.names, "classes": guide.classes}
     atomic_text(place / "scores.json", json.dumps(facts, indent=1))
     return Scores(torch.cat(shards), real, list(guide.names), list(guide.classes), seed, weights, guides)
+
+
+def score_key(weights: str, guides: dict[str, str], seed: int) -> str:
+    """The folder's name: a function of what the scores depend on."""
+    return hashlib.sha256(json.dumps([weights, *guides.values(), seed]).encode()).hexdigest()[:12]
+
+
+def read_scores(folder: Path, provenance: dict[str, Any]) -> Scores:
+    """The scores behind boundaries of this provenance (`Boundaries.provenance`). Raises UserError if they are gone."""
+    weights, guides, seed, num = (provenance[key] for key in ("sha256", "guides", "seed", "num"))
+    place = Path(folder) / score_key(weights, guides, seed)
+    if not (place / "scores.json").is_file():
+        raise UserError(f"{place}: the scores of these boundaries are not there; score again with sample.py score")
+    facts = json.loads((place / "scores.json").read_text())
+    shards = [torch.from_numpy(np.load(place / f"{start:08d}.npy")) for start in range(0, num, SHARD)]
+    real = torch.from_numpy(np.load(place / "real.npy"))
+    return Scores(torch.cat(shards)[:num], real, facts["names"], facts["classes"], seed, weights, guides)
 
 
 def _real_scores(guide: Any, faces: Any, path: Path) -> Tensor:
