@@ -13,6 +13,7 @@ from interface_gan.boundary import Boundaries, describe, fit_boundaries, load_bo
 from interface_gan.codes import Stats, draw_z, images_of, map_z
 from interface_gan.plan import MOVES, Plan, Samples, plan
 from interface_gan.project import Options, project
+from interface_gan.report import Bench, agreement, effects, flips
 from interface_gan.score import Scores, log_odds, read_images, score_codes
 
 NUM = 8192
@@ -289,3 +290,52 @@ def test_draws_have_a_typicality_of_one_and_shifted_layers_more(loop):
     assert loop.stats.typicality(ws).mean() == pytest.approx(1, abs=0.1)
     far = ws + 3 * loop.stats.cov.diagonal().sqrt().float()
     assert loop.stats.typicality(far).mean() > 2
+
+
+# Figures.
+
+
+class TrueJudge(TrueGuide):
+    """The same readings of 8-bit pictures."""
+
+    role = "judge"
+
+    def logits(self, images8: Tensor) -> Tensor:
+        return TrueGuide.__call__(self, images8.float() / 127.5 - 1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+
+@pytest.fixture(scope="module")
+def bench(loop) -> Bench:
+    judge, w = TrueJudge(loop.generator), fresh(loop)
+    own = (readings(loop, w)[:, :4] > 0).float()
+    samples = Samples(loop.codes, loop.scores.logits[:, :4] > 0)
+    spread = dict(zip(NAMES, loop.scores.logits.std(0).tolist(), strict=True))
+    return Bench(loop.generator, loop.boundaries, loop.stats, samples, judge, w, own, spread)
+
+
+def test_figures_tell_a_good_move_from_a_random_one(bench):
+    mine, random = flips(bench, "Young", "least"), flips(bench, "Young", "random")
+    assert mine["target_accuracy"] > 0.95 and mine["gain"] > 0.5 and mine["untouched"] == 0
+    assert random["target_accuracy"] < 0.35 and random["cost"] == pytest.approx(mine["cost"], rel=1e-3)
+
+
+def test_effects_are_those_of_one_real_deviation(bench):
+    kept, free = effects(bench, "Smiling", "least"), effects(bench, "Smiling", "least", "none")
+    assert kept["change"]["Smiling"] == pytest.approx(1, abs=0.02) and kept["dose"] == pytest.approx(1, abs=0.1)
+    assert kept["leakage_kept"] < 0.05 < 0.1 < free["leakage"] and free["leakage_kept"] is None
+    assert free["change"]["Male"] == pytest.approx(0.6, abs=0.1)
+    assert kept["cost"] < effects(bench, "Smiling", "paper")["cost"]
+
+
+def test_a_step_that_moves_nothing_says_so(bench):
+    still = dataclasses.replace(bench, real_std=dict.fromkeys(NAMES, 1e6))
+    assert effects(still, "Smiling", "least")["dose"] == float("inf")
+
+
+def test_two_equal_readers_agree_and_unequal_ones_do_not(loop):
+    logits = loop.scores.logits
+    assert set(agreement(logits, loop.guide, logits, loop.guide).values()) == {1.0}
+    assert agreement(logits, loop.guide, -logits, loop.guide)["Male"] == 0
