@@ -27,7 +27,7 @@ STARTS_NUM, STARTS_SEED = 2000, 11
 class Options:
     """How faces are projected; chosen on validation faces (README)."""
 
-    starts: int = 2  # nearest sampled codes that each face starts from
+    starts: int = 1  # nearest sampled codes that each face starts from
     steps_w: int = 100
     lr_w: float = 0.1
     noise: float = 0.05  # of the code at the first step, in standard deviations of w
@@ -50,21 +50,26 @@ class Projection:
     typicality: Tensor
 
 
-def distance(x_hat: Tensor, x: Tensor, maps: Maps) -> Tensor:
+def distance(x_hat: Tensor, x: Tensor, maps: Maps, known: list[Tensor] | None = None) -> Tensor:
     """(N,): squared differences of normalised feature maps, plus absolute ones of pixels at three scales.
 
         sum_l mean_HW sum_C (phi_l(x_hat) - phi_l(x))^2 + sum_{s = 1, 2, 4} mean |pool_s(x_hat) - pool_s(x)|
 
-    phi: maps of unit norm over channels, as in LPIPS (1801.03924, Eq. 1) without its weights.
+    phi: maps of unit norm over channels, as in LPIPS (1801.03924, Eq. 1) without its weights. known: `unit_maps` of x,
+    where they have been computed already.
     """
     total = x.new_zeros(len(x))
-    for a, b in zip(maps(x_hat), maps(x), strict=True):
-        a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+    for a, b in zip(unit_maps(x_hat, maps), known or unit_maps(x, maps), strict=True):
         total = total + (a - b).square().sum(1).mean((1, 2))
     for s in (1, 2, 4):
         error = F.avg_pool2d(x_hat, s) - F.avg_pool2d(x, s)
         total = total + error.abs().mean((1, 2, 3))
     return total
+
+
+def unit_maps(x: Tensor, maps: Maps) -> list[Tensor]:
+    """Feature maps of unit norm over channels."""
+    return [F.normalize(phi, dim=1) for phi in maps(x)]
 
 
 @torch.enable_grad()
@@ -77,13 +82,16 @@ def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: 
     std = stats.cov.diagonal().sum().div(len(stats.mean)).sqrt().item()  # root mean square deviation of w
     w = nearest_codes(generator, maps, x, k).flatten(0, 1)  # (N k, Z)
     many = x.repeat_interleave(k, 0)
+    with torch.no_grad():
+        known = unit_maps(x, maps)
+        known_many = [phi.repeat_interleave(k, 0) for phi in known]
 
     def loss_w(w: Tensor, step: int) -> Tensor:
         t = step / max(1, options.steps_w)
         scale = options.noise * std * max(0.0, 1 - t / NOISE_UNTIL) ** 2
         seeded = torch.Generator().manual_seed(step)
         noisy = w + scale * torch.randn(w.shape[1], generator=seeded).to(w)  # the same for every face
-        error = distance(generator.synthesis(generator.broadcast(noisy)), many, maps)
+        error = distance(generator.synthesis(generator.broadcast(noisy)), many, maps, known_many)
         return error + options.lambda_typical * stats.distance(w)
 
     w, error = descend(w, loss_w, options.steps_w, options.lr_w)
@@ -91,7 +99,7 @@ def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: 
     ws = generator.broadcast(w.unflatten(0, (n, k))[torch.arange(n), best]).clone()  # (N, L, Z)
 
     def loss_plus(ws: Tensor, step: int) -> Tensor:
-        error = distance(generator.synthesis(ws), x, maps)
+        error = distance(generator.synthesis(ws), x, maps, known)
         apart = (ws - ws.mean(1, keepdim=True)).square().sum(2).mean(1)
         return error + options.lambda_typical * stats.distance(ws).mean(1) + options.lambda_offset * apart
 
@@ -99,7 +107,7 @@ def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: 
         ws, _ = descend(ws, loss_plus, options.steps_plus, options.lr_plus)
     with torch.no_grad():
         x_hat = generator.synthesis(ws)
-        return Projection(ws, x_hat.clamp(-1, 1), distance(x_hat, x, maps), stats.typicality(ws))
+        return Projection(ws, x_hat.clamp(-1, 1), distance(x_hat, x, maps, known), stats.typicality(ws))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from interface_gan.plan import MOVES, Plan, Samples, plan
 from interface_gan.project import Options, project
 from interface_gan.report import Bench, agreement, effects, flips
 from interface_gan.score import Scores, log_odds, read_images, score_codes
+from interface_gan.until import strength_until
 
 NUM = 8192
 
@@ -339,3 +340,16 @@ def test_two_equal_readers_agree_and_unequal_ones_do_not(loop):
     logits = loop.scores.logits
     assert set(agreement(logits, loop.guide, logits, loop.guide).values()) == {1.0}
     assert agreement(logits, loop.guide, -logits, loop.guide)["Male"] == 0
+
+
+def test_a_probability_is_reached_with_the_least_strength():
+    slope, start = torch.tensor([1.0, 2.0, 0.1, -1.0]), torch.tensor([-2.0, -3.0, -3.0, 4.0])
+    probability = lambda s: (start + slope * s).sigmoid()  # noqa: E731
+    rising = torch.tensor([True, True, True, False])
+    limit = torch.tensor([6.0, 6.0, 6.0, 6.0])
+    strength, reached = strength_until(probability, 0.8, limit, rising)
+    exact = (torch.tensor(0.8).logit() - start) / slope
+    assert reached.tolist() == [True, True, False, True] and strength[2] == 6
+    assert (strength - exact)[reached].abs().max() < 6 / 8 / 2**8 + 1e-4
+    strength, reached = strength_until(probability, 0.1, limit, torch.tensor([True] * 4))
+    assert strength[0] == 0 and reached[0]  # it has it already
