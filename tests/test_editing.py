@@ -1,4 +1,4 @@
-"""The interface to a trained model: choosing faces, reading a command, editing, writing. On an editor without a network."""
+"""The interface to a trained model: choosing faces, reading a command, editing, writing; on a toy without a network."""
 
 import json
 from argparse import Namespace
