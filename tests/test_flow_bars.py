@@ -32,21 +32,21 @@ CUT = [
 ]
 
 
-def trained(config: str, folder: Path) -> Editor:
-    train.main(["--config", str(CONFIGS / config), "--run-dir", str(folder), *CUT])
+def trained(folder: Path, *overrides: str) -> Editor:
+    train.main(["--config", str(CONFIGS / "synthetic32.yaml"), "--run-dir", str(folder), *CUT, *overrides])
     return open_editor(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory: pytest.TempPathFactory) -> Editor:
     """A flow that is told the expression."""
-    return trained("synthetic32.yaml", tmp_path_factory.mktemp("flow") / "conditional")
+    return trained(tmp_path_factory.mktemp("flow") / "conditional")
 
 
 @pytest.fixture(scope="module")
 def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Editor:
     """One that is not."""
-    return trained("synthetic32_uncond.yaml", tmp_path_factory.mktemp("flow") / "unconditional")
+    return trained(tmp_path_factory.mktemp("flow") / "unconditional", "model.condition=none")
 
 
 def expression_reader(faces: FaceSet) -> Callable[[Tensor], Tensor]:
