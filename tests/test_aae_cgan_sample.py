@@ -200,7 +200,7 @@ def test_a_strip_keeps_its_order_for_a_folder_sorted_otherwise(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("mode", "options", "sentence"),
     [
-        ("edit", ["--attr", "Smiling=1", "test:1"], "this run shows angry"),
+        ("edit", ["--attr", "Smiling=1", "test:1"], "'Smiling' is unknown here"),
         ("draw", ["--attr", "cross"], "'cross' is unknown here"),
         ("edit", ["--attr", "happy=flip", "test:1"], "an expression has no other side"),
         ("edit", ["--attr", "happy=+1.0", "test:1"], "cannot do this"),
@@ -227,7 +227,7 @@ def test_loads_without_its_data(run_dir, tmp_path):
 def test_a_run_of_attributes(photo, tmp_path):
     config, run = Path(__file__).parent.parent / "configs/aae_cgan/synthetic32.yaml", tmp_path / "run"
     asked = ["data.attributes=[Smiling, Eyeglasses, Male]", "model.condition=attributes"]
-    train.main(["--config", str(config), "--run-dir", str(run), *SMALL, *asked, "train.total_steps=4"])
+    train.main(["--config", str(config), "--run-dir", str(run), *SMALL, *asked])
     editor = open_editor(run, device="cpu")
     assert (editor.classes, editor.attributes) == ([], ["Smiling", "Eyeglasses", "Male"])
     check(editor, "Smiling=flip", photo)
