@@ -8,6 +8,7 @@ them, and `paste` takes the way back. What an edit does not change stays the pho
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from data.crop import cut
+from data.decode import BadImage, decode
 from engine.errors import UserError
 
 MIN_SIDE = 16  # px of a photo; smaller ones show no face
@@ -70,21 +72,17 @@ def load_face(path: str | Path, meta: dict, eyes: str | Sequence[float] | None =
 def open_photo(path: str | Path) -> Image.Image:
     """Any image file as an upright RGB picture: EXIF rotation applied, transparency over white, 16 bits to 8."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such photo")
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{path}: the picture is too large to open; scale it down to less than 150 megapixels"
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable picture ({error}); save it again as JPEG or PNG") from None
-    if min(image.size) < MIN_SIDE:
-        raise UserError(f"{path}: {image.width} x {image.height} px show no face; at least {MIN_SIDE} px are needed")
-    return _rgb(image)
+        pixels = decode(path, str(path))
+    except BadImage as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: not a readable picture ({reason}); save it again as JPEG or PNG") from None
+    height, width = pixels.shape[:2]
+    if min(width, height) < MIN_SIDE:
+        raise UserError(f"{path}: {width} x {height} px show no face; at least {MIN_SIDE} px are needed")
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3))))
 
 
 def change_mask(before: Tensor, after: Tensor) -> Tensor:
@@ -146,17 +144,6 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 # --- in ------------------------------------------------------------------------------------------------------------
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        top = 255 if values.max() <= 255 else max(65535.0, values.max())
-        image = Image.fromarray(np.rint(values.clip(0) / top * 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        over = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(over, image.convert("RGBA"))
-    return image.convert("RGB")
 
 
 def _given_eyes(eyes: str | Sequence[float] | None, photo: Image.Image, path: str | Path) -> np.ndarray | None:

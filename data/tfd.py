@@ -22,7 +22,7 @@ class TFD(RawFaces):
 
     def __init__(self, cfg: DataConfig) -> None:
         super().__init__(cfg)
-        found = [self.root] if self.root.is_file() else sorted(self.root.glob("TFD_*.mat"))
+        found = [self.root] if self.root.is_file() else sorted(self.root.glob("TFD_*.mat"), key=lambda path: path.name)
         found = [path for path in found if "info" not in path.name.lower()]
         if not found:
             raise missing(self.root, "TFD", "TFD_48x48.mat or TFD_96x96.mat", WHERE)

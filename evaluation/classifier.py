@@ -115,7 +115,8 @@ class Classifier(Method):
         if "expression" in out:
             figures["accuracy"] = (out["expression"].argmax(1) == batch["label"]).float().mean()
         if "attributes" in out:
-            right = ((out["attributes"] > 0) == (batch["attr"] > 0.5)) & ~batch["attr"].isnan()
+            read = out["attributes"] > self.pos_weight.log()
+            right = (read == (batch["attr"] > 0.5)) & ~batch["attr"].isnan()
             figures["attributes"] = right.sum() / (~batch["attr"].isnan()).sum().clamp_min(1)
         if "landmarks" in out:
             figures["landmarks"] = self.landmarks_loss(out["landmarks"], batch, 0)
@@ -134,7 +135,7 @@ class Classifier(Method):
         if "expression" in out:
             told = [self.classes[k] for k in out["expression"].argmax(1).tolist()]
         else:
-            told = [f"{self.attributes[0]} {p:.2f}" for p in out["attributes"][:, 0].sigmoid().tolist()]
+            told = [f"{self.attributes[0]} {p:.2f}" for p in self._logits(out)[:, 0].sigmoid().tolist()]
         return {"read": Grid(x[None], [], told)}
 
     # Use.
@@ -199,7 +200,13 @@ class Classifier(Method):
         return self.ema.module(prepare(x, self.meta["image_size"], self.meta["channels"]))
 
     def _logits(self, out: dict[str, Tensor]) -> Tensor:
-        parts = [out[head] for head in ("expression", "attributes") if head in out]
+        """Logits of what the classifier reads, of the training faces' own frequencies.
+
+        A weight w on the positive term moves the best logit to log(w p / (1 - p)), so that a rare attribute would be
+        read far too often; log(w) is taken off again.
+        """
+        parts = [out["expression"]] if "expression" in out else []
+        parts += [out["attributes"] - self.pos_weight.log()] if "attributes" in out else []
         return torch.cat(parts, 1) if parts else out["features"].new_empty(len(out["features"]), 0)
 
     def _refuse_judge(self) -> None:

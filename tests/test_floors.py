@@ -44,6 +44,7 @@ def test_a_room_imports_only_what_lies_below_it(room):
             if top not in OURS or top == room or top in MAY_IMPORT[room]:
                 continue
             allowed = room == "data" and name in ("engine.errors", "engine.files")
+            allowed |= path.name == "landmarks.py" and name == "engine.config"  # its command line reads a config
             assert allowed, f"{path.relative_to(ROOT)}:{line}: {room} may not import {name}"
 
 
