@@ -126,7 +126,8 @@ def find_mediapipe() -> Callable[[np.ndarray], np.ndarray | None]:
     except ImportError:
         raise UserError(
             "landmarks: no detector is installed; pip install --no-deps mediapipe==0.10.14 and pip install absl-py "
-            "attrs flatbuffers opencv-python-headless 'protobuf>=4.25.3,<5' (Python up to 3.12), or give the points as files"
+            "attrs flatbuffers opencv-python-headless 'protobuf>=4.25.3,<5' (Python up to 3.12), or give "
+            "the points as files"
         ) from None
     mesh = mediapipe.solutions.face_mesh.FaceMesh(
         static_image_mode=True, max_num_faces=1, min_detection_confidence=MESH_CONFIDENCE

@@ -26,6 +26,7 @@ from engine.errors import UserError
 
 MIN_SIDE = 16  # px of a photo; smaller ones show no face
 MIN_EYES = 4.0  # px between the eyes
+TINY = 0.7  # px of the photo for each px of the crop; below it the model is shown a magnified, blurred face
 SQUARE = 1.25  # longer to shorter side: up to here a photo may be taken whole
 DEFAULT_EYES = ((-0.35, -0.2), (0.35, -0.2))  # FER2013's mean (127 faces, by `face_finder`); for sets that know none
 CHANGE = 0.1  # of [-1, 1], mean over channels: from here on a pixel is replaced altogether
@@ -196,11 +197,22 @@ def _look_for_eyes(photo: Image.Image, path: str | Path) -> tuple[np.ndarray | N
 def _whole(photo: Image.Image, size: int, grey: bool, note: str) -> AlignedFace:
     """The largest square in the middle of the photo, resized as packs are."""
     side = min(photo.size)
+    _warn_if_tiny(side / size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     x8 = cut(np.asarray(photo), (left, top, left + side, top + side), size, 1 if grey else 3)
     scale = size / side
     matrix = np.array([[scale, 0.0, -left * scale], [0.0, scale, -top * scale]])
     return AlignedFace(torch.from_numpy(x8.copy()).float()[None] / 127.5 - 1, matrix, photo, note)
+
+
+def _warn_if_tiny(scale: float) -> None:
+    """scale: photo px per px of the crop."""
+    if scale < TINY:
+        print(
+            f"warning: the face is small: each pixel of the photo becomes {1 / scale:.1f} of the model's, so the edit "
+            "will be blurred; give a larger photo of the face",
+            file=sys.stderr,
+        )
 
 
 def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
@@ -211,6 +223,7 @@ def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
     right, bottom = np.ceil(corners.max(0)).astype(int) + 3
     region = _region(photo, left, top, right, bottom)
     scale = math.hypot(back[0, 0], back[1, 0])  # photo px per px of the crop
+    _warn_if_tiny(scale)
     shrink = max(1, int(scale // 2))  # large photos: box-averaged first, so that sampling stays cheap
     if shrink > 1:
         region = region.reduce(shrink)

@@ -104,8 +104,16 @@ def step_of(path: Path) -> int:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The numbered checkpoints of a run, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step_*.pt"), key=step_of)
+    """The numbered checkpoints of a run, oldest first; copies under other names are nobody's business here."""
+    found = (
+        path for path in (run_dir / "checkpoints").glob("step_*.pt") if re.fullmatch(r"step_[0-9]+\.pt", path.name)
+    )
+    return sorted((path for path in found if path.name == name_of(step_of(path)) and path.is_file()), key=step_of)
+
+
+def name_of(step: int) -> str:
+    """The file name of a numbered checkpoint."""
+    return f"step_{step:07d}.pt"
 
 
 def latest_checkpoint(run_dir: Path, log: Any = print) -> Path | None:
@@ -133,7 +141,7 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Path:
         if found is None:
             raise UserError(f"{run_dir}: has no checkpoint yet; let it train up to its first save (train.save_every)")
         return found
-    path = run_dir / "checkpoints" / f"step_{step:07d}.pt"
+    path = run_dir / "checkpoints" / name_of(step)
     if not path.is_file():
         steps = ", ".join(str(step_of(p)) for p in checkpoints(run_dir)) or "none"
         raise UserError(f"{run_dir}: has no checkpoint of step {step}; there are: {steps}")

@@ -42,6 +42,12 @@ class Row:
 def write_manifest(folder: str | Path, rows: Iterable[Row]) -> Path:
     """Write `manifest.csv` into `folder` (UTF-8, one line a row, header first)."""
     path = Path(folder) / MANIFEST
+    atomic_text(path, manifest_text(path, rows))
+    return path
+
+
+def manifest_text(path: Path, rows: Iterable[Row]) -> str:
+    """What stands in `manifest.csv`; `path` is for messages."""
     names = [f.name for f in fields(Row)]
     lines = [",".join(names)]
     for row in rows:
@@ -49,8 +55,7 @@ def write_manifest(folder: str | Path, rows: Iterable[Row]) -> Path:
         if any("," in cell or "\n" in cell or '"' in cell for cell in cells):
             raise UserError(f"{path}: {row.file}: a comma, quote or line break cannot stand in a cell; rename the file")
         lines.append(",".join(cells))
-    atomic_text(path, "\n".join(lines) + "\n")
-    return path
+    return "\n".join(lines) + "\n"
 
 
 def weights_sha256(module: nn.Module) -> str:

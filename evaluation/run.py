@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     args = arguments(argv)
     with exit_on_user_error():
+        if args.out.suffix != ".json" or args.out.name in ("export.json", "grade.json", "meta.json"):
+            raise UserError(f"--out {args.out}: expected a new .json file, as metrics.json")
         result = evaluate(
             args.fake,
             args.judge,

@@ -110,7 +110,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_engine_stays_small():
-    assert sum(code_lines(path) for path in modules("engine")) <= 1300  # docs/decisions/0003
+    assert sum(code_lines(path) for path in modules("engine")) <= 1400  # docs/decisions/0003
 
 
 def test_functions_are_short_and_a_step_is_a_page():
