@@ -261,7 +261,7 @@ def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
                 raise UserError(f"data.{key}: {cfg.dataset} has none; leave the list empty")
             raise UserError(f"data.{key}: {cfg.dataset} has no '{name}'; the nearest are {nearest(name, known)}")
         chosen.append(match)
-    return chosen or list(known)
+    return list(dict.fromkeys(chosen)) or list(known)
 
 
 def _found_landmarks(pack: Pack) -> np.ndarray:

@@ -13,6 +13,7 @@ from data.emotions import EMOTIONS, canonical
 from data.folder import Entry, classify, scan
 from data.raw import TEST, TRAIN, VAL, Index, RawFaces, digest, fingerprint_of, missing
 from data.scan import is_hidden
+from data.tables import read_text
 from engine.errors import UserError
 
 CLASSES = list(EMOTIONS[:7])
@@ -240,7 +241,7 @@ def _split_of_counted_names(entries: list[Entry], label: np.ndarray, split: np.n
 
 def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
     """(N, 10) votes, joined by row: the numbers in FER+'s image names drift away from the rows of fer2013.csv."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = read_text(path).splitlines()
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     absent = [name for name in ("Usage", *FERPLUS_COLUMNS) if name not in header]
     if absent:
@@ -258,7 +259,7 @@ def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
             raise UserError(f"{where}: Usage is {cells[header.index('Usage')]}, the face there is {expected}; "
                             "the two files are not of the same rows")  # fmt: skip
         counts = [cells[place].strip() for place in places]
-        if not all(count.isdigit() for count in counts):
+        if not all(count.isascii() and count.isdigit() for count in counts):
             raise UserError(f"{where}: expected ten whole numbers of votes")
         votes[number] = counts
     return votes

@@ -101,11 +101,11 @@ def _fill(tree: Tree, top: str, seen: set[str]) -> None:
         except OSError:
             is_folder, is_file, is_link = False, False, True  # a link that leads round in a circle
         if is_folder:
-            real = os.path.realpath(entry.path) if is_link else ""
-            if is_link and (real in seen or _scanned_anyway(real, top)):
+            real = os.path.realpath(entry.path)
+            if real in seen or (is_link and _scanned_anyway(real, top)):
                 tree.left_out["links to folders that are read elsewhere"] += 1
                 continue
-            seen.add(real or os.path.realpath(entry.path))
+            seen.add(real)
             folder = Tree(Path(entry.path), left_out=tree.left_out)
             _fill(folder, top, seen)
             tree.folders.append(folder)

@@ -23,11 +23,15 @@ class _Summing(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
-        self.file, self.crc = file, 0
+        self.file, self.crc, self.error = file, 0, None
 
     def write(self, data: Any) -> int:
         self.crc = zlib.crc32(data, self.crc)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def writable(self) -> bool:
         return True
@@ -59,7 +63,10 @@ def save_checkpoint(path: Path, state: dict) -> None:
     plain = to_plain(state)
     with atomic_write(path) as file:
         summing = _Summing(file)
-        torch.save(plain, summing)
+        try:
+            torch.save(plain, summing)
+        except RuntimeError as error:  # torch's own, in place of the disk's
+            raise summing.error or error from None
         file.write(TAIL.pack(MARK, summing.crc))
 
 

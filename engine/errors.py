@@ -36,6 +36,10 @@ class _Console:
         except (OSError, ValueError) as error:
             self._lose(error)
 
+    def isatty(self) -> bool:
+        """Whether there is a terminal to draw a progress bar on."""
+        return not self.stream.closed and self.stream.isatty()
+
     def _lose(self, error: Exception) -> None:
         lost, self.stream = self.stream, open(os.devnull, "w")  # noqa: SIM115
         with contextlib.suppress(OSError, ValueError):

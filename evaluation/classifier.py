@@ -217,6 +217,24 @@ class Classifier(Method):
             )
 
 
+def read_grade(run: str | Path) -> dict:
+    """What stands in a run's grade.json; empty where it has not been graded yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = Path(run) / GRADE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(key, {}), dict) for key in ("temperature", "test")):
+        raise UserError(f"{path}: is damaged; the training command of this run writes it again")
+    return found
+
+
 def load(run: str | Path, role: str | None = None, step: int | None = None, device: str = "auto") -> Classifier:
     """Load a trained classifier with its temperatures (1 where the run has not been graded yet).
 
@@ -232,9 +250,8 @@ def load(run: str | Path, role: str | None = None, step: int | None = None, devi
             found.role
         ]
         raise UserError(f"{run} is a {found.role}: {why}; give a run with model.role: {role}")
-    graded = Path(run) / GRADE
-    if graded.is_file():
-        temperatures = json.loads(graded.read_text())["temperature"]
+    temperatures = read_grade(run).get("temperature")
+    if temperatures:
         each = [temperatures.get("expression", 1.0)] * len(found.classes)
         each += [temperatures.get("attributes", 1.0)] * len(found.attributes)
         found.temperature.copy_(torch.tensor(each))

@@ -1,6 +1,7 @@
 """The real faces that stand beside every figure: a data set's test split, or a folder."""
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -99,10 +100,15 @@ def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
 
 def from_pack(folder: Path, most: int, split: str = "test") -> Real:
     """Rows of a split of a pack, as it lies in the cache."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    images = np.load(folder / "images.npy", mmap_mode="c")
-    with np.load(folder / "labels.npz") as stored:
-        labels = {key: stored[key] for key in stored.files}
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        images = np.load(folder / "images.npy", mmap_mode="c")
+        with np.load(folder / "labels.npz") as stored:
+            labels = {key: stored[key] for key in stored.files}
+        if not isinstance(meta, dict) or "split" not in labels:
+            raise ValueError("no meta or no split")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"--real {folder}: is no whole pack ({error}); delete it, it is made again") from None
     test, train = (np.flatnonzero(labels["split"] == part) for part in (2, 0))
     test = train if split == "train" else test if len(test) else np.flatnonzero(labels["split"] == 1)
     rows, others = test[_spread(len(test), most)], train[_spread(len(train), MOST_TRAIN)]

@@ -297,12 +297,15 @@ def test_links_are_followed_once_and_a_loop_ends(tmp_path, capsys):
     (root / "neutral" / "broken.png").symlink_to(tmp_path / "nothing.png")
     (root / "neutral" / "loop").symlink_to(root)
     (root / "neutral" / "own").symlink_to(root / "sad")
-    (root / "neutral" / "up").symlink_to(tmp_path)
+    fill(tmp_path, ["outer"], 1)
+    (tmp_path / "outer" / "back").symlink_to(root)
+    (root / "neutral" / "outer").symlink_to(tmp_path / "outer")
+    (root / "neutral" / "again").symlink_to(tmp_path / "outer")
     faces = folder(root, merge_val=True)
     said = capsys.readouterr().err
     assert "1 broken links" in said and "links to folders that are read elsewhere" in said
     counts = np.sum([faces.meta["class_counts"][part] for part in ("train", "test")], axis=0)
-    assert dict(zip(faces.meta["classes"], counts.tolist(), strict=True)) == {"happy": 5, "sad": 10, "neutral": 6}
+    assert dict(zip(faces.meta["classes"], counts.tolist(), strict=True)) == {"happy": 5, "sad": 10, "neutral": 7}
 
 
 def test_every_suffix_is_read_or_counted(tmp_path, capsys):
@@ -581,6 +584,24 @@ def test_a_full_disk_ends_with_a_message(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / "checkpoints" / "step_0000010.pt").is_file()
 
 
+def test_a_disk_that_fills_inside_a_checkpoint_ends_with_a_message(tmp_path):
+    """torch answers a refused write with an error of its own."""
+    import resource
+
+    from engine.checkpoint import save_checkpoint
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UserError, match="step_1.pt: cannot be written .*free some space"):
+            save_checkpoint(tmp_path / "step_1.pt", {"a": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+
+
 # D. Whatever the machine lacks
 
 
@@ -664,6 +685,15 @@ def test_a_refused_file_is_one_message(capsys):
         raise OSError("ours")  # no file's name: a fault of the program keeps its traceback
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"temperature": 1}'])
+def test_a_damaged_grade_is_one_message(tmp_path, content):
+    from evaluation.classifier import read_grade
+
+    (tmp_path / "grade.json").write_bytes(content)
+    with pytest.raises(UserError, match="grade.json: is damaged"):
+        read_grade(tmp_path)
+
+
 # E. Whatever a file holds
 
 
@@ -729,7 +759,7 @@ def test_a_file_that_is_no_picture_is_one_message(tmp_path, case):
 YAML = {
     "a list as key": "? [train, x]\n: 5\n",
     "a block as key": "data:\n  ? {a: b}\n  : 5\n",
-    "deep": "data: " + "[" * 3000 + "]" * 3000 + "\n",
+    "deep": "data: " + "[" * 1200 + "]" * 1200 + "\n",
     "UTF-16": "data: {}\n".encode("utf-16"),
     "Latin-1": "# für mich\ndata: {}\n".encode("latin-1"),
     "a list": "- a\n",
