@@ -168,6 +168,7 @@ def _refuse_changes(run_dir: Path, cfg: Any) -> None:
 def _write_environment(run_dir: Path, cfg: Any, device: torch.device, world: int) -> None:
     facts = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "family": type(cfg).__module__.partition(".")[0],
         "command": sys.argv,
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
