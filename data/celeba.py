@@ -15,8 +15,8 @@ import numpy as np
 
 from data.config import DataConfig
 from data.decode import BadImage, decode
-from data.raw import TEST, TRAIN, Index, RawFaces, digest, fingerprint_of, missing
-from data.scan import IMAGE_SUFFIXES, is_hidden, is_image_name
+from data.raw import IMAGE_SUFFIXES, TEST, TRAIN, Index, RawFaces, digest, fingerprint_of, missing
+from data.scan import is_hidden, is_image_name
 from data.tables import read_text
 from engine.errors import UserError
 

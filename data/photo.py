@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.crop import cut
-from data.decode import BadImage, decode
+from data.decode import FAULTY_FILE, BadImage, decode, plain_mode
 from engine.errors import UserError
 
 MIN_SIDE = 16  # px of a photo; smaller ones show no face
@@ -150,6 +150,14 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 # --- in ------------------------------------------------------------------------------------------------------------
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """A picture that is open already, in any mode, with the pixels that `open_photo` gives for its file."""
+    try:
+        return plain_mode(picture).convert("RGB")
+    except FAULTY_FILE as error:
+        raise UserError(f"the photo: not a readable picture ({error}); save it again as JPEG or PNG") from None
 
 
 def _given_eyes(eyes: str | Sequence[float] | None, photo: Image.Image, path: str | Path) -> np.ndarray | None:

@@ -22,6 +22,10 @@ from data.decode import BadImage
 from engine.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2
+IMAGE_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".avif", ".gif"),
+    *(".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".jp2"),
+}
 
 
 @dataclass

@@ -10,13 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.raw import natural
+from data.raw import IMAGE_SUFFIXES, natural
 from engine.errors import UserError
 
-IMAGE_SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".avif", ".gif"),
-    *(".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".jp2"),
-}
 # What systems and tools leave in folders; it is never data and needs no note.
 LITTER = {"__MACOSX", "@eaDir", "lost+found", "System Volume Information", "$RECYCLE.BIN"}
 LITTER |= {"Thumbs.db", "thumbs.db", "desktop.ini"}

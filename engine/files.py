@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from engine.errors import UserError
 
-MADE_HERE = ("meta.json", "export.json", "manifest.csv")  # of a pack, of an export
+MADE_HERE = ("meta.json", "export.json")  # of a pack, of an export; a manifest may stand in anybody's folder
 
 
 def sync_directory(folder: Path) -> None:
@@ -86,7 +86,10 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     made_here = any((path / name).is_file() for name in MADE_HERE)
     if path.exists() and not made_here and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: holds files that were not written by this command; choose another folder")
+        raise UserError(
+            f"{path}: is not empty, and nothing in it says that this project wrote it; delete it or choose another "
+            "folder"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmpdir"):
         shutil.rmtree(left, ignore_errors=True)

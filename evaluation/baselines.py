@@ -29,6 +29,9 @@ def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, g
         kind: identity (nothing is changed) or mean-difference (add gain x strength x the difference of class means).
         real: labelled training faces; needed for mean-difference only.
     """
+    for folder in like:
+        if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"--out {out}: is or holds {folder}, which is read; choose another folder")
     export = read_folders(like)
     rows = [i for i, row in enumerate(export.rows) if row.kind == "edit" and export.source[i] >= 0]
     if not rows:

@@ -107,7 +107,7 @@ def test_a_folder_of_other_files_is_never_replaced(tmp_path):
     from engine.files import atomic_dir
 
     put(tmp_path / "photos" / "mine.jpg", 1)
-    with pytest.raises(UserError, match="choose another folder"), atomic_dir(tmp_path / "photos"):
+    with pytest.raises(UserError, match="delete it or choose another folder"), atomic_dir(tmp_path / "photos"):
         pass
     assert (tmp_path / "photos" / "mine.jpg").is_file()
 
@@ -135,6 +135,19 @@ def test_landmarks_of_one_stem_are_never_of_two_images(tmp_path):
     np.save(tmp_path / "0.npy", np.zeros((5, 2)))
     with pytest.raises(UserError, match="would be of two images"):
         points_from_folder(tmp_path, ["happy/0.png", "sad/0.png"], np.array([[0, 0, 9, 9]] * 2))
+
+
+@pytest.mark.parametrize("out", ["edits", "."])
+def test_a_baseline_never_replaces_what_it_reads(tmp_path, out):
+    from evaluation.baselines import export_baseline
+
+    put(tmp_path / "edits" / "a.png", 1)
+    (tmp_path / "edits" / "manifest.csv").write_text(HEADER + "a.png,edit,a.png,,,happy,,,1.0,0\n")
+    for name in ("edits/export.json", "export.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="which is read"):
+        export_baseline([tmp_path / "edits"], "identity", None, tmp_path / out)
+    assert (tmp_path / "edits" / "a.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["export.json", "config.yaml"])
