@@ -142,10 +142,10 @@ def numbered(values: Sequence[str]) -> np.ndarray:
 
 def fingerprint_of(paths: Iterable[Path], base: Path) -> str:
     """Of the names below `base`, the sizes and the times of files: it changes when one of them is overwritten."""
-    facts = hashlib.sha256()
+    facts, base_text = hashlib.sha256(), os.path.join(base, "")
     for path in paths:
-        state = os.stat(path)
-        facts.update(f"{os.path.relpath(path, base)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="replace"))
+        state, name = os.stat(path), os.fspath(path).removeprefix(base_text)
+        facts.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return facts.hexdigest()[:16]
 
 
