@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from engine import Grid, save_animation
 
@@ -35,3 +36,10 @@ def animate(images: Tensor, path: Path, back: bool = True) -> Path:
     """Write images (T, R, C, H, W): a frame shows R faces below each other; `back`: there and back again."""
     frames = torch.cat([images, images.flip(0)[1:-1]]) if back else images
     return save_animation(frames.transpose(1, 2).flatten(2, 3), path, scale=max(1, SHOWN // images.shape[-1]))
+
+
+def same_size(image: Tensor, size: int) -> Tensor:
+    """(C, H, H) -> (3, size, size), so that pictures of several models fit into one sheet."""
+    if image.shape[-1] != size:
+        image = interpolate(image[None], (size, size), mode="bilinear", align_corners=False)[0]
+    return image.expand(3, -1, -1)

@@ -118,7 +118,7 @@ def edits(case: Case, judged: Judged, rows: Tensor, bits: Tensor, k: int) -> lis
             base_per[name] = float((start == (bits[turned, a] > 0.5)).double().mean())
     found = []
     if per:
-        beside = {"identity map": 0.0, "base": sum(base_per.values()) / len(base_per)} | real_auc(judged)
+        beside = {"no edit": 0.0, "base": sum(base_per.values()) / len(base_per)} | real_auc(judged)
         name = f"attribute success (requested bit flipped, mean over {len(per)} attributes, judge {judged.name})"
         value = sum(per.values()) / len(per)
         found.append(
@@ -149,9 +149,12 @@ def leakage(case: Case, judged: Judged, rows: Tensor, bits: Tensor, k: int) -> l
 
     value, each = moved(p, export.file[rows], bases)
     deep, _ = moved(logits / spread, export.file[rows], bases)
-    beside, beside_deep = {"identity map": 0.0}, {"identity map": 0.0}
+    beside, beside_deep = {"no edit": 0.0}, {"no edit": 0.0}
     if (truths >= 0).all():
-        beside["truth"], beside_deep["truth"] = moved(p, truths, sources)[0], moved(logits / spread, truths, sources)[0]
+        beside["ground truth"], beside_deep["ground truth"] = (
+            moved(p, truths, sources)[0],
+            moved(logits / spread, truths, sources)[0],
+        )
     beside["base to source"] = moved(p, bases, sources)[0]
     per = {n: float(v) for n, v in zip(judged.attributes, each, strict=True) if not math.isnan(v)}
     start = "against what the edit starts from"

@@ -102,7 +102,7 @@ def figures(case: Case) -> list[Figure]:
     outside = lambda places: masked_psnr(e.images[places], truth, ~mask)  # noqa: E731
     files, sources, bases, best = e.file[rows], e.source[rows], e.base[rows], e.truth_recon[rows]
     have = best >= 0
-    beside = [{"identity map": float(f(sources).nanmean())} for f in (inside, outside)]
+    beside = [{"no edit": float(f(sources).nanmean())} for f in (inside, outside)]
     if (bases != sources).any():
         for f, b in zip((inside, outside), beside, strict=True):
             b["base"] = float(f(bases).nanmean())
@@ -112,7 +112,7 @@ def figures(case: Case) -> list[Figure]:
     per = {t: float(inside(files)[m].nanmean()) for t, m in _targets(case, rows).items()}
     found = [
         Figure(
-            "truth PSNR inside",
+            "PSNR inside",
             f"PSNR to the truth in dB where the request acts ({how})",
             float(inside(files).nanmean()),
             "high",
@@ -121,7 +121,7 @@ def figures(case: Case) -> list[Figure]:
             detail={"per_target": per, "per_box": per_box(case, rows)},
         ),
         Figure(
-            "truth PSNR outside",
+            "PSNR outside",
             f"PSNR to the truth in dB elsewhere ({how})",
             float(outside(files).nanmean()),
             "high",

@@ -56,7 +56,7 @@ def accuracy(case: Case, judged: Judged, kind: str, rows: Tensor, target: Tensor
     if figures_real := judged.real_expression(case):
         beside["real"], real_recall = figures_real["macro"], figures_real["recall"]
     if (sources >= 0).all():
-        beside["identity map"] = by_target(judged.fake["logits"][sources, :k].argmax(1), target, k)[2]
+        beside["no edit"] = by_target(judged.fake["logits"][sources, :k].argmax(1), target, k)[2]
     beside["chance"] = 1 / k
     probability = judged.probabilities("fake")[files, target]
     lowest = probability.argsort(stable=True)[:WORST]
@@ -74,7 +74,7 @@ def accuracy(case: Case, judged: Judged, kind: str, rows: Tensor, target: Tensor
     each = {names[c]: float(recall[c]) for c in range(k) if table[c].sum()}
     what = {"edit": "sources of the target's class left out", "sample": "no source"}[kind]
     return Figure(
-        f"{kind} accuracy",
+        "target accuracy" if kind == "edit" else "sample accuracy",
         f"{kind} accuracy (mean over {len(each)} targets, {what}, judge {judged.name})",
         macro,
         "high",
@@ -115,10 +115,10 @@ def gain(case: Case, judged: Judged, rows: Tensor, target: Tensor) -> list[Figur
         return []
     p = judged.probabilities("fake")
     value = (p[files, target] - p[sources, target]).double()
-    beside = {"identity map": 0.0}
+    beside = {"no edit": 0.0}
     truths = case.export.truth[rows]
     if (truths >= 0).all():
-        beside["truth"] = float((p[truths, target] - p[sources, target]).double().mean())
+        beside["ground truth"] = float((p[truths, target] - p[sources, target]).double().mean())
     each = {judged.classes[c]: float(value[target == c].mean()) for c in target.unique().tolist()}
     name = f"target gain (p of the target, edit - source, judge {judged.name})"
     return [

@@ -17,7 +17,7 @@ class Figure:
     value: float
     better: Literal["high", "low", ""]  # "": neither, it is read against what stands beside it
     n: int  # images (or pairs) behind it
-    beside: dict[str, float] = field(default_factory=dict)  # {"real": ..., "identity map": ..., "chance": ...}
+    beside: dict[str, float] = field(default_factory=dict)  # {"real": ..., "no edit": ..., "chance": ...}
     judge: str = ""  # run whose eyes these are
     detail: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

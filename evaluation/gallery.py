@@ -79,7 +79,7 @@ def face_sheets(entries: list[Entry]) -> list[Image.Image]:
                 truth = truth if truth is not None else truth_strip(entry.case, table[key], targets)
         if truth is not None:
             rows.append(truth)
-            names.append("truth")
+            names.append("ground truth")
         channels, size = max(r.shape[1] for r in rows), max(r.shape[-1] for r in rows)
         sheets.append(
             grid_image(Grid(torch.stack([like(r, channels, size) for r in rows]), names, ["source", *targets]))
@@ -119,7 +119,7 @@ def truth_strip(case: Case, edits: dict[str, int], targets: list[str]) -> Tensor
 
 def worst_sheet(entry: Entry) -> Image.Image | None:
     """The eight edits that show least of what was asked for: source above, edit below."""
-    figure = next((f for f in entry.result["figures"] if f.key == "edit accuracy"), None)
+    figure = next((f for f in entry.result["figures"] if f.key == "target accuracy"), None)
     if figure is None:
         return None
     e, worst = entry.case.export, figure.detail["worst"]

@@ -23,9 +23,7 @@ def figures(case: Case) -> list[Figure]:
         if not judges:
             value = ssim(case.export.images[case.export.file[rows]], case.export.images[case.export.source[rows]])
             name = f"SSIM to the source ({kind}, no judge of persons was given)"
-            found.append(
-                Figure(f"{kind} identity", name, float(value.mean()), "high", len(rows), {"identity map": 1.0})
-            )
+            found.append(Figure(similarity_key(kind), name, float(value.mean()), "high", len(rows), {"no edit": 1.0}))
     return found
 
 
@@ -33,12 +31,12 @@ def by_embedding(case: Case, judged: Judged, kind: str, rows: Tensor) -> list[Fi
     """Mean cosine to the source and share above the threshold that one impostor pair in 100 exceeds."""
     e, vectors = case.export, judged.fake["features"].double()
     cosine = (vectors[e.file[rows]] * vectors[e.source[rows]]).sum(1)
-    beside, detail = {"identity map": 1.0}, {}
+    beside, detail = {"no edit": 1.0}, {}
     truths = e.truth[rows]
     if (truths >= 0).all():
-        beside["truth"] = float((vectors[truths] * vectors[e.source[rows]]).sum(1).mean())
+        beside["ground truth"] = float((vectors[truths] * vectors[e.source[rows]]).sum(1).mean())
     name = f"identity (cosine of {kind} and source, judge {judged.name})"
-    found = [Figure(f"{kind} identity", name, float(cosine.mean()), "high", len(rows), beside, judged.name, detail)]
+    found = [Figure(similarity_key(kind), name, float(cosine.mean()), "high", len(rows), beside, judged.name, detail)]
     if not (case.real.identity >= 0).any():
         return found
     pairs = verification(judged.real["features"], case.real.identity)
@@ -55,8 +53,13 @@ def by_embedding(case: Case, judged: Judged, kind: str, rows: Tensor) -> list[Fi
                 rate,
                 "high",
                 len(rows),
-                {"real": pairs["rate"], "identity map": 1.0},
+                {"real": pairs["rate"], "no edit": 1.0},
                 judged.name,
             )
         )
     return found
+
+
+def similarity_key(kind: str) -> str:
+    """The figure's key for a kind of images."""
+    return "identity similarity" if kind == "edit" else f"{kind} identity similarity"

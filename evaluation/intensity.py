@@ -29,7 +29,7 @@ def figures(case: Case) -> list[Figure]:
             n, mean = len(correlations), sum(correlations) / len(correlations)
             about = f"mean over {n} ladders of sources without it, judge {judged.name}"
             name = f"strength, Spearman (strength against p of the target, {about})"
-            found.append(Figure("strength Spearman", name, mean, "high", n, {"identity map": 0.0}, judged.name))
+            found.append(Figure("strength Spearman", name, mean, "high", n, {"no edit": 0.0}, judged.name))
             name = f"strength, largest step (of p between neighbours, {about})"
             found.append(Figure("strength step", name, sum(steps) / n, "low", n, {}, judged.name))
     return found

@@ -18,8 +18,8 @@ from evaluation.gallery import Entry
 
 # Columns of the first table; all others stand in the second.
 HEADLINES = (
-    "edit accuracy", "target gain", "attribute success", "leakage", "edit identity", "edit verified", "gap closed",
-    "truth PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy", "sample face-FID",
+    "target accuracy", "target gain", "attribute success", "leakage", "identity similarity", "edit verified", "gap closed",
+    "PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy", "sample face-FID",
     "reconstruction PSNR", "expression retained",
 )  # fmt: skip
 STYLE = """

@@ -55,7 +55,7 @@ def tradeoff(entries: list[Entry]) -> Image.Image | None:
 
 def confusions(entries: list[Entry]) -> Image.Image | None:
     """Requested (rows) against judged (columns), each row as shares."""
-    found = [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "edit accuracy"]
+    found = [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "target accuracy"]
     found = found or [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "sample accuracy"]
     if not found:
         return None

@@ -3,7 +3,7 @@
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +177,10 @@ def at_size(images: Tensor, size: Sequence[int], channels: int) -> Tensor:
         parts = [F.interpolate(p.float(), tuple(size), mode="bilinear", antialias=True) for p in x.split(1024)]
         x = torch.cat([p.round().clamp(0, 255).byte() for p in parts])
     return x
+
+
+def data_config(where: str | Path) -> DataConfig:
+    """The data block of a run directory or a YAML file, without augmentation: whose test faces are to be edited."""
+    path = Path(where)
+    block = _data_block(path / "config.yaml" if path.is_dir() else path)
+    return replace(block, augment_crop=0.0, augment_shift=0.0, augment_brightness=0.0, balanced=False, pair=False)
