@@ -163,9 +163,15 @@ def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
     if cfg.pair:
         partners, rows, more = _pairs(labels, pack.labels.get("take"), rows)
         notes += more
-    _check_balanced(cfg, names["classes"], labels, rows[TRAIN])
     for note in notes:
         say(f"{cfg.dataset}: {note}")
+    if not len(rows[TRAIN]):
+        counts = ", ".join(f"{len(part)} {name}" for part, name in zip(rows, SPLITS, strict=True))
+        raise UserError(
+            f"{cfg.root_folder()}: no training image is left ({counts}); expected a training part with readable images "
+            "of the classes in data.classes"
+        )
+    _check_balanced(cfg, names["classes"], labels, rows[TRAIN])
     shelf = Shelf(pack.images, labels, cfg.resident)
     sets = [
         FaceSet(shelf, rows[part], cfg, part == TRAIN, len(names["classes"]), partners[part])
@@ -251,14 +257,15 @@ def _with_expression(cfg: DataConfig, pack: Pack) -> tuple[dict[str, np.ndarray]
 def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
     asked = getattr(cfg, key)
     chosen = []
-    for name in asked:
+    for text in asked:
+        name = text if text in known else text.partition("=")[2] or text  # 1=surprise: what a folder's number means
         match = name if name in known else canonical(name) if key == "classes" else None
         if match not in known:
             if not known:
                 raise UserError(f"data.{key}: {cfg.dataset} has none; leave the list empty")
             raise UserError(f"data.{key}: {cfg.dataset} has no '{name}'; the nearest are {nearest(name, known)}")
         chosen.append(match)
-    return chosen or list(known)
+    return list(dict.fromkeys(chosen)) or list(known)
 
 
 def _found_landmarks(pack: Pack) -> np.ndarray:
@@ -279,16 +286,21 @@ def _complete_split(cfg: DataConfig, pack: Pack) -> tuple[np.ndarray, list[str]]
     if not (split == TEST).any() and (split == VAL).any():
         split[split == VAL] = TEST
         notes.append("there is no third part, so what came as validation is the test set")
+    missing = [part for part in (TEST, VAL) if not (split == part).any() and not (part == VAL and cfg.merge_val)]
     # A person stays on one side, and so do copies of one picture.
-    identity = pack.labels.get("identity", np.full(len(split), -1))
-    key = np.where(identity >= 0, mixed(1, identity), mixed(2, pack.labels["pixels"]))
-    for part in (TEST, VAL):
-        if not (split == part).any() and not (part == VAL and cfg.merge_val):
-            # The keys with the smallest hashes: their number is exact, also in a set of 30 persons.
-            keys = np.unique(key[split == TRAIN])
-            chosen = keys[: int(np.ceil(HASHED_SHARE * len(keys)))] if len(keys) > 2 else keys[:0]
-            split[(split == TRAIN) & np.isin(key, chosen)] = part
-            notes.append(f"{SPLITS[part]} is a hashed {HASHED_SHARE:.0%} of the training part")
+    identity, pixels = pack.labels.get("identity", np.full(len(split), -1)), mixed(2, pack.labels["pixels"])
+    key = np.where(identity >= 0, mixed(1, identity), pixels)
+    usable = (split == TRAIN) & (pack.labels["fault"] != UNREADABLE)
+    if missing and len(np.unique(key[usable])) <= len(missing):
+        if (identity[usable] >= 0).any():
+            notes.append("there are too few persons to keep apart, so the parts share persons")
+        key = pixels
+    for part in missing:
+        # The keys with the smallest hashes: their number is exact, also in a set of 30 persons.
+        keys = np.unique(key[usable & (split == TRAIN)])
+        chosen = keys[: int(np.ceil(HASHED_SHARE * len(keys)))] if len(keys) > 1 else keys[:0]
+        split[(split == TRAIN) & np.isin(key, chosen)] = part
+        notes.append(f"{SPLITS[part]} is a hashed {HASHED_SHARE:.0%} of the training part")
     return split, notes
 
 

@@ -1,10 +1,12 @@
 """What a run says: console lines with speed and time left, train.log, log.jsonl, TensorBoard."""
 
+import contextlib
 import json
 import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +88,12 @@ def cut_back(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            if float(json.loads(line)["step"]) <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, LookupError, RecursionError):
             logger.warning("%s: a row that was cut short is dropped", path)
-            continue
-        if row["step"] <= step:
-            kept.append(line + "\n")
     atomic_text(path, "".join(kept))
 
 
@@ -147,19 +147,34 @@ class Journal:
         """Flush and close everything."""
         if self.bar is not None:
             self.bar.close()
-        if self.board is not None:
-            self.board.close()
-        if self.active:
-            self.file.close()
+        with spared("log"):
+            if self.board is not None:
+                self.board.close()
+            if self.active:
+                self.file.close()
 
     def _write(self, step: int, row: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, **row}) + "\n")
+        with spared(f"{self.run_dir / 'log.jsonl'}"):
+            self.file.write(json.dumps({"step": step, **row}) + "\n")
+        with spared(f"{self.run_dir / 'tensorboard'}"):
+            self._write_board(step, row)
+
+    def _write_board(self, step: int, row: dict[str, float]) -> None:
         if self.board is None:
             from torch.utils.tensorboard import SummaryWriter  # a second of import, paid after the first step
 
             self.board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.first + 1)
         for key, value in row.items():
             self.board.add_scalar(key, value, step)
+
+
+@contextlib.contextmanager
+def spared(what: str) -> Iterator[None]:
+    """Records and pictures never stop a run: where they cannot be written, that is said, and it goes on."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        logger.warning(f"{what} cannot be written ({error}); the run goes on without it")
 
 
 def start_logging(path: Path | None, rank: int) -> None:
@@ -171,9 +186,15 @@ def start_logging(path: Path | None, rank: int) -> None:
     console.setLevel(logging.INFO)
     logger.addHandler(console)
     if path is not None and rank == 0:
-        file = logging.FileHandler(path)
+        file = _LogFile(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(file)
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        logger.removeHandler(self)  # a full disk: once is enough
+        logger.warning(f"{self.baseFilename} cannot be written; the run goes on without it")
 
 
 class _BarFriendly(logging.Handler):

@@ -17,6 +17,7 @@ from engine.checkpoint import (
     init_from,
     latest_checkpoint,
     load_weights,
+    name_of,
     read_checkpoint,
     save_checkpoint,
 )
@@ -24,7 +25,7 @@ from engine.config import to_dict
 from engine.errors import UserError
 from engine.files import atomic_text
 from engine.grids import save_grid
-from engine.journal import Journal, Pending, cut_back, logger, mean_scalars
+from engine.journal import Journal, Pending, cut_back, logger, mean_scalars, spared
 from engine.method import Method
 from engine.precision import seed_everything, seed_of
 from engine.run import Run
@@ -48,6 +49,7 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
     if state.step >= t.total_steps:
         logger.info(f"{run.dir} is complete ({state.step} steps); a larger train.total_steps goes on")
         return
+    _check_validation(t, val, run.world_size)
     batches = train.batches(t.batch_size // run.world_size, t.seed, run.rank, run.world_size, device, state.step)
     shown = (val or train).fixed(t.sample_size, device)
     journal = Journal(run.dir, run.rank == 0, state.step, t.total_steps, t.batch_size)
@@ -131,7 +133,7 @@ class _State:
                 logger.info(f"start from {line}")
         if self.t.compile:
             for name in method.compilable:
-                getattr(method, name).compile()
+                _compile(getattr(method, name), run.device)
 
     def _resume(self, path: Path) -> None:
         saved = read_checkpoint(path, self.run.device)
@@ -155,7 +157,7 @@ class _State:
 
     def save(self, step: int, name: str = "") -> None:
         """Write the checkpoint of `step` (or one of that name) and drop old ones."""
-        path = self.run.dir / "checkpoints" / (name or f"step_{step:07d}.pt")
+        path = self.run.dir / "checkpoints" / (name or name_of(step))
         state = {
             "step": step,
             "method": self.method.state_dict(),
@@ -181,6 +183,14 @@ class _State:
         if self.best is None or (row[name] < self.best if sense == "min" else row[name] > self.best):
             self.best = row[name]
             self.save(step, "best.pt")
+
+
+def _compile(network: torch.nn.Module, device: torch.device) -> None:
+    """Compile a network in place; what the compiler lacks stays as it is, with the same numbers."""
+    for layer in network.modules() if device.type == "cpu" else ():
+        if getattr(layer, "padding_mode", "") == "replicate":  # torch 2.15 on a CPU: no replication_pad2d_backward
+            layer.forward = torch.compiler.disable(layer.forward)
+    network.compile()
 
 
 def _rate(t: Any, step: int, total: int) -> float:
@@ -209,14 +219,19 @@ def _evaluating(method: Method, seed: int, device: torch.device) -> Iterator[Non
     method.train()
 
 
+def _check_validation(t: Any, val: Any, world: int) -> None:
+    """Before the first step, since the first validation may come hours later and before the first save."""
+    if val is not None and t.validate_every and min(t.val_images, len(val)) < world:
+        raise UserError(
+            f"the validation part has {len(val)} images, fewer than the {world} processes; give more images, or set "
+            "train.validate_every=0"
+        )
+
+
 def _validate(run: Run, method: Method, val: Any) -> dict[str, float]:
     """Means of `method.validate` over the first `train.val_images` images, an equal share a rank."""
     t, world = run.cfg.train, run.world_size
     images = min(t.val_images, len(val)) // world * world
-    if images == 0:
-        raise UserError(
-            f"the validation set has {len(val)} images, fewer than the {world} processes; set train.validate_every=0"
-        )
     with _evaluating(method, t.seed, run.device):
         mine = {k: v[run.rank :: world] for k, v in val.fixed(images, run.device).items()}
         sums: dict[str, torch.Tensor] = {}
@@ -234,13 +249,18 @@ def _sample(run: Run, method: Method, shown: dict, step: int) -> None:
         return
     with _evaluating(method, run.cfg.train.seed, run.device):
         for name, grid in method.sample(shown).items():
-            path = save_grid(grid, run.dir / "samples" / f"step_{step:07d}_{name}.png")
-            logger.debug(f"wrote {path}")
+            path = run.dir / "samples" / f"step_{step:07d}_{name}.png"
+            with spared(str(path)):
+                save_grid(grid, path)
+                logger.debug(f"wrote {path}")
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGTERM and Ctrl-C are noted, and the loop leaves after the step; a second Ctrl-C interrupts at once."""
+    """SIGTERM, a closed terminal (SIGHUP) and Ctrl-C are noted, and the loop leaves after the step.
+
+    A second Ctrl-C interrupts at once. Under nohup SIGHUP stays ignored.
+    """
     told = [0]
 
     def note(number: int, frame: Any) -> None:
@@ -248,7 +268,9 @@ def _signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         told[0] = number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield told
     finally:

@@ -166,15 +166,12 @@ def _refuse_changes(run_dir: Path, cfg: Any) -> None:
 
 
 def _write_environment(run_dir: Path, cfg: Any, device: torch.device, world: int) -> None:
-    git = lambda *a: subprocess.run(  # noqa: E731
-        ["git", "-C", str(Path(__file__).parent), *a], capture_output=True, text=True, check=False
-    ).stdout.strip()
     facts = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "family": type(cfg).__module__.partition(".")[0],
         "command": sys.argv,
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -183,12 +180,34 @@ def _write_environment(run_dir: Path, cfg: Any, device: torch.device, world: int
         "seed": cfg.train.seed,
     }
     path = run_dir / "environment.json"
-    launches = json.loads(path.read_text()) if path.is_file() else []
+    launches = _earlier_launches(path)
     before = launches[-1] if launches else facts
     for key in ("threads", "world_size", "torch"):
-        if before[key] != facts[key] and checkpoints(run_dir):
-            print(f"note: {key} was {before[key]}, is {facts[key]}: the run goes on, but not bit for bit", flush=True)
+        if before.get(key) != facts[key] and checkpoints(run_dir):
+            print(
+                f"note: {key} was {before.get(key)}, is {facts[key]}: the run goes on, but not bit for bit", flush=True
+            )
     atomic_text(path, json.dumps([*launches, facts], indent=1))
+
+
+def _git(*words: str) -> str:
+    """What git says of this repository; "" where git is not installed or this is no repository."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _earlier_launches(path: Path) -> list[dict]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(launch, dict) for launch in found):
+        print(f"note: {path} is damaged; it is begun anew", flush=True)
+        return []
+    return found
 
 
 @contextlib.contextmanager

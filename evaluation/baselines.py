@@ -30,6 +30,9 @@ def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, g
             means), or ground-truth (the right answer, where the export has one).
         real: labelled training faces; needed for class-mean-difference only.
     """
+    for folder in like:
+        if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"--out {out}: is or holds {folder}, which is read; choose another folder")
     export = read_folders(like)
     rows = [i for i, row in enumerate(export.rows) if row.kind == "edit" and export.source[i] >= 0]
     if kind == "ground-truth":

@@ -158,29 +158,30 @@ def compare(kind: str, fake: Tensor, real: Tensor, other: Tensor, network: str, 
     ]
 
 
+def attribute_score(logits: Tensor) -> float:
+    """exp of the mean, over images and attributes, of KL(p(a | x) || p(a)) of each bit: 1 (nothing is read) .. 2."""
+    p = logits.double().sigmoid()
+    mean = p.mean(0, keepdim=True)
+    term = lambda a, b: torch.special.xlogy(a, a) - torch.special.xlogy(a, b)  # noqa: E731
+    return float((term(p, mean) + term(1 - p, 1 - mean)).mean().exp())
+
+
 def scores(case: Case) -> list[Figure]:
-    """The inception score, for the record."""
+    """The inception score, for the record: of expressions, or of attributes where a judge reads nothing else."""
     found = []
-    for judged in case.judges_with("expression"):
+    for judged in case.judges:
         k = len(judged.classes)
-        for kind in case.kinds():
-            logits = judged.fake["logits"][case.export.file[case.export.main(kind)], :k]
+        for kind in case.kinds() if judged.judge.names else ():
+            logits = judged.fake["logits"][case.export.file[case.export.main(kind)]]
             if len(logits) < LEAST:
                 continue
-            (value, wide), (real, _) = inception_score(logits), inception_score(judged.real["logits"][:, :k])
-            name = (
-                f"{kind} inception score (expressions of {judged.name}, 10 splits, N {len(logits)}, {case.real.name})"
-            )
-            found.append(
-                Figure(
-                    f"{kind} inception score",
-                    name,
-                    value,
-                    "",
-                    len(logits),
-                    {"real": real},
-                    judged.name,
-                    {"spread": wide},
-                )
-            )
+            real, detail, n = judged.real["logits"], {}, len(logits)
+            if k:
+                (value, wide), (beside, _) = inception_score(logits[:, :k]), inception_score(real[:, :k])
+                of, detail = f"expressions of {judged.name}, 10 splits", {"spread": wide}
+            else:
+                value, beside = attribute_score(logits), attribute_score(real)
+                of = f"mean over {logits.shape[1]} attributes of {judged.name}, at most 2"
+            name = f"{kind} inception score ({of}, N {n}, {case.real.name})"
+            found.append(Figure(f"{kind} inception score", name, value, "", n, {"real": beside}, judged.name, detail))
     return found

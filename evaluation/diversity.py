@@ -48,30 +48,34 @@ def figures(case: Case) -> list[Figure]:
 
 def of_conditions(case: Case, kind: str, network: str, fake: Tensor, real: Tensor) -> list[Figure]:
     """Mean MS-SSIM and feature distance between images of one condition, over the conditions, real ones beside."""
-    e, measured, beside, equal = case.export, [], [], []
+    e, measured, beside, equal, few = case.export, [], [], [], []
     groups = sorted(case.conditions(kind).items(), key=lambda item: (-len(item[1]), item[0]))[:COMMON_TARGETS]
+    groups = [(target, rows) for target, rows in groups if len(rows) >= LEAST]
+    # Faces without labels show no condition; then all of them are the only thing to compare with.
+    labelled = any(len(case.real_of(target)) >= LEAST for target, _ in groups)
     pixels = case.real_pixels()
     for target, rows in groups:
-        if len(rows) < LEAST:
-            continue
         files = e.file[rows]
         equal.append(twins(e.images[files]))
         if equal[-1] > TWINS:
             case.alarms.append(
                 f"collapse: {equal[-1]:.0%} of the {kind}s for '{target or 'nothing'}' are copies of each other"
             )
-        others = case.real_of(target)
-        others = others if len(others) >= LEAST else torch.arange(len(real))
+        others = case.real_of(target) if labelled else torch.arange(len(real))
+        if len(others) < LEAST:
+            few.append(target)
+            continue
         measured.append(within(e.images[files], fake[files]))
         beside.append(within(pixels[others], real[others]))
-        if measured[-1][1] < CLOSE * beside[-1][1]:
+        if labelled and measured[-1][1] < CLOSE * beside[-1][1]:
             case.alarms.append(
                 f"collapse: {kind}s for '{target or 'nothing'}' are {measured[-1][1] / beside[-1][1]:.2f} "
                 "as far apart as real faces"
             )
+    case.notes += comparison_notes(kind, few, bool(measured) and not labelled)
     if not measured:
         return []
-    n, mean = sum(len(rows) for _, rows in groups), lambda values: sum(values) / len(values)
+    n, mean = sum(len(rows) for target, rows in groups if target not in few), lambda values: sum(values) / len(values)
     same = f"pairs of one condition, mean over {len(measured)}"
     return [
         Figure(
@@ -93,13 +97,24 @@ def of_conditions(case: Case, kind: str, network: str, fake: Tensor, real: Tenso
         Figure(
             f"{kind} distance within",
             f"{kind} distance within ({same}, features of {network}, over real)",
-            mean([m[1] / b[1] for m, b in zip(measured, beside, strict=True)]),
+            mean([m[1] / max(b[1], 1e-12) for m, b in zip(measured, beside, strict=True)]),
             "",
             n,
             {"real": 1.0},
             detail={"copies": max(equal)},
         ),
     ]
+
+
+def comparison_notes(kind: str, few: list[str], with_all: bool) -> list[str]:
+    """Lines about conditions that too few real faces show, and about a comparison with all real faces."""
+    notes = []
+    if few:
+        names = ", ".join(target or "nothing" for target in few)
+        notes.append(f"variety of {kind}s for {names}: left out, since fewer than {LEAST} real faces show it")
+    if with_all:
+        notes.append(f"variety of {kind}s: compared with all real faces, since none is known to show the same")
+    return notes
 
 
 def of_seeds(case: Case, kind: str, network: str, fake: Tensor) -> list[Figure]:

@@ -18,9 +18,9 @@ from evaluation.gallery import Entry
 
 # Columns of the first table; all others stand in the second.
 HEADLINES = (
-    "target accuracy", "target gain", "attribute success", "leakage", "identity similarity", "edit verified", "gap closed",
-    "PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy", "sample face-FID",
-    "reconstruction PSNR", "expression retained",
+    "target accuracy", "target gain", "attribute success", "leakage", "identity similarity", "edit verified",
+    "gap closed", "PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy",
+    "sample face-FID", "reconstruction PSNR", "expression retained",
 )  # fmt: skip
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1240px;padding:1.2rem;color:#1b1b1b;background:#fff}

@@ -78,7 +78,7 @@ def figures(case: Case) -> list[Figure]:
         rows = e.main(kind)
         source = case.export.source[rows]
         against = e.images[source] if (source >= 0).all() else case.real_pixels()
-        value = float(sharpness(e.images[e.file[rows]]).mean() / sharpness(against).mean())
+        value = float(sharpness(e.images[e.file[rows]]).mean() / sharpness(against).mean().clamp_min(1e-12))
         of = "the sources'" if (source >= 0).all() else "real faces'"
         found.append(
             Figure(

@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     args = arguments(argv)
     with exit_on_user_error():
+        if args.out.suffix != ".json" or args.out.name in ("export.json", "grade.json", "meta.json"):
+            raise UserError(f"--out {args.out}: expected a new .json file, as metrics.json")
         result = evaluate(
             args.fake,
             args.judge,
@@ -154,8 +156,7 @@ def read(net: classifier.Classifier, export: Export, faces: Real, batch_size: in
     train: whether the training faces are read too; only the judge whose features measure distances needs them.
     """
     cache = DataConfig().cache_folder() / "judged"
-    graded = Path(net.origin.run) / classifier.GRADE
-    grade = json.loads(graded.read_text()) if graded.is_file() else {}
+    grade = classifier.read_grade(net.origin.run)
     # Small exports are not worth keeping; a long pass that is interrupted goes on where it was.
     kept = cache if len(export.images) > CHUNK else None
     fake = read_all(net, export.images, kept, "images", batch_size)

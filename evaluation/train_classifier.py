@@ -11,6 +11,7 @@ import numpy as np
 
 import engine
 from data import build_faces
+from engine.errors import UserError
 from engine.files import atomic_text
 from evaluation.classifier import GRADE, Classifier
 from evaluation.config import ClassifierConfig
@@ -23,6 +24,9 @@ def main(argv: list[str] | None = None) -> None:
         meta = faces.meta
         if "attr" in faces.train.labels:
             meta = meta | {"attribute_share": np.nanmean(faces.train.labels["attr"], 0).round(4).tolist()}
+        for part in ("val", "test"):  # the temperature and the test figures at the end need both
+            if not len(getattr(faces, part)):
+                raise UserError(f"data: the {part} part is empty, and a classifier is graded on it; give more images")
         method = Classifier(run.cfg, meta)
         engine.fit(run, method, faces.train, faces.val)
         if run.rank == 0:

@@ -4,8 +4,9 @@
 
 RUN is a run directory of any family; EXPORT is a folder with a manifest.csv, or a folder of such folders, made by
 anybody. All runs edit the same test faces (of --data, by default the first judge's data set), asked for the same
-targets, decoded (`--detail decode`). Baselines are added: no edit, the class-mean difference, and the ground truth where
-it is known. The page is OUT/index.html, OUT/report.md beside it. Exports that exist are taken as they are: delete OUT/exports to make them anew.
+targets, decoded (`--detail decode`). Baselines are added: no edit, the class-mean difference, and the ground truth
+where it is known. The page is OUT/index.html, OUT/report.md beside it. Exports that exist are taken as they are: delete
+OUT/exports to make them anew.
 """
 
 import argparse

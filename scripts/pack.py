@@ -9,42 +9,28 @@ method's YAML file will do: only its `data` block is read.
 
 import argparse
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from data import DataConfig, Faces, FaceSet, build_faces
+from data.config import DataBlock
 from data.crop import FAULTS
 from data.faces import TakingTurns
 from data.pack import Pack, open_pack
 from engine.config import load_config
 from engine.errors import UserError, exit_on_user_error
+from engine.files import atomic_write
 
 SPLITS = ("train", "val", "test")
 SHOWN = 20  # bad images named
 
 
-@dataclass
-class Config:
-    """Of a method's config only the faces."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-
-
 def data_config(path: Path | None, overrides: list[str]) -> DataConfig:
     """The `data` block of a YAML file, with `data.key=value` overrides."""
-    if path is None:
-        return load_config(Config, None, overrides).data
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({error})") from None
-    block = [f"data.{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in
-             (tree.get("data") or {}).items()]  # fmt: skip
-    return load_config(Config, None, [*(line.replace("\n...", "").strip() for line in block), *overrides]).data
+    return load_config(DataBlock, path, overrides, only="data").data
 
 
 def table(faces: Faces) -> list[str]:
@@ -96,8 +82,8 @@ def contact_sheet(faces: FaceSet, path: Path, columns: int = 16, rows: int = 8) 
     n, c, h, w = x.shape
     x8 = ((x + 1) * 127.5).round().to(torch.uint8).reshape(rows, columns, c, h, w)
     sheet = x8.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet[:, :, 0] if c == 1 else sheet).save(path)
+    with atomic_write(path) as file:
+        Image.fromarray(sheet[:, :, 0] if c == 1 else sheet).save(file, "PNG")
 
 
 def report(cfg: DataConfig, sheet: Path | None) -> None:
@@ -125,13 +111,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="data.key=value")
     args = parser.parse_intermixed_args(argv)
     with exit_on_user_error():
+        if args.sheet and args.sheet.suffix.lower() != ".png":
+            raise UserError(f"--sheet {args.sheet}: expected a .png file")
         cfg = data_config(args.config, args.overrides)
         if not cfg.sets:
             report(cfg, args.sheet)
             return
         for place, name in enumerate(cfg.sets):
             root = cfg.roots[place] if cfg.roots else ""
-            report(replace(cfg, dataset=name, root=root, sets=[], roots=[]), args.sheet)
+            sheet = args.sheet and args.sheet.with_stem(f"{args.sheet.stem}_{place}_{name}")
+            report(replace(cfg, dataset=name, root=root, sets=[], roots=[]), sheet)
 
 
 if __name__ == "__main__":

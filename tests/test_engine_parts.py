@@ -185,11 +185,11 @@ def test_a_full_disk_loses_nothing(tmp_path):
 def test_atomic_dir_replaces_only_when_whole(tmp_path):
     target = tmp_path / "d"
     with atomic_dir(target) as d:
-        (d / "a").write_text("1")
+        (d / "meta.json").write_text("1")
     with pytest.raises(ValueError), atomic_dir(target) as d:
         (d / "b").write_text("2")
         raise ValueError
-    assert [p.name for p in target.iterdir()] == ["a"] and list(tmp_path.iterdir()) == [target]
+    assert [p.name for p in target.iterdir()] == ["meta.json"] and list(tmp_path.iterdir()) == [target]
 
 
 def test_a_lock_names_its_holder(tmp_path):

@@ -112,7 +112,8 @@ def test_run_from_the_command_line_writes_its_files(runs, tmp_path, capsys):
     main(["--fake", str(tmp_path), "--judge", *judges, "--out", str(tmp_path / "metrics.json"), "--device", "cpu"])
     result = json.loads((tmp_path / "metrics.json").read_text())
     keys = {f["key"] for f in result["figures"]}
-    assert {"target accuracy", "target gain", "identity similarity", "edit verified", "leakage", "edit sharpness"} <= keys
+    expected = {"target accuracy", "target gain", "identity similarity", "edit verified", "leakage", "edit sharpness"}
+    assert expected <= keys
     assert result["judges"][0]["test"]["expression"]["accuracy"] is not None
     assert (tmp_path / "predictions.csv").is_file() and "no edit" in capsys.readouterr().out
 

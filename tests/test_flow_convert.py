@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine import UserError
-from flow import sample
+from flow import convert, sample
 from flow.convert import from_openai, from_rosinality, read_npz, read_torch
 
 C, SIZE, K, L, WIDTH = 3, 16, 2, 2, 6
@@ -194,12 +194,12 @@ def test_an_imported_run_is_a_run(tmp_path, capsys) -> None:
     torch.save(rosinality_weights(True, ["lu", "lu"]), tmp_path / "glow.pt")
     run = str(tmp_path / "run")
     options = ["--from", "rosinality", "--n-bits", "5", "--image-size", str(SIZE * 2), "--run-dir", run]
-    sample.main(["import", str(tmp_path / "glow.pt"), *options])
+    convert.main([str(tmp_path / "glow.pt"), *options])
     assert "2 levels of 2 steps, width 6, affine, 3 channels" in capsys.readouterr().out
-    sample.main(["grid", "--run-dir", run, "--n", "4", "--temperature", "0.3"])
-    assert (tmp_path / "run" / "pictures" / "grid.png").is_file()
+    sample.main(["draw", "--run-dir", run, "--n", "4", "--temperature", "0.3"])
+    assert (tmp_path / "run" / "pictures" / "draw.png").is_file()
     with pytest.raises(SystemExit):
-        sample.main(["import", str(tmp_path / "glow.pt"), *options])
+        convert.main([str(tmp_path / "glow.pt"), *options])
     assert "there is a run already" in capsys.readouterr().err
 
 
