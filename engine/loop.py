@@ -25,8 +25,8 @@ from engine.config import to_dict
 from engine.errors import UserError
 from engine.files import atomic_text
 from engine.grids import save_grid
-from engine.journal import Journal, Pending, cut_back, logger, mean_scalars, spared
 from engine.method import Method
+from engine.metric_logger import MetricBuffer, MetricLogger, logger, mean_scalars, spared, truncate_log
 from engine.precision import seed_everything, seed_of
 from engine.run import Run
 from engine.schedule import lr
@@ -52,9 +52,9 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
     _check_validation(t, val, run.world_size)
     batches = train.batches(t.batch_size // run.world_size, t.seed, run.rank, run.world_size, device, state.step)
     shown = (val or train).fixed(t.sample_size, device)
-    journal = Journal(run.dir, run.rank == 0, state.step, t.total_steps, t.batch_size)
+    metric_logger = MetricLogger(run.dir, run.rank == 0, state.step, t.total_steps, t.batch_size)
     method.train()
-    with _signals() as told, contextlib.closing(journal):
+    with _signals() as told, contextlib.closing(metric_logger):
         for step in range(state.step, t.total_steps):
             seed_everything(seed_of(t.seed, run.rank, step), device)
             batch = next(batches)
@@ -62,7 +62,7 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
                 _prepare(run, method, batch, step)
             _set_rates(method, t, step)
             with _autocast(t, device):
-                state.pending.add(step, method.step(batch, step))
+                state.metric_buffer.add(step, method.step(batch, step))
 
             done, signal_told = step + 1, ranks.any_rank(told[0])
             last = done == t.total_steps
@@ -70,16 +70,16 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
             validate = val is not None and _due(done, t.validate_every, last)
             sample, save = _due(done, t.sample_every, last), _due(done, t.save_every, leave)
             if _due(done, t.log_every, last):
-                journal.scalars(done, state.pending.row(state.last_good), final=last)
+                metric_logger.scalars(done, state.metric_buffer.row(state.last_good), final=last)
             if validate or sample or save:
                 ranks.broadcast(method.buffers())
                 if validate:
-                    state.validated(done, _validate(run, method, val), journal)
+                    state.validated(done, _validate(run, method, val), metric_logger)
                 if sample:
                     _sample(run, method, shown, done)
                 if save:
                     state.save(done)
-                journal.restart_clock(done)
+                metric_logger.restart_clock(done)
             if leave:
                 break
     if signal_told:
@@ -110,7 +110,7 @@ class _State:
 
     def __init__(self, run: Run, method: Method) -> None:
         self.run, self.method, self.t = run, method, run.cfg.train
-        self.step, self.best, self.pending, self.last_good = 0, None, Pending(), None
+        self.step, self.best, self.metric_buffer, self.last_good = 0, None, MetricBuffer(), None
         method.to(run.device)
         if self.t.channels_last:
             method.to(memory_format=torch.channels_last)
@@ -126,7 +126,7 @@ class _State:
         elif had_checkpoint:
             logger.warning(f"{run.dir}: no intact checkpoint is left; starting from nothing")
         if run.rank == 0:
-            cut_back(run.dir / "log.jsonl", self.step)
+            truncate_log(run.dir / "log.jsonl", self.step)
             atomic_text(run.dir / "meta.json", json.dumps(method.meta, indent=1))
         if self.step == 0:
             for line in init_from(method, self.t.init_from):
@@ -146,7 +146,7 @@ class _State:
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
         self.step, self.best, self.last_good = saved["step"], saved["best"], path
-        self.pending = Pending(saved["pending"])
+        self.metric_buffer = MetricBuffer(saved["pending"])
         if saved["total_steps"] != self.t.total_steps:
             was, now = (_rate(self.t, self.step, total) for total in (saved["total_steps"], self.t.total_steps))
             logger.warning(
@@ -162,7 +162,7 @@ class _State:
             "step": step,
             "method": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
-            "pending": self.pending.plain(self.last_good),
+            "pending": self.metric_buffer.plain(self.last_good),
             "best": self.best,
             "total_steps": self.t.total_steps,
             "meta": self.plain_meta,
@@ -174,9 +174,9 @@ class _State:
         self.last_good = path
         ranks.barrier()
 
-    def validated(self, step: int, row: dict[str, float], journal: Journal) -> None:
+    def validated(self, step: int, row: dict[str, float], metric_logger: MetricLogger) -> None:
         """Log a validation; keep the weights if the method's figure has never been better."""
-        journal.validation(step, row)
+        metric_logger.validation(step, row)
         if self.method.best is None:
             return
         name, sense = self.method.best

@@ -21,8 +21,8 @@ from engine.checkpoint import checkpoints, find_checkpoint, load_weights, read_c
 from engine.config import CHANGEABLE, describe, flatten, load_config, read_system, to_dict, to_yaml
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text, lock, sha256
-from engine.journal import start_logging
 from engine.method import Origin
+from engine.metric_logger import start_logging
 from engine.precision import seed_everything, seed_of
 
 
@@ -50,7 +50,7 @@ def start(
 
     Exit codes: 2 for a `UserError` or for memory that does not suffice, 143 after SIGTERM, 130 after Ctrl-C.
     """
-    with exit_on_user_error(), _memory_is_a_sentence() as current, contextlib.ExitStack() as stack:
+    with exit_on_user_error(), catch_out_of_memory() as current, contextlib.ExitStack() as stack:
         args, config_class = _parse(config, sys.argv[1:] if argv is None else argv)
         cfg = load_config(config_class, args.config, args.overrides)
         cfg = resolve(cfg) if resolve else cfg
@@ -211,7 +211,7 @@ def _earlier_launches(path: Path) -> list[dict]:
 
 
 @contextlib.contextmanager
-def _memory_is_a_sentence() -> Iterator[list]:
+def catch_out_of_memory() -> Iterator[list]:
     """Out of memory, on a GPU or a CPU, becomes one sentence with the batch size. Yields a list for the config."""
     current: list = []
     try:

@@ -15,7 +15,7 @@ from engine.errors import UserError
 from evaluation.config import ClassifierConfig
 from evaluation.network import EMBEDDING, Network, erase, prepare
 
-GRADE = "grade.json"  # in the run directory: temperatures and test figures, written after training
+TEST_METRICS = "test_metrics.json"  # in the run directory: temperatures and test figures, written after training
 NEEDS = {"expression": "label", "attributes": "attr", "landmarks": "landmarks", "identity": "identity"}
 
 
@@ -111,20 +111,20 @@ class Classifier(Method):
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Accuracy of expressions and attributes, mean error of landmarks, how far persons stand apart."""
-        out, figures = self.ema(batch["image"]), {}
+        out, metrics = self.ema(batch["image"]), {}
         if "expression" in out:
-            figures["accuracy"] = (out["expression"].argmax(1) == batch["label"]).float().mean()
+            metrics["accuracy"] = (out["expression"].argmax(1) == batch["label"]).float().mean()
         if "attributes" in out:
             read = out["attributes"] > self.pos_weight.log()
             right = (read == (batch["attr"] > 0.5)) & ~batch["attr"].isnan()
-            figures["attributes"] = right.sum() / (~batch["attr"].isnan()).sum().clamp_min(1)
+            metrics["attributes"] = right.sum() / (~batch["attr"].isnan()).sum().clamp_min(1)
         if "landmarks" in out:
-            figures["landmarks"] = self.landmarks_loss(out["landmarks"], batch, 0)
+            metrics["landmarks"] = self.landmarks_loss(out["landmarks"], batch, 0)
         if "identity" in out:
             cosines, who = out["identity"] @ out["identity"].T, batch["identity"]
             same = (who[:, None] == who) & ~torch.eye(len(who), dtype=torch.bool, device=who.device)
-            figures["apart"] = (cosines * same).sum() / same.sum().clamp_min(1) - cosines[who[:, None] != who].mean()
-        return figures
+            metrics["apart"] = (cosines * same).sum() / same.sum().clamp_min(1) - cosines[who[:, None] != who].mean()
+        return metrics
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         """What the classifier says of the fixed faces; for identity, each face above the most similar other one."""
@@ -218,12 +218,12 @@ class Classifier(Method):
 
 
 def read_grade(run: str | Path) -> dict:
-    """What stands in a run's grade.json; empty where it has not been graded yet.
+    """What stands in a run's test_metrics.json; empty where it has not been graded yet.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = Path(run) / GRADE
+    path = Path(run) / TEST_METRICS
     if not path.is_file():
         return {}
     try:

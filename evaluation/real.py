@@ -19,7 +19,7 @@ from engine.errors import UserError
 from evaluation.folder import read_images
 from evaluation.manifest import MANIFEST, read_manifest
 
-MOST_TRAIN = 20_000  # training faces among which neighbours are looked for
+MAX_TRAIN = 20_000  # training faces among which neighbours are looked for
 
 
 @dataclass
@@ -90,7 +90,7 @@ def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
     return Real(
         f"{faces.meta['dataset']} {split}",
         _bytes(test, places),
-        _bytes(train, _spread(len(train), MOST_TRAIN)),
+        _bytes(train, _spread(len(train), MAX_TRAIN)),
         True,
         **_labels(labels, len(places)),
         classes=list(faces.meta["classes"]),
@@ -111,7 +111,7 @@ def from_pack(folder: Path, most: int, split: str = "test") -> Real:
         raise UserError(f"--real {folder}: is no whole pack ({error}); delete it, it is made again") from None
     test, train = (np.flatnonzero(labels["split"] == part) for part in (2, 0))
     test = train if split == "train" else test if len(test) else np.flatnonzero(labels["split"] == 1)
-    rows, others = test[_spread(len(test), most)], train[_spread(len(train), MOST_TRAIN)]
+    rows, others = test[_spread(len(test), most)], train[_spread(len(train), MAX_TRAIN)]
     known = {k: torch.as_tensor(labels[k][rows]) for k in ("label", "attr", "identity", "landmarks") if k in labels}
     if "attr" in known:
         known["attr"] = torch.where(known["attr"].float() < 0, torch.nan, known["attr"].float())

@@ -1,7 +1,7 @@
 """Train a classifier: `python -m evaluation.train_classifier --config configs/evaluation/synthetic32.yaml`.
 
 The same command resumes. At the end the temperature is set on validation faces and the test figures are printed and
-written to `grade.json` in the run directory.
+written to `test_metrics.json` in the run directory.
 """
 
 import json
@@ -13,9 +13,9 @@ import engine
 from data import build_faces
 from engine.errors import UserError
 from engine.files import atomic_text
-from evaluation.classifier import GRADE, Classifier
+from evaluation.classifier import TEST_METRICS, Classifier
 from evaluation.config import ClassifierConfig
-from evaluation.grade import grade, lines
+from evaluation.classifier_metrics import lines, test_metrics
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> None:
         method = Classifier(run.cfg, meta)
         engine.fit(run, method, faces.train, faces.val)
         if run.rank == 0:
-            result = grade(method.eval(), faces.val, faces.test)
-            atomic_text(run.dir / GRADE, json.dumps(result, indent=1))
+            result = test_metrics(method.eval(), faces.val, faces.test)
+            atomic_text(run.dir / TEST_METRICS, json.dumps(result, indent=1))
             print(os.linesep.join(lines(result)))
 
 

@@ -27,8 +27,8 @@ from editing.export import ground_truth, rows_of, save_all, target_texts
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text
 from evaluation.baselines import KINDS, export_baseline, labelled
-from evaluation.figure import plain
 from evaluation.manifest import read_manifest, write_export, write_manifest
+from evaluation.metric import plain
 from evaluation.real import data_config
 from evaluation.run import evaluate
 from families import open_editor

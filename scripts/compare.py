@@ -22,15 +22,15 @@ from editing.export import export_samples
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text
 from evaluation.baselines import KINDS, export_baseline, labelled
-from evaluation.figure import plain
 from evaluation.gallery import Entry
 from evaluation.manifest import read_manifest
+from evaluation.metric import plain
 from evaluation.page import write_report
 from evaluation.real import data_config
 from evaluation.run import evaluate, predictions_csv
 from families import open_editor
 
-USUAL_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Young")  # asked of runs whose data have no expressions
+DEFAULT_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Young")  # asked of runs whose data have no expressions
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -101,7 +101,7 @@ def targets_of(editor: Editor, args: argparse.Namespace) -> list[Request]:
         return [editor.parse(target) for target in args.targets]
     if editor.classes:
         return editor.targets()
-    known = [name for name in USUAL_ATTRIBUTES if name in editor.attributes]
+    known = [name for name in DEFAULT_ATTRIBUTES if name in editor.attributes]
     return [editor.parse(f"{name}=flip") for name in known or editor.attributes[:4]]
 
 

@@ -95,7 +95,11 @@ def write_sheet(
         face = next(column[photo][0] for column in columns.values() if photo in column)
         cells = [column[photo][1] if photo in column else torch.ones_like(face) for column in columns.values()]
         rows.append(torch.stack([same_size(image, size) for image in (face, *cells)]))
-    grid = Grid(torch.stack(rows), [Path(photo).name for photo in shown], ["photo", *columns])
+    grid = Grid(
+        torch.stack(rows),
+        [Path(photo).name for photo in shown],
+        ["photo", *(name.replace("_", " ") for name in columns)],
+    )
     path = save_grid(grid, args.out / "sheet.png")
     facts = {"attr": args.attr, "strength": args.strength, "detail": args.detail, "photos": shown}
     record = {"command": ["python", "scripts/edit.py", *sys.argv[1:]], "runs": [str(run) for run in args.run]} | facts

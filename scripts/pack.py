@@ -18,14 +18,14 @@ import torch
 from data import DataConfig, Faces, FaceSet, build_faces
 from data.config import DataBlock
 from data.crop import FAULTS
-from data.faces import TakingTurns
+from data.faces import AlternatingDataset
 from data.pack import Pack, open_pack
 from engine.config import load_config
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_write
 
 SPLITS = ("train", "val", "test")
-SHOWN = 20  # bad images named
+NUM_SHOWN = 20  # bad images named
 
 
 def data_config(path: Path | None, overrides: list[str]) -> DataConfig:
@@ -51,8 +51,8 @@ def attribute_lines(train: FaceSet, names: list[str]) -> list[str]:
     """Share of 1 among the known values of each attribute."""
     if not names:
         return []
-    shares = np.nanmean(train.labels["attr"], axis=0)
-    listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, shares, strict=True))
+    target_shares = np.nanmean(train.labels["attr"], axis=0)
+    listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, target_shares, strict=True))
     return [f"attributes (share of 1 in train): {listed}"]
 
 
@@ -64,8 +64,8 @@ def fault_lines(pack: Pack) -> list[str]:
         if k and (fault == k).any():
             by_split = ", ".join(f"{SPLITS[s]} {((fault == k) & (split == s)).sum()}" for s in range(3))
             lines.append(f"{name}: {(fault == k).sum()} ({by_split})")
-    lines += [f"  {text}" for text in pack.meta["faulty"][:SHOWN]]
-    more = len(pack.meta["faulty"]) - SHOWN
+    lines += [f"  {text}" for text in pack.meta["faulty"][:NUM_SHOWN]]
+    more = len(pack.meta["faulty"]) - NUM_SHOWN
     lines += [f"  and {more} more in {pack.folder / 'meta.json'}"] if more > 0 else []
     readable = fault != 1
     for a, b in ((0, 1), (0, 2), (1, 2)):
@@ -96,7 +96,7 @@ def report(cfg: DataConfig, sheet: Path | None) -> None:
     print(f"{pack.folder} ({size:.2f} GB, {time.monotonic() - start:.1f} s)")
     print(f"{meta['dataset']}: {meta['image_size']} px, {meta['channels']} channel(s), crop {meta['crop']}, eyes at "
           f"{meta['eyes']}, {meta['identities']:,} persons, {meta['landmarks']} landmarks")  # fmt: skip
-    assert not isinstance(faces.train, TakingTurns)
+    assert not isinstance(faces.train, AlternatingDataset)
     for line in [*table(faces), *attribute_lines(faces.train, meta["attributes"]), *fault_lines(pack)]:
         print(line)
     sheet = sheet or pack.folder / "contact_sheet.png"

@@ -15,7 +15,7 @@ import yaml
 
 from engine.errors import UserError, exit_on_user_error
 
-SHOWN = 6  # figures a line where --keys names none
+NUM_SHOWN = 6  # figures a line where --keys names none
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
@@ -65,7 +65,7 @@ def table(runs: list[Path], keys: list[str]) -> str:
     for run in runs:
         rows, total = read_log(run), total_steps(run)
         figures = last_figures(rows)
-        names = keys or [k for k in figures if k not in ("step", "steps_per_s", "images_per_s")][-SHOWN:]
+        names = keys or [k for k in figures if k not in ("step", "steps_per_s", "images_per_s")][-NUM_SHOWN:]
         text = "  ".join(f"{k} {figures[k]:.4g}" for k in names if k in figures)
         speed = f"{figures.get('steps_per_s', 0):.1f}"
         lines.append([f"{run.parent.name}/{run.name}", str(figures.get("step", 0)), total, speed, text])

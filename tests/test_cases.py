@@ -423,7 +423,7 @@ def case_of(labels: list[int], targets: list[str]):
     """A Case of random pictures: real faces of classes a, b and samples for targets."""
     from types import SimpleNamespace
 
-    from evaluation.case import Case, Judged
+    from evaluation.eval_data import EvalData, Predictions
     from evaluation.folder import Export
     from evaluation.manifest import Row
     from evaluation.real import Real, _labels
@@ -438,7 +438,7 @@ def case_of(labels: list[int], targets: list[str]):
     read = lambda k: {"features": torch.rand(k, 8, generator=g), "logits": torch.randn(k, 3, generator=g)}  # noqa: E731
     judge = SimpleNamespace(heads=("attributes",), names=["x", "y", "z"], classes=[], attributes=["x", "y", "z"])
     judge.origin = SimpleNamespace(run="j")
-    return Case(export, real, [Judged(judge, read(m), read(n), read(4))])
+    return EvalData(export, real, [Predictions(judge, read(m), read(n), read(4))])
 
 
 def test_a_condition_with_few_real_faces_is_left_out_and_said():
@@ -702,8 +702,8 @@ def test_a_refused_file_is_one_message(capsys):
 def test_a_damaged_grade_is_one_message(tmp_path, content):
     from evaluation.classifier import read_grade
 
-    (tmp_path / "grade.json").write_bytes(content)
-    with pytest.raises(UserError, match="grade.json: is damaged"):
+    (tmp_path / "test_metrics.json").write_bytes(content)
+    with pytest.raises(UserError, match="test_metrics.json: is damaged"):
         read_grade(tmp_path)
 
 

@@ -29,7 +29,7 @@ from editing.verdicts import Judge
 from engine import Grid, UserError
 from engine.grids import grid_image
 from evaluation.manifest import read_export, read_manifest
-from latents.area import area
+from latents.roc_auc import roc_auc
 
 META = {"dataset": "toy", "attributes": ["Smiling", "Male"], "classes": ["happy", "sad", "neutral"]}
 COLUMNS = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
@@ -617,9 +617,9 @@ def test_the_ground_truth_is_the_same_person_changed_as_asked(toy: Toy) -> None:
 
 def test_area_under_the_curve() -> None:
     label = torch.tensor([0, 0, 1, 1, float("nan")])
-    assert area(torch.tensor([0.1, 0.2, 0.3, 0.4, 9.0]), label) == 1.0
-    assert area(torch.tensor([0.1, 0.3, 0.2, 0.4, 9.0]), label) == 0.75
-    assert np.isnan(area(torch.tensor([0.1]), torch.tensor([1.0])))
+    assert roc_auc(torch.tensor([0.1, 0.2, 0.3, 0.4, 9.0]), label) == 1.0
+    assert roc_auc(torch.tensor([0.1, 0.3, 0.2, 0.4, 9.0]), label) == 0.75
+    assert np.isnan(roc_auc(torch.tensor([0.1]), torch.tensor([1.0])))
 
 
 def test_joined_faces_keep_their_codes(toy: Toy) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from engine.errors import UserError
 from evaluation import distribution, run
 from evaluation.counterfactual import masked_psnr
-from evaluation.figure import table
 from evaluation.folder import read_folders
 from evaluation.manifest import Row, read_manifest, write_export, write_manifest
+from evaluation.metric import table
 from evaluation.real import Real
 from evaluation.run import evaluate
 

@@ -18,8 +18,8 @@ from editing.subjects import Subjects
 from families import open_editor
 from flow import train
 from flow.density import best_labels, decode_codes, image_bits_of
+from flow.density_baselines import sheet_bits
 from flow.editor import Editor, Options
-from flow.yardsticks import sheet_bits
 from losses.quantise import to_levels
 
 pytestmark = pytest.mark.slow  # about 70 CPU-seconds, two trainings

@@ -10,6 +10,7 @@ from flow_toy import META, batch, made_ready, method, pictures, small_flow
 from data.request import parse_request
 from engine import UserError
 from engine.grids import to_uint8
+from flow.density_baselines import BaselineStats, density_baselines, gaussian_bits
 from flow.directions import (
     Directions,
     Moments,
@@ -24,7 +25,6 @@ from flow.labels import mean_pictures
 from flow.latent_editor import LatentEditor
 from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature, image_bits
 from flow.model import flatten
-from flow.yardsticks import Learnt, gaussian_bits, yardsticks
 from latents.directions import mean_vectors, ols_vectors
 from latents.paths import lerp, slerp
 
@@ -283,19 +283,19 @@ def test_bits_have_pictures_of_what_they_add() -> None:
     assert means[1, :, 4:, 4:].mean().item() == pytest.approx(0.2, rel=0.05) and means[0].abs().max() < 0.03
 
 
-def test_yardsticks_of_known_data() -> None:
+def test_baselines_of_known_data() -> None:
     torch.manual_seed(0)
     mixing = torch.linalg.qr(torch.randn(48, 48, dtype=torch.float64))[0] * torch.linspace(0.02, 0.1, 48)
     draw = lambda n: (torch.randn(n, 48, dtype=torch.float64) @ mixing.T + 0.5).clamp(0, 0.999)  # noqa: E731
     k = [(draw(n) * 256).floor().int().view(n, 3, 4, 4) for n in (20_000, 2000)]
     entropy = (torch.linspace(0.02, 0.1, 48).log2() + 0.5 * math.log2(2 * math.pi * math.e)).mean().item() + 8
-    learnt = Learnt(k[0].split(3000), k[1][0].shape, 8)
+    learnt = BaselineStats(k[0].split(3000), k[1][0].shape, 8)
     assert gaussian_bits(learnt, k[1]).mean().item() == pytest.approx(entropy, rel=0.01)
     x = (k[0].double().flatten(1) + 0.5) / 256 - 0.5
     covariance = learnt.products / len(x) - torch.outer(learnt.total, learnt.total) / len(x) ** 2
     assert torch.allclose(covariance, x.T.cov(correction=0), atol=1e-10)  # batch by batch = all at once
     uniform = torch.randint(0, 32, (500, 1, 8, 8))
-    found = yardsticks(iter(uniform.split(128)), uniform, 5)
+    found = density_baselines(iter(uniform.split(128)), uniform, 5)
     assert found["independent pixels"] == pytest.approx(5, abs=0.01) and found["training faces"] == 500
     assert found["webp lossless"] > 5 and found["png"] > 5
 

@@ -107,13 +107,13 @@ def test_everything_comes_back(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_has_its_yardsticks(runs: Path) -> None:
+def test_the_report_has_its_baselines(runs: Path) -> None:
     mode(runs / "labels", "report", "--draws", "2", "--n", "20")
     found = json.loads((runs / "labels" / "pictures" / "report.json").read_text())
     assert found["same_bytes"] == 1 and found["finite_samples"] == 1 and found["largest_error"] < 1e-5
     assert found["bits_per_dim_2_draws"] < found["bits_per_dim"] and 0 <= found["leak"]["reader_accuracy"] <= 1
-    assert set(found["yardsticks"]) >= {"independent pixels", "png", "webp lossless"}
-    assert found["yardsticks"]["training faces"] == 300
+    assert set(found["density_baselines"]) >= {"independent pixels", "png", "webp lossless"}
+    assert found["density_baselines"]["training faces"] == 300
 
 
 def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:

@@ -112,9 +112,9 @@ def test_local_directions_follow_the_face() -> None:
     codes = Codes(mu, smiling[:, None], torch.arange(n))
     meta = {"dataset": "toy", "attributes": ["Smiling"], "classes": []}
     local = LatentEditor(codes, fit_vectors(codes, codes, meta, "ols", {}), meta, "knn")
-    wish = parse_request("Smiling=1", [], ["Smiling"])
+    edit = parse_request("Smiling=1", [], ["Smiling"])
     query = torch.tensor([[0.0, 0, 0], [10.0, 0, 0]])
-    v = local.direction(query, wish.moves[0], wish, local.complete(query, None))
+    v = local.direction(query, edit.moves[0], edit, local.complete(query, None))
     assert local.vectors.direction[0, 1].abs().item() < 0.3
     assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # the nearer ones: a little short
 
@@ -155,17 +155,17 @@ def test_a_face_is_compared_with_its_likes() -> None:
     codes = toy(4000, 10)
     codes.labels[:, 0] *= 1 - codes.labels[:, 3]
     e = LatentEditor(codes, fit_vectors(codes, codes, META, "ols", {}), META, k=50)
-    wish, asked = ask("Smiling=1").moves[0], [1, 2, 3, 4]
+    edit, asked = ask("Smiling=1").moves[0], [1, 2, 3, 4]
     for expression, other_side in ((3, {4.0}), (4, {4.0})):
         face, relaxed = torch.zeros(5), Counter()
         face[[1, expression]] = 1
-        without, with_ = e.crowds(wish, face, 0, asked, relaxed, 1)
+        without, with_ = e.matched_groups(edit, face, 0, asked, relaxed, 1)
         assert (codes.labels[without][:, [1, expression]] == 1).all() and (codes.labels[without, 0] == 0).all()
         assert (codes.labels[with_, 1] == 1).all() and not relaxed
         shown = {float(c) for c in codes.labels[with_][:, 2:].argmax(1) + 2}
         assert shown == other_side
     few = LatentEditor(codes, e.vectors, META, k=1000)
-    few.crowds(wish, face, 0, asked, relaxed, 3)
+    few.matched_groups(edit, face, 0, asked, relaxed, 3)
     assert relaxed == {"Male": 3, "neutral": 3}
 
 

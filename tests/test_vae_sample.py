@@ -13,9 +13,9 @@ from evaluation.manifest import read_manifest
 from families import open_editor
 from vae import sample, train
 from vae.attributes import Codes, against, fit_vectors, load_vectors
-from vae.cards import facts_of, leakage
 from vae.config import Config
 from vae.editor import Editor, Options
+from vae.vectors import facts_of, leakage
 
 pytestmark = pytest.mark.slow  # whole runs
 

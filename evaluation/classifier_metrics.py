@@ -13,8 +13,8 @@ CLEAR = 0.5  # votes: a row is clear when one class has more than this share
 BINS = 15  # of the calibration error
 
 
-def grade(method: Any, val: Any, test: Any) -> dict:
-    """Plain values for `grade.json`: `temperature` per head, `test` figures per head, `n`."""
+def test_metrics(method: Any, val: Any, test: Any) -> dict:
+    """Plain values for `test_metrics.json`: `temperature` per head, `test` figures per head, `n`."""
     result: dict[str, Any] = {"temperature": {}, "test": {}, "n": len(test), "classes": method.classes}
     result |= {"attributes": method.attributes, "role": method.role, "dataset": method.meta["dataset"]}
     known, seen = _read(method, val), _read(method, test)
@@ -22,13 +22,13 @@ def grade(method: Any, val: Any, test: Any) -> dict:
     if "expression" in method.heads:
         t = temperature(known["logits"][:, :k], known["label"])
         result["temperature"]["expression"] = t
-        result["test"]["expression"] = expression_figures(
+        result["test"]["expression"] = expression_metrics(
             seen["logits"][:, :k], seen["label"], t, seen.get("label_soft")
         )
     if "attributes" in method.heads:
         t = temperature_of_bits(known["logits"][:, k:], known["attr"])
         result["temperature"]["attributes"] = t
-        result["test"]["attributes"] = attribute_figures(seen["logits"][:, k:], seen["attr"])
+        result["test"]["attributes"] = attribute_metrics(seen["logits"][:, k:], seen["attr"])
     if "landmarks" in method.heads:
         result["test"]["landmarks"] = landmark_figures(seen["landmarks_read"], seen["landmarks"])
     if "identity" in method.heads:
@@ -81,13 +81,13 @@ def calibration_error(probabilities: Tensor, label: Tensor) -> float:
     return float(gap.abs().sum() / len(label))
 
 
-def expression_figures(logits: Tensor, label: Tensor, t: float, votes: Tensor | None = None) -> dict:
+def expression_metrics(logits: Tensor, label: Tensor, t: float, votes: Tensor | None = None) -> dict:
     """Accuracy, its mean over classes, recall of each class, confusion matrix, calibration before and after T."""
     known = label >= 0
     logits, label = logits[known].double(), label[known]
     table = confusion(label, logits.argmax(1), logits.shape[1])
     recall = table.diag() / table.sum(1).clamp_min(1)
-    figures = {
+    metrics = {
         "accuracy": float((logits.argmax(1) == label).double().mean()),
         "macro": float(recall[table.sum(1) > 0].double().mean()),
         "recall": recall.double().tolist(),
@@ -100,12 +100,12 @@ def expression_figures(logits: Tensor, label: Tensor, t: float, votes: Tensor | 
     if votes is not None:
         share, winner = votes[known].max(1)
         clear = share > CLEAR
-        figures["accuracy_votes"] = float((logits.argmax(1) == winner)[clear].double().mean())
-        figures["n_votes"] = int(clear.sum())
-    return figures
+        metrics["accuracy_votes"] = float((logits.argmax(1) == winner)[clear].double().mean())
+        metrics["n_votes"] = int(clear.sum())
+    return metrics
 
 
-def attribute_figures(logits: Tensor, attr: Tensor) -> dict:
+def attribute_metrics(logits: Tensor, attr: Tensor) -> dict:
     """Per attribute: accuracy, area under the curve (NaN-free: None where only one side exists), share of ones."""
     from sklearn.metrics import roc_auc_score
 
@@ -141,33 +141,33 @@ def normalised_error(points: Tensor, truth: Tensor) -> Tensor:
 def lines(result: dict) -> list[str]:
     """The figures as text for a terminal."""
     out = [f"{result['dataset']}: {result['n']} test faces, role {result['role']}"]
-    if figures := result["test"].get("expression"):
+    if metrics := result["test"].get("expression"):
         out.append(
-            f"expression: accuracy {figures['accuracy']:.4f}, mean over classes {figures['macro']:.4f}, "
-            f"calibration error {figures['ece_raw']:.4f}, with temperature {result['temperature']['expression']:.3f} "
-            f"{figures['ece']:.4f}"
+            f"expression: accuracy {metrics['accuracy']:.4f}, mean over classes {metrics['macro']:.4f}, "
+            f"calibration error {metrics['ece_raw']:.4f}, with temperature {result['temperature']['expression']:.3f} "
+            f"{metrics['ece']:.4f}"
         )
-        if "accuracy_votes" in figures:
+        if "accuracy_votes" in metrics:
             out.append(
-                f"  on {figures['n_votes']} faces with a clear majority of votes: {figures['accuracy_votes']:.4f}"
+                f"  on {metrics['n_votes']} faces with a clear majority of votes: {metrics['accuracy_votes']:.4f}"
             )
         width = max(len(name) for name in result["classes"])
         out.append(
             f"  {'true / told':>{width + 2}} recall  " + " ".join(f"{name[:7]:>7}" for name in result["classes"])
         )
-        for name, recall, row in zip(result["classes"], figures["recall"], figures["confusion"], strict=True):
+        for name, recall, row in zip(result["classes"], metrics["recall"], metrics["confusion"], strict=True):
             out.append(f"  {name:>{width + 2}} {recall:6.3f}  " + " ".join(f"{n:7d}" for n in row))
-    if figures := result["test"].get("attributes"):
-        auc = f"{figures['auc']:.4f}" if figures["auc"] is not None else "-"
-        out.append(f"attributes: accuracy {figures['accuracy']:.4f}, worst {figures['worst']:.4f}, mean AUC {auc}")
-        triples = zip(result["attributes"], figures["each_accuracy"], figures["each_auc"], strict=True)
+    if metrics := result["test"].get("attributes"):
+        auc = f"{metrics['auc']:.4f}" if metrics["auc"] is not None else "-"
+        out.append(f"attributes: accuracy {metrics['accuracy']:.4f}, worst {metrics['worst']:.4f}, mean AUC {auc}")
+        triples = zip(result["attributes"], metrics["each_accuracy"], metrics["each_auc"], strict=True)
         pieces = [f"{n} {a:.3f}" + (f"/{u:.3f}" if u is not None else "") for n, a, u in triples if a is not None]
         out += ["  " + ", ".join(pieces[i : i + 5]) for i in range(0, len(pieces), 5)]
-    if figures := result["test"].get("landmarks"):
-        out.append(f"landmarks: NME {figures['nme']:.4f}, share above 0.1: {figures['failures']:.4f}")
-    if figures := result["test"].get("identity"):
+    if metrics := result["test"].get("landmarks"):
+        out.append(f"landmarks: NME {metrics['nme']:.4f}, share above 0.1: {metrics['failures']:.4f}")
+    if metrics := result["test"].get("identity"):
         out.append(
-            f"identity: verified {figures['rate']:.4f} at one false acceptance in 100; cosine of one person "
-            f"{figures['genuine']:.3f}, of two {figures['impostor']:.3f} ({figures['pairs']} genuine pairs)"
+            f"identity: verified {metrics['rate']:.4f} at one false acceptance in 100; cosine of one person "
+            f"{metrics['genuine']:.3f}, of two {metrics['impostor']:.3f} ({metrics['pairs']} genuine pairs)"
         )
     return out

@@ -11,7 +11,7 @@ from torch import Tensor
 from data import FaceSet
 
 
-class TwoParts:
+class SemiSupervisedBatches:
     """A training set of which a fixed share of each batch is unlabelled; the labelled rows come first."""
 
     def __init__(self, labelled: FaceSet, unlabelled: FaceSet, share: float) -> None:
@@ -46,14 +46,14 @@ class TwoParts:
         yield from self.unlabelled.once(batch_size, device)
 
 
-def in_two_parts(faces: FaceSet, share: float) -> FaceSet | TwoParts:
+def semi_supervised(faces: FaceSet, share: float) -> FaceSet | SemiSupervisedBatches:
     """The set itself where every face has a label, else its two parts; the labelled one balanced as `faces` is, and
     alone where the share is 0."""
     label = faces.labels.get("label")
     if label is None or (label >= 0).all():
         return faces
-    part = lambda rows, cfg: FaceSet(faces.shelf, faces.rows[rows], cfg, True, faces.num_classes)  # noqa: E731
+    part = lambda rows, cfg: FaceSet(faces.store, faces.rows[rows], cfg, True, faces.num_classes)  # noqa: E731
     known = part(np.flatnonzero(label >= 0), faces.cfg)
     if not share:
         return known
-    return TwoParts(known, part(np.flatnonzero(label < 0), replace(faces.cfg, balanced=False)), share)
+    return SemiSupervisedBatches(known, part(np.flatnonzero(label < 0), replace(faces.cfg, balanced=False)), share)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from editing.record import write_grid
 from engine import Grid, UserError
-from latents.area import area
+from latents.roc_auc import roc_auc
 from vae.attributes import BALANCE, AttributeVectors, fit_vectors, provenance_of, save_vectors
 from vae.editor import Editor
 
@@ -75,7 +75,7 @@ def retention(editor: Editor, judge: Path) -> dict[str, float]:
     names, labels, found = editor.label_names(), editor.labels(faces), {}
     for i, name in enumerate(net.names):
         if name in names:
-            before, after = (area(p[:, i], labels[:, names.index(name)]) for p in (real, recon))
+            before, after = (roc_auc(p[:, i], labels[:, names.index(name)]) for p in (real, recon))
             if before > 0.6:  # else the judge cannot tell it on real faces either
                 found[name] = (after - 0.5) / (before - 0.5)
     if not found:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def area(score: Tensor, label: Tensor) -> float:
+def roc_auc(score: Tensor, label: Tensor) -> float:
     """Area under the ROC curve of `score` (N,) for `label` (N,) in {0, 1, NaN = left out}; NaN without two sides."""
     known = label.isfinite()
     score, label = score[known], label[known]

@@ -23,7 +23,7 @@ logger = logging.getLogger("faces")
 PLAIN_LINE_EVERY = 10.0  # seconds between console lines where there is no terminal for a bar
 
 
-class Pending:
+class MetricBuffer:
     """Scalars of the steps since the last log row. They stay on the device until somebody looks."""
 
     def __init__(self, rows: list | None = None) -> None:
@@ -83,7 +83,7 @@ def mean_scalars(row: dict[str, float]) -> dict[str, float]:
     return row
 
 
-def cut_back(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int) -> None:
     """Drop the rows of a log.jsonl that are later than `step`, and a last line that was cut short."""
     if not path.is_file():
         return
@@ -97,13 +97,13 @@ def cut_back(path: Path, step: int) -> None:
     atomic_text(path, "".join(kept))
 
 
-class Journal:
+class MetricLogger:
     """Rank 0's record of a run. On other ranks it swallows everything."""
 
     def __init__(self, run_dir: Path, active: bool, first_step: int, total_steps: int, batch_size: int) -> None:
         self.active, self.total, self.batch_size = active, total_steps, batch_size
         self.first = self.clock_step = first_step
-        self.clock = self.said = time.perf_counter()
+        self.phase_state = self.said = time.perf_counter()
         self.run_dir, self.board, self.bar = run_dir, None, None
         if not active:
             return
@@ -116,12 +116,12 @@ class Journal:
         if not self.active:
             return
         now = time.perf_counter()
-        speed = (step - self.clock_step) / max(1e-9, now - self.clock)
+        speed = (step - self.clock_step) / max(1e-9, now - self.phase_state)
         self._write(step, row | {"steps_per_s": round(speed, 3), "images_per_s": round(speed * self.batch_size, 1)})
         self.restart_clock(step)
         left = (self.total - step) / max(1e-9, speed)
         figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items())
-        rates = f"{speed:.1f} steps/s  {speed * self.batch_size:.0f} images/s  ETA {_clock(left)}"
+        rates = f"{speed:.1f} steps/s  {speed * self.batch_size:.0f} images/s  ETA {_duration(left)}"
         line = f"step {step}/{self.total}  {figures}  {rates}"
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
@@ -141,7 +141,7 @@ class Journal:
 
     def restart_clock(self, step: int) -> None:
         """Leave what happened since the last row (validation, pictures, saving) out of the speed."""
-        self.clock, self.clock_step = time.perf_counter(), step
+        self.phase_state, self.clock_step = time.perf_counter(), step
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -203,6 +203,6 @@ class _BarFriendly(logging.Handler):
         sys.stdout.flush()
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

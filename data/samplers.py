@@ -33,7 +33,7 @@ def uniform(*parts: np.ndarray | int) -> np.ndarray:
 
 
 @dataclass
-class Draw:
+class BatchIndices:
     """One batch: `rows` (N,) pack rows, `mirror` (N,) bool, `epoch` (N,) how often the deck was gone through."""
 
     rows: np.ndarray
@@ -41,26 +41,26 @@ class Draw:
     epoch: np.ndarray
 
 
-class Order:
+class IndexSampler:
     """Endless order over decks of rows; with several decks (classes) each comes equally often.
 
     flip: 'random' tosses for each (epoch, row), 'both' puts each row and its mirror image into the deck, 'none'.
     """
 
-    def __init__(self, decks: Sequence[np.ndarray], seed: int, flip: str = "random") -> None:
-        self.decks = [np.asarray(deck, dtype=np.int64) for deck in decks if len(deck)]
-        if not self.decks:
+    def __init__(self, class_indices: Sequence[np.ndarray], seed: int, flip: str = "random") -> None:
+        self.class_indices = [np.asarray(deck, dtype=np.int64) for deck in class_indices if len(deck)]
+        if not self.class_indices:
             raise UserError("data: the training set is empty with these options; expected at least one face")
         self.seed, self.flip = seed, flip
         self._shuffles: dict[tuple[int, int], np.ndarray] = {}
 
-    def at(self, positions: np.ndarray) -> Draw:
+    def at(self, positions: np.ndarray) -> BatchIndices:
         """The faces at these positions (N,) int64."""
         turn, deck = self._turns(positions)
         rows = np.empty(len(positions), np.int64)
         mirror = np.zeros(len(positions), bool)
         epoch = np.empty(len(positions), np.int64)
-        for k, cards in enumerate(self.decks):
+        for k, cards in enumerate(self.class_indices):
             length = len(cards) * (2 if self.flip == "both" else 1)
             mine = np.flatnonzero(deck == k)
             epoch[mine] = turn[mine] // length
@@ -71,11 +71,11 @@ class Order:
                 mirror[chosen] = card >= len(cards)
         if self.flip == "random":
             mirror = (mixed(FLIP, self.seed, epoch, rows) & np.uint64(1)).astype(bool)
-        return Draw(rows, mirror, epoch)
+        return BatchIndices(rows, mirror, epoch)
 
     def _turns(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which card of which deck: each block of K positions holds every deck once, in a shuffled order."""
-        count = len(self.decks)
+        count = len(self.class_indices)
         if count == 1:
             return positions, np.zeros(len(positions), np.int64)
         block = positions // count
@@ -87,14 +87,14 @@ class Order:
         key = (deck, epoch)
         if key not in self._shuffles:
             # Two epochs of each deck are enough: a batch straddles at most their border, unless it exceeds the deck.
-            if len(self._shuffles) > 2 * len(self.decks):
+            if len(self._shuffles) > 2 * len(self.class_indices):
                 self._shuffles.pop(next(iter(self._shuffles)))
             generator = np.random.Generator(np.random.Philox(key=int(mixed(SHUFFLE, self.seed, deck, epoch)[0])))
             self._shuffles[key] = generator.permutation(length)
         return self._shuffles[key]
 
 
-class Partners:
+class PairSampler:
     """For each face another one of the same person (and take, where known) with another expression."""
 
     def __init__(self, rows: np.ndarray, label: np.ndarray, identity: np.ndarray, take: np.ndarray | None) -> None:

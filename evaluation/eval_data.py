@@ -14,14 +14,14 @@ from evaluation.real import Real, at_size
 
 
 @dataclass
-class Judged:
+class Predictions:
     """One judge and its readings: `fake` of every picture of the export, `real` and `train` of the real faces."""
 
     judge: Any  # evaluation.classifier.Classifier, or anything with its fields
     fake: dict[str, Tensor]  # logits (M, len(names)), features (M, F), landmarks (M, P, 2)
     real: dict[str, Tensor]
     train: dict[str, Tensor]
-    grade: dict = field(default_factory=dict)  # grade.json
+    test_metrics: dict = field(default_factory=dict)  # test_metrics.json
 
     @property
     def name(self) -> str:
@@ -52,37 +52,37 @@ class Judged:
         """Calibrated, (N, len(names)) of "fake", "real" or "train"."""
         return self.judge.probabilities(getattr(self, of)["logits"])
 
-    def real_labels(self, case: "Case") -> Tensor:
+    def real_labels(self, eval_data: "EvalData") -> Tensor:
         """(N,) labels of the real faces in this judge's numbering, -1 unknown."""
-        lookup = [self.classes.index(name) if name in self.classes else -1 for name in case.real.classes]
+        lookup = [self.classes.index(name) if name in self.classes else -1 for name in eval_data.real.classes]
         table = torch.tensor([*lookup, -1])
-        return table[case.real.label]
+        return table[eval_data.real.label]
 
-    def real_attr(self, case: "Case") -> Tensor:
+    def real_attr(self, eval_data: "EvalData") -> Tensor:
         """(N, len(attributes)) bits of the real faces in this judge's order, NaN unknown."""
-        found = torch.full((len(case.real.images), len(self.attributes)), torch.nan)
+        found = torch.full((len(eval_data.real.images), len(self.attributes)), torch.nan)
         for column, name in enumerate(self.attributes):
-            if name in case.real.attributes and case.real.attr.shape[1]:
-                found[:, column] = case.real.attr[:, case.real.attributes.index(name)]
+            if name in eval_data.real.attributes and eval_data.real.attr.shape[1]:
+                found[:, column] = eval_data.real.attr[:, eval_data.real.attributes.index(name)]
         return found
 
-    def real_expression(self, case: "Case") -> dict | None:
+    def real_expression(self, eval_data: "EvalData") -> dict | None:
         """`macro` and `recall` on the real faces of this case; None without labels."""
-        from evaluation.grade import expression_figures
+        from evaluation.classifier_metrics import expression_metrics
 
-        label = self.real_labels(case)
+        label = self.real_labels(eval_data)
         if not (label >= 0).any():
             return None
-        return expression_figures(self.real["logits"][:, : len(self.classes)], label, 1.0)
+        return expression_metrics(self.real["logits"][:, : len(self.classes)], label, 1.0)
 
 
 @dataclass
-class Case:
+class EvalData:
     """One folder before its judges."""
 
     export: Export
     real: Real
-    judges: list[Judged]
+    judges: list[Predictions]
     inception: tuple[str, Tensor, Tensor, Tensor] | None = (
         None  # readings of another feature network, if one was asked for
     )
@@ -93,7 +93,7 @@ class Case:
         """Whether the export holds images of this kind."""
         return any(row.kind == kind for row in self.export.rows)
 
-    def judges_with(self, head: str) -> Iterator[Judged]:
+    def judges_with(self, head: str) -> Iterator[Predictions]:
         """Those judges that read this."""
         return (j for j in self.judges if head in j.judge.heads)
 
@@ -125,7 +125,7 @@ class Case:
         """The real faces at the export's size and colour, uint8."""
         return at_size(self.real.images, self.export.images.shape[-2:], self.export.images.shape[1])
 
-    def source_attr(self, judged: Judged, rows: Tensor) -> Tensor:
+    def source_attr(self, predictions: Predictions, rows: Tensor) -> Tensor:
         """(n, A) true bits of the rows' sources in the judge's order, NaN where a source is not among the real faces.
 
         Sources are found by their pixels, so that no numbering has to agree.
@@ -134,15 +134,15 @@ class Case:
             size, channels = self.export.images.shape[-2:], self.export.images.shape[1]
             same = tuple(self.real.images.shape[1:]) == (channels, *size)
             self._places = {x.numpy().tobytes(): i for i, x in enumerate(self.real.images)} if same else {}
-        found = torch.full((len(rows), len(judged.attributes)), torch.nan)
-        known = judged.real_attr(self)
+        found = torch.full((len(rows), len(predictions.attributes)), torch.nan)
+        known = predictions.real_attr(self)
         for r, place in enumerate(self.export.source[rows].tolist()):
             real = self._places.get(self.export.images[place].numpy().tobytes()) if place >= 0 else None
             if real is not None:
                 found[r] = known[real]
         return found
 
-    def thin(self, rows: Tensor, most: int) -> Tensor:
+    def subsample(self, rows: Tensor, most: int) -> Tensor:
         """At most `most` of these rows, evenly spread."""
         return rows if len(rows) <= most else rows[torch.arange(most) * len(rows) // most]
 
@@ -150,5 +150,7 @@ class Case:
         """Name of the feature network, features (float64) of the export, of the real faces, of the training faces."""
         if self.inception is not None:
             return self.inception
-        judged = next((j for j in self.judges if "identity" not in j.judge.heads), self.judges[0])
-        return f"faces of {judged.name}", *(getattr(judged, w)["features"].double() for w in ("fake", "real", "train"))
+        predictions = next((j for j in self.judges if "identity" not in j.judge.heads), self.judges[0])
+        return f"faces of {predictions.name}", *(
+            getattr(predictions, w)["features"].double() for w in ("fake", "real", "train")
+        )

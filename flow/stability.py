@@ -16,7 +16,7 @@ CAP = 1e9  # a figure that is larger, infinite or NaN is logged as this: an alar
 
 
 @torch.no_grad()
-def look(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> dict[str, Tensor]:
+def stability_checks(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> dict[str, Tensor]:
     """Figures of the training weights on up to 64 images v (N, C, H, H); a warning where one is out of bounds."""
     v, y = v[:IMAGES], None if y is None else y[:IMAGES]
     was_training = flow.training

@@ -9,7 +9,7 @@ SMALL = 2048  # images; figures of distributions over fewer carry a warning
 
 
 @dataclass
-class Figure:
+class Metric:
     """`key` is the same for all methods and sizes; `name` says everything that the number depends on."""
 
     key: str
@@ -38,10 +38,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def table(figures: Iterable[Figure]) -> str:
+def table(metrics: Iterable[Metric]) -> str:
     """The figures as text: name, value, n, what stands beside."""
     rows = [("figure", "value", "n", "beside it")]
-    for f in figures:
+    for f in metrics:
         beside = ", ".join(f"{name} {number(value)}" for name, value in f.beside.items())
         rows.append((f.name, number(f.value), str(f.n), beside))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]

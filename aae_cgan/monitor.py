@@ -6,7 +6,7 @@ from torch import Tensor
 from aae_cgan.figures import diversity, sharpness
 
 PATIENCE = 3  # samplings in a row
-MEANT = {  # what can be wrong in a phase: before the joint one, what has not been taught yet is no symptom
+CHECKS_OF_PHASE = {  # what can be wrong in a phase: before the joint one, what has not been taught yet is no symptom
     "guide": (),
     "autoencode": ("draws", "rows", "code_std"),
     "gan": ("draws",),
@@ -14,7 +14,7 @@ MEANT = {  # what can be wrong in a phase: before the joint one, what has not be
 }
 
 
-def vital_signs(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[str, float]:
+def health_metrics(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[str, float]:
     """Figures in units of the real faces.
 
     x (N, C, H, H) real faces with codes z (N, Z); edits (T, N, C, H, H), each row one request made of all faces;
@@ -31,7 +31,7 @@ def vital_signs(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[str,
     }
 
 
-def symptoms(signs: dict[str, float], num_classes: int) -> dict[str, str]:
+def failed_checks(signs: dict[str, float], num_classes: int) -> dict[str, str]:
     """{figure: sentence} of those out of bounds. `gap_image`, `recognised`: looked at where they are given."""
     found = {}
     if signs.get("recognised", 1.0) < 1.5 / num_classes:
@@ -49,14 +49,17 @@ def symptoms(signs: dict[str, float], num_classes: int) -> dict[str, str]:
     return found
 
 
-class Watch:
+class Monitor:
     """Remembers how long each symptom has lasted; a resumed run counts anew, and so does a new phase."""
 
     def __init__(self) -> None:
         self.phase, self.lasted = "", {}
 
-    def see(self, phase: str, found: dict[str, str]) -> list[str]:
+    def update(self, phase: str, found: dict[str, str]) -> list[str]:
         """Sentences to say now: those of the phase's symptoms that have just lasted `PATIENCE` times in a row."""
         before = self.lasted if phase == self.phase else {}
-        self.phase, self.lasted = phase, {name: before.get(name, 0) + 1 for name in found if name in MEANT[phase]}
+        self.phase, self.lasted = (
+            phase,
+            {name: before.get(name, 0) + 1 for name in found if name in CHECKS_OF_PHASE[phase]},
+        )
         return [found[name] for name, times in self.lasted.items() if times == PATIENCE]

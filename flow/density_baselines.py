@@ -16,8 +16,8 @@ MAX_GAUSSIAN = 3072  # dimensions; beyond, a covariance matrix is no yardstick b
 CHUNK = 512
 
 
-class Learnt:
-    """What training images, batch by batch, tell those yardsticks that learn."""
+class BaselineStats:
+    """What the baselines that are fitted learn from training images, batch by batch."""
 
     def __init__(self, batches: Iterable[Tensor], shape: torch.Size, n_bits: int) -> None:
         self.n_bits, self.faces = n_bits, 0
@@ -40,9 +40,9 @@ class Learnt:
             self.products.addmm_(x.T, x)
 
 
-def yardsticks(train: Iterable[Tensor], test: Tensor, n_bits: int) -> dict[str, float]:
+def density_baselines(train: Iterable[Tensor], test: Tensor, n_bits: int) -> dict[str, float]:
     """Every yardstick that applies, of the test images; those that learn, learn from the batches of train."""
-    learnt = Learnt(train, test[0].shape, n_bits)
+    learnt = BaselineStats(train, test[0].shape, n_bits)
     found = {
         "training faces": learnt.faces,
         "independent pixels": histogram_bits(learnt, test),
@@ -56,14 +56,14 @@ def yardsticks(train: Iterable[Tensor], test: Tensor, n_bits: int) -> dict[str, 
     return found
 
 
-def histogram_bits(learnt: Learnt, test: Tensor) -> float:
+def histogram_bits(learnt: BaselineStats, test: Tensor) -> float:
     """Each channel's levels counted over all training pixels (one added to each count), pixels independent."""
     codes = -(learnt.counts / learnt.counts.sum(1, keepdim=True)).log2()
     bits = [code[test[:, channel].long()].mean().item() for channel, code in enumerate(codes)]
     return sum(bits) / len(bits)
 
 
-def gaussian_bits(learnt: Learnt, test: Tensor) -> Tensor:
+def gaussian_bits(learnt: BaselineStats, test: Tensor) -> Tensor:
     """One Gaussian with full covariance, fitted to the training levels with the noise's variance added -> (N,).
 
     The bound of a dequantised density, its mean over the noise taken exactly: the middle of the cell's quadratic form
