@@ -13,8 +13,8 @@ from torch import Tensor
 from engine import UserError
 from engine.files import atomic_write
 from interface_gan.score import Scores, log_odds
-from latents.area import area
 from latents.boundaries import ESTIMATORS, best_offset, linear_normal, ridge_rank
+from latents.roc_auc import roc_auc
 
 SPACES = ("w", "z")
 FITTED = 0.8  # share of the codes that a normal is fitted to; AUCs are of the others
@@ -140,7 +140,7 @@ def _fit_rows(codes: Tensor, table: Tensor, estimator: str, share: float) -> tup
         figures["sigma"].append(r.std())
         figures["side_mean"].append(torch.stack([r[~positive].mean(), r[positive].mean()]))
         figures["span"].append(r.sort().values[[int(0.01 * len(r)), int(0.99 * len(r))]])
-        figures["auc"].append(torch.tensor(area(r[count:], positive[count:].float())))
+        figures["auc"].append(torch.tensor(roc_auc(r[count:], positive[count:].float())))
         figures["stability"].append(torch.corrcoef(pair)[0, 1])
     return normal, {key: torch.stack(values).float() for key, values in figures.items()}
 

@@ -24,7 +24,7 @@ from interface_gan.score import log_odds, read_images, read_scores
 from interface_gan.train import StyleGAN2
 from interface_gan.until import strength_until
 
-USUAL = 64  # validation faces that a photo's residual is compared with
+REFERENCE_FACES = 64  # validation faces that a photo's residual is compared with
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Editor(editor.Editor):
         except UserError as absent:
             print(f"note: photos are not compared with the training crops: {absent}")
             return float("inf")
-        sample = self.take("val", faces.spread_places(min(len(faces), USUAL)).tolist())
+        sample = self.take("val", faces.spread_places(min(len(faces), REFERENCE_FACES)).tolist())
         return torch.quantile(self.atypicality(sample), editor.PHOTO_PERCENTILE).item()
 
     # What codes are read and moved by.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from data.request import Move, Request
+from data.request import AttributeEdit, Request
 from engine import UserError
 from interface_gan.boundary import Boundaries
 from latents.local import transport_vectors
@@ -31,7 +31,7 @@ FORMS = ("set", "amount", "flip", "step", "absolute")
 LIMIT = 1.5  # `keep auto`: what one standard deviation may cost, in standard deviations
 MATCH = ("Mouth_Slightly_Open", "Male")  # transport compares codes that agree on these and on the expression
 PER_LATENT = 4  # codes a latent that a side needs for its covariance
-FURTHEST = 2.0  # transport: how far along its step a code may go to reach its side's mean reading
+MAX_EXTRAPOLATION = 2.0  # transport: how far along its step a code may go to reach its side's mean reading
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ def plan(
     assert move in MOVES, move
     readings = boundaries.read(codes)
     own = torch.where(own.isnan(), (readings > 0).float(), own)
-    wishes = [leave(wish, boundaries) for wish in request.require(*FORMS, method="interface_gan")]
+    edits = [leave(edit, boundaries) for edit in request.require(*FORMS, method="interface_gan")]
     step, kept, dropped = torch.zeros_like(codes), {}, {}
-    for rows, faces in grouped(wishes, boundaries, own):
+    for rows, faces in grouped(edits, boundaries, own):
         delta = torch.stack(
-            [wanted(w, r, boundaries, readings[faces], own[faces]) for w, r in zip(wishes, rows, strict=True)], 1
+            [wanted(w, r, boundaries, readings[faces], own[faces]) for w, r in zip(edits, rows, strict=True)], 1
         )  # (n, k)
         if move == "transport":
-            step[faces] = transported(codes[faces], wishes, rows, boundaries, own[faces], samples)
+            step[faces] = transported(codes[faces], edits, rows, boundaries, own[faces], samples)
             continue
         held, left = rows_to_keep(keep, rows, boundaries, cov)
         kept |= dict.fromkeys(boundaries.names[row] for row in held)
@@ -95,25 +95,25 @@ def plan(
     return Plan(step, cost(step, cov).to(codes.dtype), list(kept), dropped)
 
 
-def leave(wish: Move, boundaries: Boundaries) -> Move:
+def leave(edit: AttributeEdit, boundaries: Boundaries) -> AttributeEdit:
     """An expression is left for neutral; it has no other side."""
-    if wish.is_class and wish.form == "flip":
-        raise UserError(f"{wish}: an expression has no other side; ask for another expression")
-    if wish.is_class and wish.form == "set" and wish.value == 0:
+    if edit.is_class and edit.form == "flip":
+        raise UserError(f"{edit}: an expression has no other side; ask for another expression")
+    if edit.is_class and edit.form == "set" and edit.value == 0:
         if "neutral" not in boundaries.names:
-            raise UserError(f"{wish}: there is no neutral face to go to; ask for another expression")
-        return replace(wish, name="neutral", value=1.0)
-    return wish
+            raise UserError(f"{edit}: there is no neutral face to go to; ask for another expression")
+        return replace(edit, name="neutral", value=1.0)
+    return edit
 
 
-def grouped(wishes: Sequence[Move], boundaries: Boundaries, own: Tensor) -> list[tuple[list[int], Tensor]]:
-    """(rows of the boundaries that carry the wishes, faces (N,) bool): an expression is reached from neutral along
+def grouped(edits: Sequence[AttributeEdit], boundaries: Boundaries, own: Tensor) -> list[tuple[list[int], Tensor]]:
+    """(rows of the boundaries that carry the edits, faces (N,) bool): an expression is reached from neutral along
     their own plane, from others along its log-odds."""
-    rows = [boundaries.row(wish.name) for wish in wishes]
+    rows = [boundaries.row(edit.name) for edit in edits]
     paired = list(rows)
-    for i, wish in enumerate(wishes):
-        if wish.is_class and f"{wish.name}/neutral" in boundaries.pairs:
-            paired[i] = boundaries.names.index(f"{wish.name}/neutral")
+    for i, edit in enumerate(edits):
+        if edit.is_class and f"{edit.name}/neutral" in boundaries.pairs:
+            paired[i] = boundaries.names.index(f"{edit.name}/neutral")
     everybody = torch.ones(len(own), dtype=torch.bool)
     if paired == rows or "neutral" not in boundaries.names:
         return [(rows, everybody)]
@@ -121,17 +121,17 @@ def grouped(wishes: Sequence[Move], boundaries: Boundaries, own: Tensor) -> list
     return [(r, faces) for r, faces in ((paired, neutral), (rows, ~neutral)) if faces.any()]
 
 
-def wanted(wish: Move, row: int, boundaries: Boundaries, readings: Tensor, own: Tensor) -> Tensor:
+def wanted(edit: AttributeEdit, row: int, boundaries: Boundaries, readings: Tensor, own: Tensor) -> Tensor:
     """How far the reading is to move, (N,); readings and own (N, A)."""
     reading, sigma = readings[:, row], boundaries.sigma[row]
     without, with_ = boundaries.side_mean[row]
-    if wish.form == "step":
-        return torch.full_like(reading, float(wish.value)) * sigma
-    if wish.form == "absolute":
-        return float(wish.value) * sigma - reading
-    if wish.form == "amount":
-        return without + float(wish.value) * (with_ - without) - reading
-    up = own[:, row] == 0 if wish.form == "flip" else torch.full_like(own[:, row], float(wish.value)) == 1
+    if edit.form == "step":
+        return torch.full_like(reading, float(edit.value)) * sigma
+    if edit.form == "absolute":
+        return float(edit.value) * sigma - reading
+    if edit.form == "amount":
+        return without + float(edit.value) * (with_ - without) - reading
+    up = own[:, row] == 0 if edit.form == "flip" else torch.full_like(own[:, row], float(edit.value)) == 1
     return torch.where(up, (with_ - reading).clamp_min(0), (without - reading).clamp_max(0))
 
 
@@ -156,35 +156,40 @@ def random_step(step: Tensor, cov: Tensor, seed: int) -> Tensor:
 
 
 def transported(
-    codes: Tensor, wishes: Sequence[Move], rows: list[int], boundaries: Boundaries, own: Tensor, samples: Samples
+    codes: Tensor,
+    edits: Sequence[AttributeEdit],
+    rows: list[int],
+    boundaries: Boundaries,
+    own: Tensor,
+    samples: Samples,
 ) -> Tensor:
-    """One wish after the other: the way across between the sampled codes of both sides that are like the face."""
+    """One attribute after the other: the way across between the sampled codes of both sides that are like the face."""
     start = codes.clone()
-    for wish, row in zip(wishes, rows, strict=True):
-        if wish.form not in ("set", "amount", "flip"):
-            raise UserError(f"{wish}: transport goes from one side to the other; use --move least for steps")
-        match = [boundaries.names.index(n) for n in MATCH if n in boundaries.attributes and n not in _names(wishes)]
-        if not any(w.is_class for w in wishes):
+    for edit, row in zip(edits, rows, strict=True):
+        if edit.form not in ("set", "amount", "flip"):
+            raise UserError(f"{edit}: transport goes from one side to the other; use --move least for steps")
+        match = [boundaries.names.index(n) for n in MATCH if n in boundaries.attributes and n not in _names(edits)]
+        if not any(w.is_class for w in edits):
             match = [boundaries.names.index(n) for n in boundaries.classes] + match
         key = own[:, [row, *match]]
         for value in key.unique(dim=0):
             mine = (key == value).all(1)
-            start[mine] = cross(start[mine], wish, row, boundaries, int(value[0]), dict(zip(match, value[1:])), samples)
+            start[mine] = cross(start[mine], edit, row, boundaries, int(value[0]), dict(zip(match, value[1:])), samples)
     return start - codes
 
 
 def cross(
     codes: Tensor,
-    wish: Move,
+    edit: AttributeEdit,
     row: int,
     boundaries: Boundaries,
     side: int,
     match: dict[int, Tensor],
     samples: Samples,
 ) -> Tensor:
-    """Codes (n, Z) of one side carried to where the wish asks; `match`: {row: 0 or 1} of what they share."""
-    goal = 1 - side if wish.form == "flip" else int(wish.value > 0.5)
-    share = 1.0 if wish.form != "amount" else float(wish.value if side == 0 else 1 - wish.value)
+    """Codes (n, Z) of one side carried to where the edit asks; `match`: {row: 0 or 1} of what they share."""
+    goal = 1 - side if edit.form == "flip" else int(edit.value > 0.5)
+    share = 1.0 if edit.form != "amount" else float(edit.value if side == 0 else 1 - edit.value)
     if goal == side:
         return codes
     chosen = torch.ones(len(samples.codes), dtype=torch.bool)
@@ -199,9 +204,9 @@ def cross(
     v = v if goal == 1 else -v
     normal = boundaries.normal[row]
     gap = boundaries.side_mean[row, goal] - boundaries.read(codes)[:, row]
-    reach = (gap / (v @ normal)).nan_to_num(1).clamp(1, FURTHEST)
+    reach = (gap / (v @ normal)).nan_to_num(1).clamp(1, MAX_EXTRAPOLATION)
     return codes + share * reach[:, None] * v
 
 
-def _names(wishes: Sequence[Move]) -> list[str]:
-    return [wish.name for wish in wishes]
+def _names(edits: Sequence[AttributeEdit]) -> list[str]:
+    return [edit.name for edit in edits]

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.request import Move, Request
+from data.request import AttributeEdit, Request
 from interface_gan.boundary import Boundaries
 from interface_gan.codes import Stats, draw_z, images_of, map_z
 from interface_gan.model import Generator
 from interface_gan.plan import MOVES, Plan, Samples, plan
 from interface_gan.score import log_odds, read_images
-from latents.area import area
+from latents.roc_auc import roc_auc
 
 SEED = 31  # of the graded codes; boundaries are fitted to codes of another one
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # of one sigma, where the dose that moves the judge is sought
@@ -46,10 +46,10 @@ class Bench:
         """The judge's logits (N, A'), of all its names."""
         return self.judge.logits(to_bytes(images_of(self.generator, self.generator.broadcast(w))))
 
-    def step(self, wish: Move, move: str, keep: str | Sequence[str] = "auto") -> Plan:
-        """The step of every code towards one wish."""
+    def step(self, edit: AttributeEdit, move: str, keep: str | Sequence[str] = "auto") -> Plan:
+        """The step of every code towards one edit."""
         return plan(
-            self.w, Request((wish,)), self.boundaries, self.stats.cov, self.own, move, keep, self.samples, seed=5
+            self.w, Request((edit,)), self.boundaries, self.stats.cov, self.own, move, keep, self.samples, seed=5
         )
 
 
@@ -63,15 +63,15 @@ def side_of_logits(logits: Tensor, names: Sequence[str], classes: Sequence[str],
 def flips(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "auto") -> dict[str, float]:
     """Edit every code to the other side of `name` (a class: towards it) -> target accuracy and gain, cost.
 
-    Codes whose picture the judge already reads as asked are left out. `untouched`: the same figure without an edit,
+    Codes whose picture the judge already reads as asked are left out. `no_edit`: the same figure without an edit,
     over all codes.
     """
     judge, b = bench.judge, bench.boundaries
-    wish = Move(name, "set", 1.0, is_class=True) if name in b.classes else Move(name, "flip")
+    edit = AttributeEdit(name, "set", 1.0, is_class=True) if name in b.classes else AttributeEdit(name, "flip")
     before = bench.judged(bench.w)
-    p = bench.step(wish, move, keep)
+    p = bench.step(edit, move, keep)
     after = bench.judged(bench.w + p.step)
-    asked = torch.ones(len(bench.w)) if wish.is_class else 1 - bench.own[:, b.names.index(name)]
+    asked = torch.ones(len(bench.w)) if edit.is_class else 1 - bench.own[:, b.names.index(name)]
     seen = [side_of_logits(logits, judge.names, judge.classes, name).float() for logits in (before, after)]
     counted = seen[0] != asked
     place = judge.names.index(name)
@@ -79,7 +79,7 @@ def flips(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "auto"
     gain = (chance[1] - chance[0]) * (2 * asked - 1)
     return {
         "target_accuracy": float((seen[1] == asked)[counted].float().mean()),
-        "untouched": float((seen[0] == asked).float().mean()),
+        "no_edit": float((seen[0] == asked).float().mean()),
         "gain": float(gain[counted].mean()),
         "cost": float(p.cost[counted].mean()),
         "faces": int(counted.sum()),
@@ -95,7 +95,7 @@ def effects(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "aut
     judge = bench.judge
     before = bench.judged(bench.w).mean(0)
     std = torch.tensor([bench.real_std[n] for n in judge.names])
-    p = bench.step(Move(name, "step", 1.0, is_class=name in bench.boundaries.classes), move, keep)
+    p = bench.step(AttributeEdit(name, "step", 1.0, is_class=name in bench.boundaries.classes), move, keep)
     table = [torch.zeros(len(judge.names))]
     for strength in STRENGTHS:
         table.append((bench.judged(bench.w + strength * p.step).mean(0) - before) / std)
@@ -173,7 +173,7 @@ def grade(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict
     ]
     for name in chosen:
         seen = side_of_logits(before, judge.names, judge.classes, name).float()
-        row: dict[str, Any] = {"auc_judge": area(readings[:, b.names.index(name)], seen)}
+        row: dict[str, Any] = {"auc_judge": roc_auc(readings[:, b.names.index(name)], seen)}
         row["flip"] = {move: flips(bench, name, move) for move in MOVES}
         if name in judge.attributes:
             row["one_sd"] = {move: effects(bench, name, move) for move in ("least", "paper")}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.request import Move, Request
+from data.request import AttributeEdit, Request
 from editing.cli import Mode, sample_main
 from editing.record import output_path, write_grid, write_record
 from engine import Grid, UserError
@@ -19,7 +19,7 @@ from engine.files import atomic_text
 from evaluation import classifier
 from interface_gan.boundary import boundaries_path, describe, fit_boundaries, save_boundaries
 from interface_gan.codes import draw_z, images_of, map_z
-from interface_gan.editor import USUAL, Editor
+from interface_gan.editor import REFERENCE_FACES, Editor
 from interface_gan.project import distance, percentile
 from interface_gan.report import grade
 from interface_gan.score import Scores, read_images, read_scores, score_codes
@@ -70,7 +70,7 @@ def walk(editor: Editor, args: argparse.Namespace) -> None:
     options = editor.options
     for text, kind, keep in kinds:
         editor.options = type(options)(kind, keep, options.estimator, options.layers)
-        images = [walked(editor, faces, Move(move.name, "step", value, is_class=move.is_class), args.space)
+        images = [walked(editor, faces, AttributeEdit(move.name, "step", value, is_class=move.is_class), args.space)
                   for value in move.values()]  # fmt: skip
         rows.append(torch.stack(images, 1))  # (N, K, C, H, H)
         names.append([f"{name}\n{text}".strip() for name in faces.names])
@@ -82,7 +82,7 @@ def walk(editor: Editor, args: argparse.Namespace) -> None:
     write_grid(editor, args, grid, "walk", attr=str(move), space=args.space, faces=faces.names)
 
 
-def walked(editor: Editor, faces: object, move: Move, space: str) -> Tensor:
+def walked(editor: Editor, faces: object, move: AttributeEdit, space: str) -> Tensor:
     """Generated faces after one step, in w or in z."""
     if space == "w":
         return editor.edit(faces, Request((move,)))[0]
@@ -117,7 +117,7 @@ def extremes(editor: Editor, args: argparse.Namespace) -> None:
 
 def project(editor: Editor, args: argparse.Namespace) -> None:
     """Faces and their inversions, and whether the residual is usual for the training crops."""
-    usual_faces = editor.take("val", editor.split("val").spread_places(USUAL).tolist())
+    usual_faces = editor.take("val", editor.split("val").spread_places(REFERENCE_FACES).tolist())
     faces = editor.subjects(args.images or editor.spread("test", args.n), args.eyes)
     maps = editor.method.discriminator.features
     residual = [
@@ -130,7 +130,10 @@ def project(editor: Editor, args: argparse.Namespace) -> None:
     tiles = [[""] * len(faces), [f"{p:.1f} dB" for p in psnr.tolist()]]
     for name, p, t in zip(faces.names, place.tolist(), typical.tolist(), strict=True):
         verdict = "not like the training crops: check --eyes" if p > 95 else "usual"
-        print(f"{name}: residual at percentile {p:.0f} of {USUAL} validation faces ({verdict}); typicality {t:.1f}")
+        print(
+            f"{name}: residual at percentile {p:.0f} of {REFERENCE_FACES} validation faces ({verdict}); "
+            f"typicality {t:.1f}"
+        )
     print(f"mean PSNR {psnr.mean():.2f} dB")
     grid = Grid(torch.stack([faces.images, editor.reconstruct(faces)]), ["input", "inversion"], faces.names, tiles)
     write_grid(

@@ -18,7 +18,7 @@ from losses.adversarial import critic_loss, generator_loss, r1_penalty
 from losses.augment import diff_augment
 
 logger = logging.getLogger("faces")
-SHOWN = 64  # fakes of the grid and of the alarm
+NUM_SHOWN = 64  # fakes of the grid and of the alarm
 
 
 class StyleGAN2(Method):
@@ -34,7 +34,7 @@ class StyleGAN2(Method):
         self.discriminator = Discriminator(channels, size, cfg.model)
         self.ema_generator = EMA(self.generator)
         self.register_buffer("path_mean", torch.zeros(()))
-        self.register_buffer("grid_z", torch.randn(SHOWN, cfg.model.latent_dim))
+        self.register_buffer("grid_z", torch.randn(NUM_SHOWN, cfg.model.latent_dim))
         for name, weight, every in (
             ("generator", w.lambda_path, w.path_every),
             ("discriminator", w.gamma_r1, w.r1_every),

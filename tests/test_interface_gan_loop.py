@@ -115,8 +115,8 @@ def test_the_known_hyperplanes_are_found(loop):
         reading = (mine @ cov @ truth) / ((mine @ cov @ mine) * (truth @ cov @ truth)).sqrt()
         assert reading > 0.99
     assert (b.auc > 0.97).all() and (b.stability > 0.99).all()
-    told = b.read(fresh(loop)) > 0
-    assert ((told == (readings(loop, fresh(loop))[:, :4] > 0)).float().mean(0) > 0.93).all()
+    predicted = b.read(fresh(loop)) > 0
+    assert ((predicted == (readings(loop, fresh(loop))[:, :4] > 0)).float().mean(0) > 0.93).all()
     true_share = (loop.scores.logits[:, :4] > 0).float().mean(0)
     assert torch.allclose(b.prevalence[:, 0], true_share) and (b.prevalence[:, 1] - true_share).abs().max() < 0.08
     assert (b.side_mean[:, 0] < 0).all() and (b.side_mean[:, 1] > 0).all()
@@ -200,7 +200,7 @@ def test_a_side_is_reached_never_left(loop):
     assert torch.allclose(b.read(codes + p.step)[:, 0], before.clamp_max(float(b.side_mean[0, 0])), atol=1e-4)
 
 
-def test_absolute_amount_and_two_wishes_at_once(loop):
+def test_absolute_amount_and_two_edits_at_once(loop):
     codes, b = fresh(loop), loop.boundaries
     read = lambda p: b.read(codes + p.step)  # noqa: E731
     assert torch.allclose(read(planned(loop, codes, "Smiling=@2"))[:, 0], 2 * b.sigma[0].expand(400), atol=1e-4)
@@ -319,7 +319,7 @@ def bench(loop) -> Bench:
 
 def test_figures_tell_a_good_move_from_a_random_one(bench):
     mine, random = flips(bench, "Young", "least"), flips(bench, "Young", "random")
-    assert mine["target_accuracy"] > 0.95 and mine["gain"] > 0.5 and mine["untouched"] == 0
+    assert mine["target_accuracy"] > 0.95 and mine["gain"] > 0.5 and mine["no_edit"] == 0
     assert random["target_accuracy"] < 0.35 and random["cost"] == pytest.approx(mine["cost"], rel=1e-3)
 
 

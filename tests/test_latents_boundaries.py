@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cosine_similarity, leaky_relu
 
 from latents.boundaries import best_offset, extremes, linear_normal, normal_ranks, ridge_rank
-from latents.directions import orthogonalise
+from latents.directions import orthogonalize
 from latents.steps import affordable, cost, least_step
 
 
@@ -149,7 +149,7 @@ def test_a_step_does_what_is_asked_and_no_other_is_shorter():
 def test_without_a_covariance_it_is_the_paper_s_projection():
     normals = analytic(2000, 16)[1]
     step = least_step(normals, torch.tensor([1.0, 0, 0, 0, 0], dtype=torch.float64))
-    projected = orthogonalise(normals[0], normals[1:])
+    projected = orthogonalize(normals[0], normals[1:])
     assert torch.allclose(step, projected / (projected @ normals[0]), atol=1e-6)
 
 
