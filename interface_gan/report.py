@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ class Bench:
     own: Tensor
     real_std: dict[str, float]
 
+    @cached_property
+    def before(self) -> Tensor:
+        """The judge's logits of the codes as they are."""
+        return self.judged(self.w)
+
     def judged(self, w: Tensor) -> Tensor:
         """The judge's logits (N, A'), of all its names."""
         return self.judge.logits(to_bytes(images_of(self.generator, self.generator.broadcast(w))))
@@ -68,7 +74,7 @@ def flips(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "auto"
     """
     judge, b = bench.judge, bench.boundaries
     edit = AttributeEdit(name, "set", 1.0, is_class=True) if name in b.classes else AttributeEdit(name, "flip")
-    before = bench.judged(bench.w)
+    before = bench.before
     p = bench.step(edit, move, keep)
     after = bench.judged(bench.w + p.step)
     asked = torch.ones(len(bench.w)) if edit.is_class else 1 - bench.own[:, b.names.index(name)]
@@ -93,7 +99,7 @@ def effects(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "aut
     attributes; `cost` of the step; `dose` in sigma of the reading, infinite where the strongest step does not reach it.
     """
     judge = bench.judge
-    before = bench.judged(bench.w).mean(0)
+    before = bench.before.mean(0)
     std = torch.tensor([bench.real_std[n] for n in judge.names])
     p = bench.step(AttributeEdit(name, "step", 1.0, is_class=name in bench.boundaries.classes), move, keep)
     table = [torch.zeros(len(judge.names))]
@@ -164,9 +170,9 @@ def grade(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict
     b = bench.boundaries
     chosen = [n for n in (names or [*b.attributes, *b.classes]) if n in judge.names and b.row(n) >= 0]
     images = images_of(bench.generator, bench.generator.broadcast(bench.w))
-    same = agreement(read_images(guide, images), guide, bench.judged(bench.w), judge)
+    same = agreement(read_images(guide, images), guide, bench.before, judge)
     readings = b.read(bench.w)
-    before = bench.judged(bench.w)
+    before = bench.before
     found: dict[str, Any] = {"num": num, "seed": SEED, "agreement": same, "attributes": {}}
     lines = [
         "name                 AUC(judge) agree  | flips: least paper transport random | leakage: least paper | cost"
