@@ -13,14 +13,14 @@ from flow.train import Glow
 FILES = sorted((Path(__file__).resolve().parent.parent / "configs" / "flow").glob("*.yaml"))
 
 
-def test_there_is_one_file_for_every_set() -> None:
+def test_every_dataset_has_a_config() -> None:
     assert {f.stem.split("_")[0] for f in FILES} == {
         "synthetic32", "fer2013", "tfd48", "celeba64", "celeba256", "folder64"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_config_starts_and_learns(path: Path) -> None:
+def test_every_config_takes_a_step(path: Path) -> None:
     """Its own levels, coupling, labels and memory; fewer steps, channels and pixels than a CPU would feel."""
     small = ["model.num_steps=1", "model.width=8", "train.batch_size=2", "train.precision=fp32", "train.alarm_every=0"]
     cfg = load_config(Config, path, small)

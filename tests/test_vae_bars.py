@@ -72,7 +72,7 @@ def balanced(reads: Tensor, wanted: Tensor) -> float:
     return (right[wanted].mean() + right[~wanted].mean()).item() / 2
 
 
-def test_what_is_asked_decides_what_is_painted(flips: dict) -> None:
+def test_edit_changes_the_mouth_most(flips: dict) -> None:
     """One face asked to smile, and asked not to: the mouth differs, and more than the rest."""
     pictures, box = flips["pictures"], flips["box"]
     change = (pictures["Smiling=1"] - pictures["Smiling=0"]).abs().mean(1, keepdim=True) * 127.5  # (N, 1, H, H)
@@ -80,7 +80,7 @@ def test_what_is_asked_decides_what_is_painted(flips: dict) -> None:
     assert inside > 5 and outside < 0.75 * inside, (inside, outside)
 
 
-def test_smiles_survive_and_edits_follow_the_request(flips: dict) -> None:
+def test_reconstructions_keep_smiles_and_edits_reach_the_target(flips: dict) -> None:
     reads, smiling = flips["reads"], flips["smiling"]
     real, kept = (balanced(reads[name], smiling) for name in ("real", "source"))
     done, nothing, shuffled, due = (
