@@ -52,7 +52,7 @@ def accuracy(steps: int, model: dict, loss: dict, lr_critic: float) -> float:
     return (read(drawn) == label).float().mean().item()
 
 
-def test_the_reading_is_right():
+def test_patch_reader_is_correct():
     label = torch.arange(70) % CLASSES
     assert (read(patches(70, label)) == label).all()
 
@@ -63,23 +63,23 @@ WGAN = {"gan": "wgan", "n_critic": 2}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["planes", "projection"])
-def test_a_label_that_enters_early_is_obeyed(kind):
+def test_early_label_is_followed(kind):
     assert accuracy(400, {"condition_d": kind}, LOGISTIC, lr_critic=2e-3) >= 0.65  # measured .81, .82
 
 
 @pytest.mark.slow
-def test_a_label_that_enters_early_is_obeyed_under_the_gradient_penalty():
+def test_early_label_is_followed_with_gradient_penalty():
     assert accuracy(900, {"condition_d": "both"}, WGAN, lr_critic=1e-3) >= 0.5  # measured .72
 
 
 @pytest.mark.slow
-def test_a_label_that_enters_late_is_not():
+def test_late_label_is_ignored():
     late = WGAN | {"lambda_mismatch": 0.0}
     assert accuracy(900, {"condition_d": "late"}, late, lr_critic=1e-3) <= 1.6 * CHANCE  # measured .14
 
 
 @pytest.mark.slow
-def test_own_labels_and_reconstruction_alone_teach_no_edit():
+def test_own_targets_do_not_train_edits():
     """The face itself says nearly all that its own label says, so the label is hardly heard (obeyed: 1.00 above)."""
     torch.manual_seed(0)
     names = [f"class {k}" for k in range(CLASSES)]
@@ -95,8 +95,8 @@ def test_own_labels_and_reconstruction_alone_teach_no_edit():
     assert (read(edited) == target).float().mean() <= 0.35
 
 
-def test_shuffled_requests_are_told_from_obeyed_ones():
-    """The figure itself: pictures that show what was asked score 1, asked in another order chance."""
+def test_accuracy_of_shuffled_targets_is_chance():
+    """The figure itself: pictures that show what was targets score 1, targets in another order chance."""
     label = torch.arange(700) % CLASSES
     shuffled = label[torch.randperm(700, generator=torch.Generator().manual_seed(0))]
     assert (read(patches(700, label)) == shuffled).float().mean() < 0.25

@@ -26,25 +26,25 @@ def fitted(state: dict) -> bool:
     return torch.allclose(state["method"]["linear.basis"].norm(dim=0), torch.ones(16), atol=1e-4)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_fits_its_linear_path_anew(tmp_path):
+def test_linear_path_is_refitted_if_all_checkpoints_are_damaged(tmp_path):
     run(tmp_path, config(total_steps=2))
     for path in checkpoints(tmp_path):
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert fitted(run(tmp_path, config(total_steps=2)))
 
 
-def test_weights_that_bring_no_linear_path_leave_it_to_the_data(tmp_path):
+def test_linear_path_is_fitted_if_init_from_has_none(tmp_path):
     run(tmp_path / "pca", config(gan_steps=2, total_steps=2))
     run(tmp_path / "none", config({"linear": "none"}, gan_steps=2, total_steps=2))
     straight = run(tmp_path / "straight", config(total_steps=1))["method"]["linear.basis"]
     for name in ("pca", "none"):
-        joined = run(tmp_path / f"from_{name}", config(total_steps=1, init_from=[f"{tmp_path / name}:d_image"]))
-        assert torch.equal(joined["method"]["linear.basis"], straight)
+        concat = run(tmp_path / f"from_{name}", config(total_steps=1, init_from=[f"{tmp_path / name}:d_image"]))
+        assert torch.equal(concat["method"]["linear.basis"], straight)
     whole = run(tmp_path / "whole", config(total_steps=1, init_from=[str(tmp_path / "pca")]))
     assert torch.equal(whole["method"]["linear.basis"], straight)
 
 
-def test_weights_that_rely_on_a_linear_path_go_where_one_is(tmp_path):
+def test_init_from_needs_matching_linear_paths(tmp_path):
     pca, none = tmp_path / "pca", tmp_path / "none"
     run(pca, config(total_steps=2))
     run(none, config({"linear": "none"}, total_steps=2))
@@ -83,7 +83,7 @@ def learn(folder: Path, steps: int) -> Path:
     return folder / "run"
 
 
-def test_the_guide_that_taught_is_the_one_that_is_named_and_refused_as_a_judge(tmp_path, capsys):
+def test_guide_is_recorded_and_refused_as_judge(tmp_path, capsys):
     shutil.copytree(teach(tmp_path, 0), tmp_path / "guide")
     learned, out = learn(tmp_path, 1), tmp_path / "out"
     other = teach(tmp_path, 1)
@@ -107,7 +107,7 @@ def test_the_guide_that_taught_is_the_one_that_is_named_and_refused_as_a_judge(t
         assert ("must not have taught" in capsys.readouterr().err) == refused
 
 
-def test_a_run_that_never_changed_its_guide_goes_on(tmp_path):
+def test_run_resumes_with_the_same_guide(tmp_path):
     shutil.copytree(teach(tmp_path, 0), tmp_path / "guide")
     learn(tmp_path, 1)
     assert checkpoints(learn(tmp_path, 2))[-1].name == "step_0000002.pt"
