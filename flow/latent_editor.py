@@ -33,23 +33,23 @@ class LatentEditor:
     mask: Tensor | None = None
 
     def step(self, codes: Tensor, table: Tensor, request: Request) -> Tensor:
-        """codes (N, D), labels (N, L) with NaN = unknown -> (N, D). Unknown labels are read from the code."""
+        """codes (N, D), labels (N, L) with NaN = unknown -> (N, D). Unknown labels are predicted from the code."""
         request.require(*FORMS, method="flow")
-        readings = self.pool(codes) @ self.directions.reader.T  # (N, rows)
+        scores = self.pool(codes) @ self.directions.reader.T  # (N, rows)
         total = torch.zeros_like(codes)
         for edit in request:
             if edit.is_class:
-                move, row, side = self.class_step(readings, table, edit)
+                move, row, side = self.class_step(scores, table, edit)
             else:
-                move, row, side = self.attribute_step(readings, table, edit)
+                move, row, side = self.attribute_step(scores, table, edit)
             move = self.restrict(move)
-            total += self.gains(move, readings, row, side)[:, None] * move
+            total += self.gains(move, scores, row, side)[:, None] * move
         return total
 
-    def attribute_step(self, readings: Tensor, table: Tensor, edit: AttributeEdit) -> tuple[Tensor, int, Tensor]:
+    def attribute_step(self, scores: Tensor, table: Tensor, edit: AttributeEdit) -> tuple[Tensor, int, Tensor]:
         """alpha d for every face, the reader's row, and the target side (N,). A face on the target side gets alpha
         0."""
-        row, current = self.directions.row(edit.name), self.current_sides(readings, table, edit.name)
+        row, current = self.directions.row(edit.name), self.current_sides(scores, table, edit.name)
         if edit.form == "step":
             alpha = torch.full_like(current, float(edit.value))
         else:
@@ -57,7 +57,7 @@ class LatentEditor:
         d = self.directions.direction[row].expand(len(current), -1)
         return alpha[:, None] * d, row, (current + alpha).clamp(0, 1)
 
-    def class_step(self, readings: Tensor, table: Tensor, edit: AttributeEdit) -> tuple[Tensor, int, Tensor]:
+    def class_step(self, scores: Tensor, table: Tensor, edit: AttributeEdit) -> tuple[Tensor, int, Tensor]:
         """Mean code of the target expression minus that of the current one, times the requested amount."""
         d = self.directions
         if edit.form == "flip":
@@ -65,11 +65,11 @@ class LatentEditor:
         if edit.form == "set" and edit.value == 0:
             edit = replace(edit, name="neutral", value=1.0)
         row, target = d.row(edit.name), d.classes.index(edit.name)
-        source = self.current_classes(readings, table)
+        source = self.current_classes(scores, table)
         move = d.class_code[target] - d.class_code[source]  # (N, D)
         return float(edit.value) * move, row, torch.full((len(source),), float(edit.value)).clamp(0, 1)
 
-    def gains(self, move: Tensor, readings: Tensor, row: int, side: Tensor) -> Tensor:
+    def gains(self, move: Tensor, scores: Tensor, row: int, side: Tensor) -> Tensor:
         """(N,): the gain, or for each face the gain at which its reader score equals the mean of `side`."""
         if self.gain is not None:
             return torch.full((len(move),), self.gain)
@@ -78,38 +78,38 @@ class LatentEditor:
         score_change = self.pool(move) @ reader
         no_change = score_change.abs() < 1e-6
         return (
-            ((target - readings[:, row]) / score_change.masked_fill(no_change, 1.0))
+            ((target - scores[:, row]) / score_change.masked_fill(no_change, 1.0))
             .clamp(*GAIN_RANGE)
             .masked_fill(no_change, 0.0)
         )
 
-    def current_sides(self, readings: Tensor, table: Tensor, name: str) -> Tensor:
-        """0 or 1 for each face (N,): its label if known, else the side that the reader predicts."""
+    def current_sides(self, scores: Tensor, table: Tensor, name: str) -> Tensor:
+        """0 or 1 for each face (N,): its label if known, else the reader's prediction."""
         row = self.directions.row(name)
         known = table[:, label_names(self.meta).index(name)]
-        read = (readings[:, row] > self.directions.reader_mean[row].mean()).float()
+        read = (scores[:, row] > self.directions.reader_mean[row].mean()).float()
         return torch.where(known.isnan(), read, known)
 
-    def current_classes(self, readings: Tensor, table: Tensor) -> Tensor:
+    def current_classes(self, scores: Tensor, table: Tensor) -> Tensor:
         """Index into `directions.classes` for each face (N,): its label if known, else the highest normalised reader
         score."""
         d, names = self.directions, label_names(self.meta)
         rows = [d.names.index(name) for name in d.classes]
         without, with_ = d.reader_mean[rows].unbind(1)
-        read = ((readings[:, rows] - without) / (with_ - without)).argmax(1)
+        read = ((scores[:, rows] - without) / (with_ - without)).argmax(1)
         known = table[:, [names.index(name) for name in d.classes]]
         return torch.where(known.nan_to_num().sum(1) > 0, known.nan_to_num().argmax(1), read)
 
     def read(self, codes: Tensor, table: Tensor) -> Tensor:
         """Labels (N, L) with unknown ones predicted from codes (N, D). Labels without a reader stay NaN."""
-        d, names, readings = self.directions, label_names(self.meta), self.pool(codes) @ self.directions.reader.T
+        d, names, scores = self.directions, label_names(self.meta), self.pool(codes) @ self.directions.reader.T
         labels = table.clone()
         for name in self.meta["attributes"]:
             if name in d.names:
-                labels[:, names.index(name)] = self.current_sides(readings, table, name)
+                labels[:, names.index(name)] = self.current_sides(scores, table, name)
         if d.classes:
             columns = torch.tensor([names.index(name) for name in d.classes])
-            current_classes = torch.nn.functional.one_hot(self.current_classes(readings, table), len(d.classes)).float()
+            current_classes = torch.nn.functional.one_hot(self.current_classes(scores, table), len(d.classes)).float()
             unknown = table[:, columns].isnan().any(1, keepdim=True)
             labels[:, columns] = torch.where(unknown, current_classes, table[:, columns])
         return labels

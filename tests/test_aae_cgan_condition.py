@@ -1,4 +1,4 @@
-"""Does the critic hear the label? The regression test of this family: planes and projection do, a late join does not.
+"""The critic must use the label: with planes and projection it does, with a late label it does not.
 
 Blobs in one of seven places are what a critic sees first; the class is a faint patch in one of seven other places.
 """
@@ -28,13 +28,13 @@ def patches(n: int, label: Tensor) -> Tensor:
 
 
 def read(x: Tensor) -> Tensor:
-    """The class of each picture: the column whose patch is brightest."""
+    """Class of each image: the column with the brightest patch."""
     columns = torch.stack([x[:, 0, 13:15, 1 + 2 * k : 3 + 2 * k].mean((1, 2)) for k in range(CLASSES)], 1)
     return columns.argmax(1)
 
 
 def accuracy(steps: int, model: dict, loss: dict, lr_critic: float) -> float:
-    """Of draws under a label, after `steps` batches of the conditional GAN alone."""
+    """Target accuracy of prior samples, after `steps` batches of the conditional GAN alone."""
     names = [f"class {k}" for k in range(CLASSES)]
     torch.manual_seed(0)
     cfg = config(
@@ -80,7 +80,7 @@ def test_late_label_is_ignored():
 
 @pytest.mark.slow
 def test_own_targets_do_not_train_edits():
-    """The face itself says nearly all that its own label says, so the label is hardly heard (obeyed: 1.00 above)."""
+    """With own labels the face already contains the label, so the generator hardly uses y (accuracy 1.00 above)."""
     torch.manual_seed(0)
     names = [f"class {k}" for k in range(CLASSES)]
     cfg = config(loss={"targets": "own"}, total_steps=200, autoencode_steps=200)
@@ -96,7 +96,7 @@ def test_own_targets_do_not_train_edits():
 
 
 def test_accuracy_of_shuffled_targets_is_chance():
-    """The figure itself: pictures that show what was targets score 1, targets in another order chance."""
+    """Check of the metric: images of the target class score 1, shuffled targets score chance."""
     label = torch.arange(700) % CLASSES
     shuffled = label[torch.randperm(700, generator=torch.Generator().manual_seed(0))]
     assert (read(patches(700, label)) == shuffled).float().mean() < 0.25

@@ -1,4 +1,4 @@
-"""aae_cgan, part by part: linear path, networks, requests, schedule, config."""
+"""Parts of aae_cgan: linear path, networks, targets, schedule, config, health checks."""
 
 import copy
 import shlex
@@ -346,7 +346,7 @@ def test_monitor_warns_once_after_three_failures():
     monitor = Monitor()
     assert [len(monitor.update("joint", found)) for _ in range(4)] == [0, 0, len(found), 0]
     assert monitor.update("joint", {}) == [] and monitor.update("joint", found) == []
-    assert [len(monitor.update("guide", found)) for _ in range(4)] == [0] * 4  # nothing can move yet
+    assert [len(monitor.update("guide", found)) for _ in range(4)] == [0] * 4  # no check applies in this phase
     autoencoder_only = [monitor.update("autoencode", found) for _ in range(4)][2]
     assert set(autoencoder_only) == {found[name] for name in ("prior_diversity", "edit_diversity", "code_std")}
-    assert [len(monitor.update("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # it counts anew
+    assert [len(monitor.update("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # a new phase starts at 0

@@ -1,4 +1,4 @@
-"""Every mode of aae_cgan/sample.py on a run of a few steps; what an export, a strip and an edit promise."""
+"""Every mode of aae_cgan/sample.py on a run of a few steps; exports, strips and edits."""
 
 import json
 import shutil
@@ -152,7 +152,7 @@ def test_exported_samples_cycle_through_classes(run_dir, tmp_path):
 
 
 class FakeJudge:
-    """Says that every picture shows the class whose number its mean grey is nearest to."""
+    """A judge that classifies by mean grey value."""
 
     names = ["neutral", *COLUMNS[:-1], "contempt"]  # another order than the run's
 
@@ -173,7 +173,7 @@ def test_report_with_judge(run_dir, tmp_path, monkeypatch):
 
 
 def test_strip_order_does_not_depend_on_folder_order(tmp_path, monkeypatch):
-    """Columns come as ever, each under its own label; captions are the judge's words about the pixels shown."""
+    """Columns keep their order and labels; captions are the judge's predictions for the shown images."""
     classes = ["sad", "neutral", "contempt", "happy", "angry"]
     write_folders(tmp_path / "faces", classes, per_group=12, size=32)
     config, run = Path(__file__).parent.parent / "configs/aae_cgan/folder64.yaml", tmp_path / "run"

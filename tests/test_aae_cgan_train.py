@@ -1,4 +1,4 @@
-"""aae_cgan's step: who moves when, in which direction, for which weight; what the penalties see; resume; ranks."""
+"""The training step: which networks are updated in a phase, effect of each weight, penalties, resume, ranks."""
 
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def test_every_loss_weight_has_an_effect_and_zero_skips_the_term(term):
 
 
 def test_every_critic_weight_has_an_effect_and_zero_skips_the_term(monkeypatch):
-    """`rows`: how many pairs, or codes, the critic scores in one step."""
+    """`rows`: number of pairs, or codes, that the critic scores in one step."""
     for name, gan, critic in (
         ("lambda_mismatch", "logistic", "d_image"),
         ("lambda_mismatch", "wgan", "d_image"),
@@ -229,7 +229,7 @@ def test_penalty_endpoints_share_the_target_label(monkeypatch):
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
 def test_penalty_is_per_sample_over_all_pixels(gan, monkeypatch):
-    """It is that of single rows, whatever their order: a norm over one axis of (N, C, H, H) is something else."""
+    """The penalty equals that of single rows, for any norm over (C, H, W)."""
     monkeypatch.setattr(torch, "rand", lambda *shape, **kind: torch.full(shape, 0.5, **kind))  # all midpoints
     x, y, _ = build().faces(batch())
     targets = draw_request(x, y, False, False)
@@ -320,7 +320,7 @@ def test_joint_lr_scales_only_the_joint_phase():
 
 
 def test_monitor_checks_depend_on_the_phase(monkeypatch, caplog):
-    """While the guide is taught no edit can move: nothing is said then, and it is said later if it stays."""
+    """No warning while the guide is trained, since nothing else changes then. Checks start in the joint phase."""
     method = build(loss={"lambda_guide": 1.0, "guide_steps": 5})
     monkeypatch.setattr("aae_cgan.train.symptoms", lambda *a: {"recognised": "the label is ignored"})
     monkeypatch.setattr("aae_cgan.train.logger.propagate", True)
@@ -331,7 +331,7 @@ def test_monitor_checks_depend_on_the_phase(monkeypatch, caplog):
         with torch.inference_mode():
             method.eval().sample(batch())
         said.append("the label is ignored" in caplog.messages)
-    assert said == [False] * 7 + [True] * 3  # the third look of the joint phase
+    assert said == [False] * 7 + [True] * 3  # the third check of the joint phase
 
 
 def test_judge_is_refused_as_guide(tmp_path, monkeypatch):
@@ -386,7 +386,7 @@ def test_frozen_encoder_keeps_batch_norm_statistics():
 
 
 def test_compiled_networks_are_logged(tmp_path, monkeypatch, capsys):
-    """`torch.compile` itself is replaced: no compiler is needed to see which networks are handed to it."""
+    """`torch.compile` is replaced, to see which networks are passed to it."""
     from aae_cgan import train
 
     compiled, methods = [], []
@@ -402,7 +402,7 @@ def test_compiled_networks_are_logged(tmp_path, monkeypatch, capsys):
 
 
 def _apart(rank: int, world: int) -> dict:
-    """How far what is held lies from the mean of all ranks', after phases in which each rank has seen its own faces."""
+    """Distance of the frozen statistics to the mean over ranks, after phases with different faces on each rank."""
     loss = {"lambda_guide": 1.0, "guide_steps": 3}
     method = build({"norm": "batch"}, loss, autoencode_steps=2, gan_steps=2)
     for step in range(6):
@@ -466,7 +466,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 
 
 def test_penalty_lines_end_at_the_matching_real_face():
-    """Between a fake and the real face of *its* label: with any other label the slope is of another pair."""
+    """The penalty line of a fake ends at a real face of the same label."""
     method = build(loss={"gan": "wgan", "lambda_mismatch": 0.0})
     x, y, _ = method.faces(batch())
     targets = draw_request(x, y, own=False, attributes=False)
@@ -481,7 +481,7 @@ def test_penalty_lines_end_at_the_matching_real_face():
 
 
 def test_every_edit_term_has_a_gradient_in_the_image():
-    """A term whose path to the edited picture is cut costs time and teaches nothing."""
+    """A term without a gradient to the edited image would have no effect."""
     targets = {"lambda_adv": 1.0, "lambda_class": 1.0, "lambda_guide": 1.0, "guide_steps": 0, "lambda_code": 1.0}
     method = build(loss=targets | {"lambda_cycle": 1.0, "prior_fraction": 0.0})
     x, y, _ = method.faces(batch())

@@ -45,12 +45,12 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> Editor:
 
 @pytest.fixture(scope="module")
 def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    """One that is not."""
+    """A flow without labels."""
     return trained(tmp_path_factory.mktemp("flow") / "unconditional", "model.condition=none")
 
 
 def expression_reader(faces: FaceSet) -> Callable[[Tensor], Tensor]:
-    """The expression of faces (N, C, H, H), from their pixels by ridge regression. Right on 75 of 100 real ones."""
+    """A linear classifier of expressions, ridge regression on pixels. Accuracy 0.75 on real faces."""
     batch = faces.take(range(len(faces)))
     x, y = batch["image"].flatten(1), F.one_hot(batch["label"]).float()
     centre = x.mean(0)
@@ -60,7 +60,7 @@ def expression_reader(faces: FaceSet) -> Callable[[Tensor], Tensor]:
 
 
 def faces_and_targets(editor: Editor) -> tuple[Subjects, Tensor, Tensor]:
-    """Test faces, their expressions, and for each another one."""
+    """Test faces, their expressions, and a target expression for each."""
     faces = editor.take("test", range(len(editor.split("test"))))
     label = faces.batch["label"]
     return faces, label, (label + 3) % len(editor.classes)

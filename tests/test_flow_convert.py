@@ -1,4 +1,4 @@
-"""Import: an independent forward of the other projects' layouts, random weights, equal densities."""
+"""Conversion: independent implementations of the other layouts, random weights, equal densities."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Directions, edits, transfers and what the density tells: on planted answers and on random flows."""
+"""Directions, edits and uses of the density, on data with known answers and on random flows."""
 
 import math
 from collections.abc import Iterator
@@ -137,7 +137,7 @@ def test_impossible_directions_are_user_errors() -> None:
 
 
 def planted_directions(flow, seed: int = 0) -> tuple[Directions, torch.Tensor, torch.Tensor]:
-    """Codes in which attributes and expressions have planted places: directions, codes, labels."""
+    """Codes with known attribute and class directions: fitted directions, codes, labels."""
     generator = torch.Generator().manual_seed(seed)
     n = 600
     places = torch.zeros(5, flow.dim)
@@ -199,7 +199,7 @@ def test_pooled_codes_keep_unit_variance() -> None:
 
 
 def test_bayes_classifier_matches_bayes_rule() -> None:
-    """Steps that do nothing and one prior: p(v | k) is a Gaussian whose mean the label shifts; the closed form."""
+    """Identity steps and one prior: p(v | k) is a Gaussian whose mean depends on the label, so the result is known."""
     net = method(condition="planes", num_levels=1, num_steps=1, permutation="shuffle", class_mean=False)
     flow = made_ready(net.flow)
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_fit_temperature_calibrates_scores() -> None:
 
 
 class Faces:
-    """A set of one batch, handed out in parts."""
+    """A data set that yields one batch in parts."""
 
     def __init__(self, faces: dict[str, torch.Tensor]) -> None:
         self.faces = faces

@@ -1,4 +1,4 @@
-"""The flow is a bijection and its density is right: against brute force, both ways round, and in every precision."""
+"""The flow is a bijection with the right density: against brute force, in both directions, in every precision."""
 
 import math
 
@@ -140,7 +140,7 @@ def test_bits_per_dimension(n_bits: int, channels: int) -> None:
     one = bits_per_dim(draws, dims, n_bits).mean()
     many = bits_per_dim(draws.logsumexp(0) - math.log(64), dims, n_bits).mean()
     assert exact - 1e-3 <= many <= one
-    if n_bits == 5:  # at 8 bits the cells are so small that one draw says all
+    if n_bits == 5:  # at 8 bits the cells are so small that one sample is enough
         assert one - exact > 1.1 * (many - exact)
 
 
@@ -179,7 +179,7 @@ def test_label_parameters_are_linear_in_y() -> None:
 
 @pytest.mark.parametrize("num_planes", [0, 4])
 def test_planes_break_translation_equivariance(num_planes: int) -> None:
-    """Away from the border a convolution answers alike wherever it stands; with planes it need not."""
+    """Away from the border a convolution is translation equivariant; with planes it is not."""
     flow = small_flow(size=32, num_levels=1, num_steps=1, noise=0.5, num_planes=num_planes)
     (eps,) = flow.encode(torch.full((1, 3, 32, 32), 0.2, dtype=torch.float64)).eps
     inner = eps[:, :, 4:-4, 4:-4]

@@ -1,4 +1,4 @@
-"""Reversible backpropagation: the same gradients as autograd's own, in memory that does not grow with depth."""
+"""Reversible backpropagation: gradients equal autograd's, and memory does not grow with depth."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def pair(dtype: torch.dtype, **model: object) -> tuple[GlowFlow, GlowFlow]:
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Norm of the difference of all gradients, relative."""
+    """Relative norm of the difference of all gradients."""
     flat = [torch.cat([g.flatten() for g in grads]) for grads in (ours, theirs)]
     return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
 
@@ -76,7 +76,7 @@ def test_backward_needs_the_forward_autocast(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def saved_bytes(flow: GlowFlow, v: Tensor, backward: bool = False) -> int:
-    """What autograd keeps between forward and backward, each storage once, parameters left out."""
+    """Bytes that autograd saves between forward and backward; each storage once, without parameters."""
     held: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in flow.parameters()}
 
@@ -132,7 +132,7 @@ def test_each_network_is_evaluated_twice_per_step(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamax"])
 def test_training_steps_agree_for_every_optimizer(optimizer: str) -> None:
-    """What the way back keeps of the weights follows them, whether or not an optimiser says that it wrote them."""
+    """The cached inverse follows the weights, also if they change without an optimizer step."""
     nets = [
         method(train={"optimizer": optimizer, "lr": 5e-3, "alarm_every": 2}, memory=memory)
         for memory in ("stored", "reversible")
@@ -168,7 +168,7 @@ def test_frozen_parameters_get_no_gradient(frozen: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("memory", "bf16"), [("stored", False), ("reversible", True)])
 def test_compiled_steps_give_the_same_gradients(memory: str, bf16: bool) -> None:
-    """Traced whole, without a graph break, and run by torch's own kernels: no C++ compiler is needed."""
+    """Traced without a graph break and run eagerly, so no C++ compiler is needed."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     plain, compiled = (

@@ -1,4 +1,4 @@
-"""Every mode of `flow/sample.py` on a run of twenty steps: its files, its bytes, its refusals."""
+"""Every mode of `flow/sample.py` on a run of twenty steps: files, bytes, errors."""
 
 import json
 import re
@@ -90,7 +90,7 @@ def test_a_mode_writes_its_files(runs: Path, words: list[str], files: list[str])
 
 
 def test_flat_images_get_fewer_bits_than_faces(runs: Path, tmp_path: Path) -> None:
-    """Why raw bits/dim is no detector of anomalies, and why the table has other columns."""
+    """Raw bits/dim do not detect anomalies; hence the other columns."""
     for i in range(4):
         Image.new("RGB", (40, 40), (90 + 20 * i,) * 3).save(tmp_path / f"flat_{i}.png")
     mode(runs / "labels", "score", "--n", "6", "--against", str(tmp_path), "--out", str(tmp_path / "score.csv"))

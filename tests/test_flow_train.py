@@ -1,4 +1,4 @@
-"""The training step: warm start, objective, refusals; resumed runs and two ranks."""
+"""Training step: warm start, objective, errors, resumed runs, two ranks."""
 
 import contextlib
 import copy
@@ -46,7 +46,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def launch(config: Path, name: str, *overrides: str) -> int:
-    """One run in this process; its exit code."""
+    """Train one run in this process. Returns the exit code."""
     before = sys.argv
     sys.argv = ["train.py", "--config", str(config), "--run-dir", str(config.parent / name), *overrides]
     try:
@@ -114,7 +114,7 @@ def test_run_killed_before_first_checkpoint_restarts(config: Path, repo: Path) -
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(config: Path, repo: Path) -> None:
-    """The same pictures in halves, with the same noise, give the same warm start and the same gradients."""
+    """The same images in halves, with the same noise: equal warm start and equal gradients."""
     script = config.parent / "ranks.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(repo / 'tests')!r}); sys.path.insert(0, {str(repo)!r})\n"
@@ -179,7 +179,7 @@ def test_warm_start_standardises_actnorm_outputs() -> None:
 
 
 def test_actnorm_of_constant_channel_is_bounded() -> None:
-    """Without noise, a channel that never changes: its scale stays within 1 / MIN_STD and its answer at 0."""
+    """A constant channel without noise: its scale is at most 1 / MIN_STD and its output 0."""
     layer = ActNorm(3)
     x = torch.randn(8, 3, 4, 4)
     x[:, 1] = 0.25
@@ -247,7 +247,7 @@ def test_meta_is_json() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_steps_on_drawn_faces_end_to_end(tmp_path: Path) -> None:
-    """The chain that this family is for: train, code a face exactly, draw without explosions, tell expressions."""
+    """End to end: train, encode exactly, sample, classify."""
     path = tmp_path / "faces.yaml"
     path.write_text(YAML)
     more = ["data.num_train=600", "data.num_val=96", "model.num_levels=3", "model.width=24", "train.batch_size=16"]

@@ -1,4 +1,4 @@
-"""Moves in a toy code space whose directions are known: who is moved where, and what stays."""
+"""Edits in a toy code space with known directions."""
 
 from collections import Counter
 
@@ -65,7 +65,7 @@ def test_flip_uses_known_labels_and_predicts_unknown_ones() -> None:
     codes = toy(40, 3)
     score, means = e.vectors.score[e.vectors.row("Smiling")], e.vectors.class_mean[e.vectors.row("Smiling")]
     wrong = codes.labels.clone()
-    wrong[:, 0] = 1 - wrong[:, 0]  # told the opposite, it flips to where the code already is
+    wrong[:, 0] = 1 - wrong[:, 0]  # with wrong labels a flip leads to the current side
     for labels, target in ((codes.labels, 1 - codes.labels[:, 0]), (wrong, codes.labels[:, 0])):
         landed = e.move(codes.mu, ask("Smiling=flip"), labels) @ score
         assert torch.allclose(landed, means[target.long()], atol=1e-4)
@@ -102,7 +102,7 @@ def test_keep_projects_out_directions() -> None:
 
 
 def test_local_directions_depend_on_the_face() -> None:
-    """Two kinds of men, whose smiles go opposite ways: the global vector is about zero, the local ones are right."""
+    """Two groups whose smiles point in opposite directions: the global vector is near 0, local directions are right."""
     g = torch.Generator().manual_seed(0)
     n = 2000
     smiling, kind = (torch.randint(0, 2, (n,), generator=g).float() for _ in range(2))
@@ -116,7 +116,7 @@ def test_local_directions_depend_on_the_face() -> None:
     query = torch.tensor([[0.0, 0, 0], [10.0, 0, 0]])
     v = local.direction(query, edit.moves[0], edit, local.complete(query, None))
     assert local.vectors.direction[0, 1].abs().item() < 0.3
-    assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # the nearer ones: a little short
+    assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # nearest neighbours underestimate the step
 
 
 def test_impossible_requests_are_user_errors() -> None:
@@ -151,7 +151,7 @@ def test_unknown_labels_are_predicted() -> None:
 
 
 def test_matched_groups() -> None:
-    """Sad faces do not smile: a sad one is left for neutral ones that do, of its sex, as a neutral one is."""
+    """No sad face smiles. So a sad face is matched with smiling neutral faces of its sex, as a neutral face is."""
     codes = toy(4000, 10)
     codes.labels[:, 0] *= 1 - codes.labels[:, 3]
     e = LatentEditor(codes, fit_vectors(codes, codes, META, "ols", {}), META, k=50)
@@ -170,7 +170,7 @@ def test_matched_groups() -> None:
 
 
 def test_transport_keeps_the_position_within_the_group() -> None:
-    """Who stands apart stands apart after the edit; half of the way is half of the move."""
+    """The relative position in a group is kept. Half strength takes half of the step."""
     e, codes = editor("transport"), toy(50, 11)
     mu = codes.mu[codes.labels[:, 0] == 0]
     labels = codes.labels[codes.labels[:, 0] == 0]
@@ -178,7 +178,7 @@ def test_transport_keeps_the_position_within_the_group() -> None:
     assert (whole - mu)[:, 0].mean().item() == pytest.approx(2.1, abs=0.2)
     assert torch.allclose(e.move(mu, ask("Smiling=0.5"), labels), (mu + whole) / 2, atol=1e-5)
     assert torch.equal(e.move(mu, ask("Smiling=0"), labels), mu)
-    once = e.move(mu, ask("Smiling=+1"), labels)  # the transport alone; `=1` goes on until the reader is convinced
+    once = e.move(mu, ask("Smiling=+1"), labels)  # `=1` would extend it until the score reaches the target
     assert torch.corrcoef(torch.stack([once[:, 0], mu[:, 0]]))[0, 1] > 0.95
     score, (_, smiling) = e.vectors.score[0], e.vectors.class_mean[0]
     further = ((whole - mu) / (once - mu))[:, 0]

@@ -1,4 +1,4 @@
-"""The VAE's networks and its step, on noise: shapes, independence, what has a gradient and what has none."""
+"""The VAE's networks and training step on noise: shapes, losses, gradients."""
 
 import copy
 from typing import Any
@@ -95,7 +95,7 @@ def test_pixel_nll_equals_gaussian_log_prob() -> None:
 
 
 def test_loss_equals_negative_elbo() -> None:
-    """Against torch.distributions: a drawn code, sums over pixels and latents, the mean over the batch, in nats."""
+    """Against torch.distributions: sampled code, sums over pixels and latents, batch mean, nats."""
     net = method({"kl_warmup": 0.0, "lambda_face": 0.0, "sigma": 0.5, "beta": 3.0})
     before, x = copy.deepcopy(net), batch()["image"]
     torch.manual_seed(5)
@@ -113,7 +113,7 @@ def test_loss_equals_negative_elbo() -> None:
 
 
 def test_feature_network_learns_known_labels() -> None:
-    """Known bits and known classes only, every expression with the same weight however rare."""
+    """Only known attributes and classes count, and every class has the same weight."""
     net = method({"features": "own", "feature_steps": 5})
     before, part = copy.deepcopy(net), batch(32)
     torch.manual_seed(5)
@@ -179,7 +179,7 @@ def test_free_bits_stop_the_gradient() -> None:
 
 
 def test_gradient_over_two_ranks_equals_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks, played one after the other: statistics are the whole batch's, gradients are averaged."""
+    """Two simulated ranks: statistics are of the whole batch, gradients are averaged."""
     loss = {"objective": "capacity", "gamma": 3, "capacity": 0.1, "capacity_steps": 1}
     data = batch(8)
     x, noise = data["image"], torch.randn(8, 6)

@@ -1,4 +1,4 @@
-"""The VAE's formulas contrast_with_reference closed forms (specific numbers are derived in the comments)."""
+"""The VAE's formulas against closed forms (derivations in the comments)."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ def test_stratified_weights() -> None:
 
 
 def test_stratified_estimate_is_unbiased() -> None:
-    """N = 12, B = 4: over every ordered choice of the other three the mean density is the exact mixture."""
+    """N = 12, B = 4: averaged over every ordered choice of the other three, the estimate is the exact mixture."""
     z, mu, logvar = codes(12, 2)
     density = torch.exp(log_density(z[:1, None], mu[None], logvar[None]).sum(2))[0]  # q(z_0 | x_k), k = 0..11
     weights = mss_log_weights(4, 12).exp()[0]
@@ -87,7 +87,7 @@ def test_schedules() -> None:
 
 
 def test_peer_weights_have_the_same_optimum() -> None:
-    """One latent, x01 = a z + noise: each loss written as its author writes it has the posterior variance of ours.
+    """One latent, x01 = a z + noise: each author's loss has the same optimal posterior variance as ours.
 
     E_q |x - a z|^2 = const + a^2 s, KL = (s - log s) / 2 + const: for c SSE + k KL the optimum is
     s = k / (k + 2 c a^2); ours, SSE / 2 + beta_eff KL, gives beta_eff / (beta_eff + a^2).

@@ -1,4 +1,4 @@
-"""A resumed VAE is the straight one, bit for bit; two ranks are one."""
+"""A resumed VAE run equals an uninterrupted one, bit for bit. Two ranks equal one."""
 
 import dataclasses
 import functools
@@ -75,7 +75,7 @@ def state_after(folder: Path, cfg: Config, stops: tuple[int, ...]) -> dict:
         ({"objective": "capacity", "capacity_steps": 30, "capacity": 3}, "burgess"),  # within the ramp
         ({"objective": "btcvae", "beta": 6.4, "pixel": "bernoulli"}, "burgess"),
         ({"objective": "factor", "gamma": 2.0, "lr_discriminator": 1e-3}, "burgess"),
-        ({"features": "own", "feature_steps": 24}, "burgess"),  # while the features are being taught
+        ({"features": "own", "feature_steps": 24}, "burgess"),  # while the features are trained
         ({"features": "own", "feature_steps": 16}, "burgess"),  # and after
         ({"objective": "beta"}, "vanilla"),  # BatchNorm's buffers
     ],
@@ -128,7 +128,7 @@ def _steps(rank: int, world: int) -> dict:
 
 @pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    """Calibrated sigma, weighted pixels and the features' distance are of the whole batch."""
+    """Calibrated sigma, weighted pixels and the feature distance use the whole batch."""
     one, two = of_one_and_of_two_ranks(_steps, tmp_path)
     for key, value in one.items():
         assert torch.allclose(value.float(), two[key].float(), atol=2e-5), key

@@ -1,4 +1,4 @@
-"""Every mode of vae/sample.py on a run of a few steps, and what its edits promise."""
+"""Every mode of vae/sample.py on a run of a few steps."""
 
 import json
 from pathlib import Path
@@ -179,7 +179,7 @@ def test_contrast_with_reference() -> None:
 
 @pytest.mark.slow
 def test_every_config_takes_one_step(repo: Path, tmp_path: Path) -> None:
-    """Each YAML file on a stand-in for its data: same size and channels, noise instead of faces."""
+    """Each config on noise of the size and channels of its data."""
     from engine import load_config
 
     from test_vae_model import vgg_weights  # isort: skip

@@ -1,4 +1,4 @@
-"""Work on the codes of a whole data set stays a matter of seconds: CelebA has 162,770 training faces, 40 attributes."""
+"""Speed of operations on the codes of a large data set: CelebA has 162,770 training faces and 40 attributes."""
 
 import time
 
