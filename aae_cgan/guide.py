@@ -37,8 +37,7 @@ class Guide(nn.Module):
 
 
 class ExternalGuide(nn.Module):
-    """A guide of evaluation/, loaded on first use. Its weights stay in its own run, only their hash is saved in this
-    one."""
+    """A guide of evaluation/, loaded on first use. Its weights stay in its own run; only their hash is saved here."""
 
     def __init__(self, run: str, names: list[str]) -> None:
         super().__init__()

@@ -20,7 +20,6 @@ class ConditionalNorm(nn.Module):
     """Conditional GroupNorm or BatchNorm: (1 + A y) h + B y, with A = B = 0 at first.
 
     Linear in y, so a condition may be mixed or extrapolated. With `num_conditions` 0 it is the plain layer.
-
     """
 
     def __init__(self, channels: int, norm: str, num_conditions: int = 0) -> None:

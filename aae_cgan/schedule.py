@@ -9,8 +9,7 @@ PHASES = ("guide", "autoencode", "gan", "joint")
 
 @dataclass(frozen=True)
 class PhaseState:
-    """State of a step. `since`: steps since the phase began. `generator_updates`: generator updates in the phase so
-    far."""
+    """State of a step. `since`: steps since the phase began. `generator_updates`: updates of G in the phase so far."""
 
     phase: str
     since: int

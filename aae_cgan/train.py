@@ -196,8 +196,7 @@ class AAECGAN(Method):
         return logs | {"D/image": loss}
 
     def wgan_penalty(self, fake_augmented: Tensor, y_target: Tensor, targets: Request) -> tuple[Tensor, Tensor]:
-        """WGAN-GP between fakes and real faces of the same label. Fakes with a mixed label have no such face: left
-        out."""
+        """WGAN-GP between fakes and real faces of the same label. Fakes with a mixed label are skipped."""
         x_match = diff_augment(targets.x_match, self.cfg.train.augment)
         if self.cfg.train.mixed:
             whole = (y_target == targets.y_target).all(1)

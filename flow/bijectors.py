@@ -34,8 +34,7 @@ def unsqueeze(x: Tensor) -> Tensor:
 
 
 def moments(x: Tensor, mean: MeanFn) -> tuple[Tensor, Tensor]:
-    """Mean and biased standard deviation of each channel over batch, positions and ranks, (C,) each. Sums are
-    float64."""
+    """Mean and biased standard deviation per channel over batch, positions and ranks, (C,) each, in float64."""
     x = x.double()
     first = mean(x.mean((0, 2, 3)))
     second = mean((x - first[:, None, None]).square().mean((0, 2, 3)))
@@ -65,7 +64,7 @@ class ActNorm(nn.Module):
         return y / self.scale()[:, None, None] - self.b[:, None, None]
 
     def scale(self) -> Tensor:
-        """(C,)"""
+        """The scale exp(3 g), (C,)."""
         return torch.exp(LOG_SCALE * self.g)
 
 
@@ -201,8 +200,7 @@ class Coupling(nn.Module):
         )
 
     def shift_scale(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """t and s, each of b's shape and a's type. s is None for an additive coupling. One evaluation of the
-        network."""
+        """t and s, of b's shape and a's type. s is None for an additive coupling. One evaluation of the network."""
         with _network_precision(a):
             return self.network_output(a, planes)
 

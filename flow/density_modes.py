@@ -133,8 +133,7 @@ def run_score(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def best_label(editor: Editor, x: Tensor) -> Tensor | None:
-    """The most likely y (N, K) of faces x. Known labels are ignored, so a file and a face of the data are scored
-    alike."""
+    """The most likely y (N, K) of faces x. Known labels are ignored, so files and faces of the data are comparable."""
     return editor.y_of(x, torch.full((len(x), len(label_names(editor.meta))), math.nan))
 
 
@@ -168,8 +167,7 @@ def webp_bits(k: Tensor) -> float:
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
-    """Bits/dim with baselines, exactness of the round trip, finite samples, drift, and label information left in
-    codes."""
+    """Bits/dim with baselines, exactness of the round trip, finite samples, drift, and a label probe of codes."""
     images, levels = split_levels(editor, args.split, args.n)
     y = editor.y_labels.of(images)
     one = image_bits_of(editor, images["image"], y)

@@ -32,8 +32,7 @@ def encode_photo(flow: GlowFlow, x: Tensor, n_bits: int, y: Tensor | None = None
 def decode_photo(
     flow: GlowFlow, eps: Sequence[Tensor], n_bits: int, y: Tensor | None = None, lost: Tensor | None = None
 ) -> Tensor:
-    """eps -> images (N, C, H, H) in [-1, 1] on the grid of 256 grey levels. lost: the dropped bits of the source
-    photo."""
+    """eps -> images (N, C, H, H) in [-1, 1] on the grid of 256 grey levels. lost: dropped bits of the source."""
     return to_pixels(flow.decode(eps, y), n_bits, lost)
 
 

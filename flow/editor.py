@@ -57,8 +57,7 @@ class Editor(editor.Editor):
         return {"eps": photo.code.flat(), "lost": photo.lost} | ({} if y is None else {"y": y})
 
     def y_of(self, x: Tensor, table: Tensor) -> Tensor | None:
-        """y (N, K) of faces with labels (N, L). An unknown class or bit gets its most likely value under the
-        density."""
+        """y (N, K) of faces with labels (N, L). An unknown class or bit gets its most likely value."""
         if not len(self.y_labels):
             return None
         known = table[:, [label_names(self.meta).index(name) for name in self.y_labels.names]]
@@ -145,8 +144,7 @@ class Editor(editor.Editor):
         return labels.encode(torch.multinomial(labels.frequency.cpu(), 1, generator=generator).to(self.device)).cpu()
 
     def interpolate(self, a: Code, b: Code, t: Tensor, drawn: bool) -> Code:
-        """Spherical interpolation (slerp) per level, since N(0, I) lies near a sphere. Labels and lost bits are
-        linear."""
+        """Slerp per level, since N(0, I) lies near a sphere. Labels and lost bits: linear."""
         sizes = [level[0].numel() for level in self.flow.unflatten(a["eps"][:1])][::-1]
         levels = zip(a["eps"].split(sizes, 1), b["eps"].split(sizes, 1), strict=True)
         code = {"eps": torch.cat([along(slerp, x, y, t) for x, y in levels], 1)}

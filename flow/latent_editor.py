@@ -47,8 +47,7 @@ class LatentEditor:
         return total
 
     def attribute_step(self, scores: Tensor, table: Tensor, edit: AttributeEdit) -> tuple[Tensor, int, Tensor]:
-        """alpha d for every face, the reader's row, and the target side (N,). A face on the target side gets alpha
-        0."""
+        """alpha d for every face, the reader's row, the target side (N,). alpha is 0 for a face on the target side."""
         row, current = self.directions.row(edit.name), self.current_sides(scores, table, edit.name)
         if edit.form == "step":
             alpha = torch.full_like(current, float(edit.value))
@@ -91,8 +90,7 @@ class LatentEditor:
         return torch.where(known.isnan(), read, known)
 
     def current_classes(self, scores: Tensor, table: Tensor) -> Tensor:
-        """Index into `directions.classes` for each face (N,): its label if known, else the highest normalised reader
-        score."""
+        """Index into `directions.classes`, (N,): the label if known, else the highest normalised reader score."""
         d, names = self.directions, label_names(self.meta)
         rows = [d.names.index(name) for name in d.classes]
         without, with_ = d.reader_mean[rows].unbind(1)

@@ -197,8 +197,7 @@ class GlowFlow(nn.Module):
         y: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """n samples v (n, C, H, H). temperature: factor on the standard deviation, one or one per level, finest
-        first."""
+        """n samples v (n, C, H, H). temperature: factor on the standard deviation, one, or one per level."""
         return self.decode(apply_temperature(self.unflatten(self.noise(n, generator)), temperature), y)
 
     @torch.no_grad()

@@ -18,8 +18,7 @@ MAX_LOGGED = 1e9  # larger, infinite and NaN values are logged as this, since a 
 
 @torch.no_grad()
 def stability_checks(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> dict[str, Tensor]:
-    """Metrics of the training weights on up to 64 images v (N, C, H, H). Logs a warning for each that is out of
-    bounds."""
+    """Metrics of the training weights on up to 64 images v (N, C, H, H). Logs a warning for each out of bounds."""
     v, y = v[:NUM_IMAGES], None if y is None else y[:NUM_IMAGES]
     was_training = flow.training
     flow.eval()

@@ -164,8 +164,7 @@ def _directions(
 
 
 def _balanced(mu: Tensor, table: Tensor, column: int, name: str, confounders: list[str]) -> tuple[Tensor, str]:
-    """One balanced vector, and a description of its cells. Drops confounders from the end while no cell has enough
-    faces."""
+    """One balanced vector, and a description of its cells. Drops confounders while no cell has enough faces."""
     names = [str(i) for i in range(table.shape[1] - len(confounders))]
     names[column] = name
     others = [c for c in confounders if c != name]
@@ -180,8 +179,7 @@ def _balanced(mu: Tensor, table: Tensor, column: int, name: str, confounders: li
 
 
 def contrast_with_reference(labels: Tensor, start: Tensor) -> Tensor:
-    """Set 0 entries of one-hot columns (N, K) to NaN, except where `start` (N,) is 1: only the reference class counts
-    as 0."""
+    """Set zeros of one-hot columns (N, K) to NaN, except where `start` (N,) is 1: only the reference counts as 0."""
     return labels.masked_fill((labels == 0) & (start != 1)[:, None], float("nan"))
 
 

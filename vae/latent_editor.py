@@ -76,8 +76,7 @@ class LatentEditor:
         return start + (alpha[..., None] * v).sum(1)
 
     def strength(self, edit: AttributeEdit, labels: Tensor) -> Tensor:
-        """Signed share of the full step from without to with, for each face: (Q,) in [-1, 1]; of a step request its
-        value."""
+        """Signed share of the full step from without to with, (Q,) in [-1, 1]. For a step request: its value."""
         if edit.form == "step":
             return torch.full((len(labels),), float(edit.value))
         return self.target_shares(edit, labels) - labels[:, label_names(self.meta).index(edit.name)]
@@ -127,8 +126,7 @@ class LatentEditor:
         return torch.full((len(labels),), float(edit.value))
 
     def direction(self, mu: Tensor, edit: AttributeEdit, request: Request, labels: Tensor) -> Tensor:
-        """Direction from without to with for each face: (Q, Z). For an expression, from the current to the target
-        one."""
+        """Direction from without to with, (Q, Z). For an expression: from the current to the target one."""
         if self.kind in LOCAL:
             return self.local_directions(mu, edit, request, labels)
         v = self.vectors.direction[self.vectors.row(edit.name)].repeat(len(mu), 1)

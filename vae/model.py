@@ -162,7 +162,6 @@ class FeatureNet(nn.Module):
 
     `features(x)` -> three maps after ReLU. `forward(x)` -> logits (N, num_outputs). No normalisation layers, so nothing
     in it changes once its optimiser stops.
-
     """
 
     def __init__(self, channels: int, image_size: int, num_outputs: int) -> None:
@@ -188,7 +187,6 @@ class VGG19Features(nn.Module):
 
     The weights are non-persistent buffers: not in an optimiser and not in a checkpoint. The plain network without
     BatchNorm, cut after its last tap. Input in [-1, 1]; grey is repeated to three channels.
-
     """
 
     PLAN = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)  # 0: pool

@@ -130,8 +130,7 @@ class BetaVAE(Method):
         return feature_distance(maps, target, w.feature_form, self.dimensions, mean_over_ranks)
 
     def rate(self, z: Tensor, mu: Tensor, logvar: Tensor, kl: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted KL term of the objective, in nats, and its parts for the log. kl (Z,): mean over the whole
-        batch."""
+        """The weighted KL term of the objective, in nats, and its parts for the log. kl (Z,): whole-batch mean."""
         w, warm = self.cfg.loss, warm_up(step, self.cfg.warmup_steps)
         if w.objective == "autoencoder":
             return kl.new_zeros(()), {}

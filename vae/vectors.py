@@ -65,8 +65,7 @@ def leakage(fitted: AttributeVectors) -> Tensor:
 
 
 def retention(editor: Editor, judge: Path) -> dict[str, float]:
-    """Retention of each label: (AUC - 0.5) of the judge on reconstructions of validation faces over that on the
-    faces."""
+    """Retention of each label: (AUC - 0.5) of the judge on reconstructed over original validation faces."""
     from evaluation.classifier import load
 
     net = load(judge, device=str(editor.device))
