@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from flow_toy import META, batch, method, small_flow
+from flow_toy import batch, method, small_flow
 
 from engine import UserError, load
 from engine.checkpoint import read_checkpoint
@@ -239,10 +239,6 @@ def test_wrong_configs_are_user_errors() -> None:
         method({"classes": []}, condition="planes")
     with pytest.raises(UserError, match="loss.lambda_class"):
         method(condition="planes", loss={"lambda_class": 0.1})
-
-
-def test_meta_is_json() -> None:
-    assert json.loads(json.dumps(META)) == META
 
 
 @pytest.mark.slow
