@@ -166,7 +166,7 @@ def nearest_training_face(
     value = float(nearest_distance(fake[eval_data.export.file[rows]], train).median()) / max(real_distance, 1e-12)
     if value < MIN_DISTANCE_RATIO:
         eval_data.alarms.append(
-            f"memorisation: the distance of {kind}s to the nearest training face is {value:.2f} of that of real test faces"
+            f"memorisation: {kind}s have {value:.2f} of the distance of real test faces to the nearest training face"
         )
     about = f"median over that of {eval_data.real.name}, {len(train)} faces, features of {network}"
     name = f"{kind} nearest training face ({about})"

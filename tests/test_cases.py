@@ -937,7 +937,7 @@ def test_equal_real_faces_give_figures():
     case.real.images[:] = 7
     case.judges[0].real["features"][:] = 1.0
     for part in (diversity, pictures):
-        assert all(np.isfinite(figure.value) for figure in part.figures(case))
+        assert all(np.isfinite(metric.value) for metric in part.metrics(case))
 
 
 @pytest.mark.parametrize("name", ["²", "s²1", "1²", "٣", "①"])

@@ -1,4 +1,4 @@
-"""A VAE killed at a random step, or while it writes a checkpoint, goes on as if nothing had happened."""
+"""A run killed at a random step, or while it writes a checkpoint, resumes bit for bit."""
 
 import os
 import random
