@@ -19,13 +19,13 @@ from data.drawn_reader import DrawnFaces
 from data.labels import label_names, label_table, requested_labels
 from data.request import parse_request
 from editing import cli, editor, modes
-from editing.changes import describe_changes, sentences
+from editing.changes import describe_changes, format_changes
 from editing.export import ground_truth, rows_of, target_texts
+from editing.judge import Judge
 from editing.paint import paint, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths
 from editing.sheets import animate, blocks, filled, square
 from editing.subjects import Subjects, expand_folders, face_number, is_face_name
-from editing.verdicts import Judge
 from engine import Grid, UserError
 from engine.grids import grid_image
 from evaluation.manifest import read_export, read_manifest
@@ -154,7 +154,7 @@ def test_a_folder_stands_for_its_pictures(toy: Toy, tmp_path: Path) -> None:
     found = [str(folder / "p2.png"), str(folder / "p10.png")]
     assert expand_folders(["test:1", str(folder)]) == ["test:1", *found]
     assert toy.subjects([str(folder)], "whole").names == found
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="has no image"):
         toy.subjects([str(folder / "inside")])
 
 
@@ -170,9 +170,9 @@ def test_a_bad_photo_is_skipped_and_the_others_go_on(tmp_path: Path, photo: str,
 
 
 def test_eyes_are_of_one_photo_and_pictures_of_the_run_s_size(toy: Toy, photo: str) -> None:
-    with pytest.raises(UserError, match="are the eyes of one photo, and 2 were given"):
+    with pytest.raises(UserError, match="expected one photo for these coordinates, got 2"):
         toy.subjects([photo, photo], EYES)
-    with pytest.raises(UserError, match="takes faces of 3 x 32 x 32, got 1 x 32 x 32"):
+    with pytest.raises(UserError, match="expected images of 3 x 32 x 32, got 1 x 32 x 32"):
         toy.from_images(torch.zeros(1, 1, 32, 32))
 
 
@@ -213,7 +213,7 @@ def test_codes_are_made_once_and_kept(toy: Toy) -> None:
     code, target = toy.codes(faces), toy.target(faces, toy.parse("happy"))
     assert target["x"] is code["x"] and editor.partway(code, target, 0.0) is code
     assert torch.equal(editor.partway(code, target, 2.0)["y"], 2 * target["y"] - code["y"])
-    with pytest.raises(UserError, match="--like: this family takes no expression"):
+    with pytest.raises(UserError, match="--like: this family cannot use another face"):
         toy.edit(faces, toy.subjects(["test:5"]))
 
 
@@ -235,7 +235,7 @@ def test_a_mixture_has_its_faces_at_the_ends(toy: Toy) -> None:
     assert torch.equal(line[0, [0, -1]], ends[:2])
     corners = torch.stack([sheet[0, 0], sheet[0, -1], sheet[-1, 0], sheet[-1, -1]])
     assert torch.allclose(corners, ends, atol=1e-6)
-    with pytest.raises(UserError, match="two or four faces, got 3"):
+    with pytest.raises(UserError, match="expected two or four faces, got 3"):
         toy.mix(faces.select([0, 1, 2]), 3)
 
 
@@ -290,15 +290,15 @@ def test_files_after_a_request_are_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["edit", "test:1"], "edit: say what to change"),
-        (["edit", "test:1", "--attr", "happy", "--like", "test:2"], "say what to change"),
-        (["edit", "test:1", "--like", "test:2"], "this family takes no expression from another face"),
+        (["edit", "test:1"], "edit: expected one of --attr"),
+        (["edit", "test:1", "--attr", "happy", "--like", "test:2"], "expected one of --attr"),
+        (["edit", "test:1", "--like", "test:2"], "this family cannot use another face"),
         (["edit", "test:1", "--attr", "hapy"], "'hapy' is unknown here"),
-        (["edit", "test:1", "--attr", "happy", "--strength", "0:1:3"], "takes one strength; `slider` shows several"),
-        (["edit", "--attr", "happy", "--keep", "Male", "me.jpg"], "name faces before the options"),
-        (["strip", "test:1", "--strength", "0:1:3"], "takes one strength; `slider` shows several"),
-        (["interpolate", "test:1"], "takes two or four faces, got 1"),
-        (["export", "--what", "edit"], "give a folder with --out"),
+        (["edit", "test:1", "--attr", "happy", "--strength", "0:1:3"], "expected one number; use `slider` for several"),
+        (["edit", "--attr", "happy", "--keep", "Male", "me.jpg"], "put the names of faces before the options"),
+        (["strip", "test:1", "--strength", "0:1:3"], "expected one number; use `slider` for several"),
+        (["interpolate", "test:1"], "expected two or four faces, got 1"),
+        (["export", "--what", "edit"], "--out is missing"),
         (["edit", "test:1", "--attr", "happy", "--kind", "other"], "invalid choice: 'other'"),
     ],
 )
@@ -324,7 +324,7 @@ def test_what_a_family_cannot_do_is_hidden_and_said(tmp_path: Path, photo: str, 
     for words, sentence in (
         (["recon"], "recon: this family has no encoder"),
         (["edit", photo, "--attr", "happy"], "this family has no encoder"),
-        (["edit", "test:1", "--attr", "happy"], "name a generated face, as seed:0"),
+        (["edit", "test:1", "--attr", "happy"], "give a generated face, as seed:0"),
     ):
         with pytest.raises(SystemExit) as left:
             call(tmp_path, *words, family=Blind)
@@ -358,7 +358,7 @@ def test_where_a_mode_writes(toy: Toy, tmp_path: Path) -> None:
     names = [("a/me.jpg", ".jpg"), ("b/me.png", ".png"), ("c/me.jpg", ".jpg"), ("d/me.jpg", ".jpg")]
     written = [p.name for p in unique_paths(tmp_path, "edit", names)]
     assert written == ["edit_me.jpg", "edit_me.png", "edit_me_2.jpg", "edit_me_3.jpg"]
-    with pytest.raises(UserError, match="is the photo that is to be edited"):
+    with pytest.raises(UserError, match="would overwrite the input photo"):
         check_outputs([Path("x/../a.png")], ["a.png"])
 
 
@@ -378,7 +378,7 @@ def test_the_input_photo_is_never_written_over(tmp_path: Path, photo: str, capsy
     for out in (photo, str(tmp_path / "x.png")):
         with pytest.raises(SystemExit) as left:
             call(tmp_path, "edit", photo, other, "--eyes", "whole", "--attr", "happy", "--out", out)
-        assert left.value.code == 2 and "is the photo that is to be edited" in capsys.readouterr().err
+        assert left.value.code == 2 and "would overwrite the input photo" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
     for mode in (["strip", "--attr", "happy"], ["slider", "--attr", "happy"], ["interpolate"]):
         with pytest.raises(SystemExit):
@@ -461,9 +461,9 @@ def test_a_face_that_shows_the_target_already_is_reported(toy: Toy, photo: str, 
     changes = describe_changes(toy, faces, request, toy.target(faces, request))
     assert [change["changed"] for change in changes] == [False, True, True]
     assert [change["source"] for change in changes] == ["known from the data"] * 2 + ["read from its code"]
-    assert changes[0]["read"]["happy"] == 1 and changes[2]["read"]["happy"] is None
-    lines = sentences(toy, request, changes)
-    assert len(lines) == 2 and "shows happy=1 already and is unchanged" in lines[0] and "--from neutral" in lines[0]
+    assert changes[0]["labels"]["happy"] == 1 and changes[2]["labels"]["happy"] is None
+    lines = format_changes(toy, request, changes)
+    assert len(lines) == 2 and "already has happy=1 and is unchanged" in lines[0] and "--from neutral" in lines[0]
     call(tmp_path, "edit", f"test:{happy}", "--attr", "happy")
     assert "is unchanged" in capsys.readouterr().out
     call(tmp_path, "edit", f"test:{happy}", "--attr", "happy", "--from", "neutral")
@@ -489,12 +489,12 @@ def test_the_judge_s_verdict_stands_below_each_tile(toy: Toy, tmp_path: Path, mo
     record = facts(tmp_path / "run/pictures/strip.png")
     faces = toy.subjects(record["faces"])
     expected = [FakeNet.names[k] for k in Judge("j", toy).net.logits((faces.images + 1) * 127.5).argmax(1).tolist()]
-    assert [row[0].split(" ")[0] for row in record["verdicts"]] == expected  # the first column is the input
-    assert [len(row) for row in record["verdicts"]] == [8] * 4
+    assert [row[0].split(" ")[0] for row in record["predictions"]] == expected  # the first column is the input
+    assert [len(row) for row in record["predictions"]] == [8] * 4
     known = faces.batch["label"][:, None] != torch.arange(7)
     assert record["edits"] == known.sum() and f"of {record['edits']} edits as the target" in capsys.readouterr().out
     call(tmp_path, "edit", "test:0", "--attr", "Smiling=1", "--judge", "j")
-    assert facts(tmp_path / "run/pictures/edit.png")["verdicts"][0].startswith("Smiling ")
+    assert facts(tmp_path / "run/pictures/edit.png")["predictions"][0].startswith("Smiling ")
 
 
 def test_a_judge_of_other_names_is_refused(toy: Toy, monkeypatch) -> None:
