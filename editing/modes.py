@@ -107,7 +107,7 @@ def slider(editor: Editor, args: argparse.Namespace) -> None:
         images = editor.edit(faces, to, strengths)  # (S, N, C, H, H)
         parts.append(torch.stack([paint(faces.images, before, step, args.detail) for step in images]))
     images = torch.cat(parts, 1)  # (S, R, C, H, H)
-    grid = Grid(images.transpose(0, 1), rows, [f"{s:+.2g}" for s in strengths])
+    grid = Grid(images.transpose(0, 1), rows, [f"{s:.3g}" for s in strengths])
     facts = {"attr": [str(r) for r in requests] if not args.like else f"like {args.like}", "faces": faces.names}
     path = write_grid(editor, args, grid, "slider", strengths=strengths, detail=args.detail, **facts)
     print(f"wrote {animate(images, path.with_suffix('.webp'))}")

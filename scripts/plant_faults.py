@@ -65,7 +65,7 @@ FAULTS = {
               "raised(grad).square().sum(1)"),
         Fault("prior and codes exchanged", "aae_cgan/train.py", "update_d_latent(torch.randn_like(z), z.detach())",
               "update_d_latent(z.detach(), torch.randn_like(z))"),
-        Fault("the label shown is not the one asked for", "losses/targets.py", "return Request(y[p], x[p]",
+        Fault("the critic sees another label than the target", "losses/targets.py", "return Request(y[p], x[p]",
               "return Request(y[p], x"),
     ],
     "flow": [
