@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aae_cgan.alarms import Watch, symptoms, vital_signs
-from aae_cgan.augment import diff_augment, jitter
 from aae_cgan.config import Config
 from aae_cgan.edit import class_order, strip_of
 from aae_cgan.guide import ForeignGuide, Guide
@@ -20,13 +19,15 @@ from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
 from aae_cgan.prepare import prepare_linear
 from aae_cgan.schedule import PHASES, Clock, clock, generator_steps
-from aae_cgan.targets import Request, conditions, draw_request, mix_labels
 from aae_cgan.unlabelled import in_two_parts
 from data import build_faces
+from data.labels import conditions
 from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
 from engine.ranks import broadcast
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
+from losses.augment import diff_augment, jitter
 from losses.pixels import boxes_from_eyes, face_weight
+from losses.targets import Request, draw_request, mix_labels
 
 logger = logging.getLogger("faces")
 
