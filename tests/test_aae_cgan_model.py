@@ -12,12 +12,12 @@ from torch import nn
 
 from aae_cgan.alarms import Watch, symptoms, vital_signs
 from aae_cgan.config import Config, ModelConfig
-from aae_cgan.edit import class_order
 from aae_cgan.linear import LinearPath, fit_linear
 from aae_cgan.model import ConditionalNorm, Encoder, Generator, ImageCritic, refuse_batch_norm
 from aae_cgan.schedule import boundaries, clock, generator_steps
 from aae_cgan.train import AAECGAN
 from aae_cgan.unlabelled import in_two_parts
+from data.emotions import class_order
 from data.labels import conditions
 from engine import UserError, load_config
 from losses.augment import diff_augment, shifted
