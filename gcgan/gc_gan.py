@@ -36,9 +36,9 @@ class GCGAN(StarGAN):
     def __init__(self, cfg: GCGANConfig, meta: dict) -> None:
         if meta["landmarks"] != NUM_POINTS or not meta["classes"]:
             raise UserError(
-                f"data.dataset: {meta['dataset']} has {meta['landmarks']} landmarks and {len(meta['classes'])} classes; "
-                f"GC-GAN needs {NUM_POINTS} landmarks and expression labels (data.landmarks=file after "
-                "python -m data.landmarks)"
+                f"data.dataset: GC-GAN needs {NUM_POINTS} landmarks and expression labels, and {meta['dataset']} has "
+                f"{meta['landmarks']} and {len(meta['classes'])}; python -m data.landmarks finds some for "
+                "data.landmarks=file"
             )
         super().__init__(cfg, meta, cfg.model.code_dim, NUM_POINTS)
         self.needs = ("image", "label", "landmarks") + (("pair_image", "pair_label") if cfg.paired else ())
