@@ -76,7 +76,7 @@ class GeometryLossConfig(LossConfig):
     lambda_pixel: float = 10.0  # paired: L1 against the person's own photo with the target expression
     lambda_geometry: float = 1.0  # squared distance of the fake's code (of the critic's landmarks) to the target
     lambda_landmarks: float = 10.0  # squared error of the critic's landmarks on real faces
-    geometry_steps: int = 1500  # first steps, which teach the landmarks' codes alone
+    geometry_steps: int = 1000  # first steps, which teach the landmarks' codes alone
     geometry_batch: int = 64  # faces of one of these steps
     geometry_decoder: Literal["swap", "plain"] = "swap"  # swap: rebuild another face of the same person
     geometry_from: str = ""  # a run whose landmark networks are taken over instead; "" = taught here

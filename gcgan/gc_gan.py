@@ -92,13 +92,14 @@ class GCGAN(StarGAN):
     def geometry_step(self, step: int) -> dict[str, Tensor]:
         """Rebuild a face's shape from its code and another face of the person; codes of one expression alike.
 
-        L = |decode(E(g), g_other) - g|^2 + lambda_contrast pair_margin; inputs carry noise, targets none.
+        L = |decode(E(g + noise), g_other) - g|^2 + lambda_contrast pair_margin. Noise on g_other too would make the
+        decoder distrust the person's own points: shapes with another expression are then hardly better than copies.
         """
         w, t = self.cfg.loss, self.cfg.train
         points, other, label, person = (v.to(self.device) for v in self.bank.draw(w.geometry_batch))
         g, g_other = self.standardise(points), self.standardise(other)  # (M, 68, 2)
         z = self.encoder(self.noisy(g))
-        base = self.noisy(g_other) if w.geometry_decoder == "swap" else torch.zeros_like(g)
+        base = g_other if w.geometry_decoder == "swap" else torch.zeros_like(g)
         rebuilt = (self.decoder(z, base) - g).square().mean()
         contrast = pair_margin(z, label, person, w.margin)
         for group in self.optimizers["geometry"].param_groups:

@@ -19,9 +19,7 @@ from gcgan.modes import (
 )
 
 MODES = {
-    "sheet": Mode(
-        run_sheet, "every expression of each face, with D's score and the class that D reads", add_sheet
-    ),
+    "sheet": Mode(run_sheet, "every expression of each face, with D's score and the class that D reads", add_sheet),
     "cross": Mode(run_cross, "rows: persons; columns: faces whose expression they take (GC-GAN)", add_cross),
     "transfer": Mode(run_transfer, "a folder for evaluation/: each face with other persons' expressions", add_transfer),
     "embed": Mode(run_embed, "what codes of landmarks know of expression and person (GC-GAN)", add_embed),
