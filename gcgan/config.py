@@ -14,9 +14,7 @@ class ModelConfig:
     """Generator and critic."""
 
     conditioning: Literal["cin", "planes"] = "cin"  # cin: scale and shift of every InstanceNorm; planes: beside x
-    output: Literal["skip", "warp+skip", "warp", "mask", "tanh"] = (
-        "skip"  # how x_fake is made of x and the features (model.py)
-    )
+    output: Literal["skip", "warp", "mask", "tanh"] = "skip"  # how x_fake is made of x and the features (model.py)
     width: int = 64  # channels of the generator's first layer, >= 4
     blocks: int = 6  # residual blocks at a quarter of the side, >= 1
     critic: Literal["class+projection", "class", "planes+projection"] = "class+projection"  # how the label enters

@@ -61,8 +61,7 @@ class Generator(nn.Module):
 
     output tanh: tanh(C), the reference. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x with m the sigmoid of a
     second convolution (GANimation, 1807.09251). warp: mask with x moved by a flow, so that the photo's own pixels can
-    go elsewhere. warp+skip: clamp(moved x + tanh(C)). C of a skip and the flow are 0 at first, and warp's m is small:
-    the picture starts as the photo.
+    go elsewhere. C of skip and the flow are 0 at first, and warp's m is small: the picture starts as the photo.
     """
 
     def __init__(self, channels: int, cond_dim: int, cfg: ModelConfig) -> None:
@@ -77,7 +76,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(4 * d, norm, cond_dim) for _ in range(cfg.blocks))
         self.up_norms = nn.ModuleList(norm(n, cond_dim) for n in (2 * d, d))
         self.out = nn.Conv2d(d, channels, 7, 1, 3, bias=False)
-        if "skip" in self.output:
+        if self.output == "skip":
             nn.init.zeros_(self.out.weight)
         if self.output in ("mask", "warp"):
             self.mask = nn.Conv2d(d, 1, 7, 1, 3)
@@ -85,7 +84,6 @@ class Generator(nn.Module):
         if self.output == "warp":
             nn.init.zeros_(self.mask.weight)
             nn.init.constant_(self.mask.bias, -3.0)
-        if "warp" in self.output:
             self.flow = nn.Conv2d(d, 2, 7, 1, 3)
             nn.init.zeros_(self.flow.weight)
             nn.init.zeros_(self.flow.bias)
@@ -110,10 +108,10 @@ class Generator(nn.Module):
         content = torch.tanh(self.out(h).float())  # (N, 3, 128, 128)
         if self.output == "tanh":
             return content, torch.ones_like(content[:, :1])
-        kept = warp(x, 2 * MAX_FLOW * torch.tanh(self.flow(h).float())) if "warp" in self.output else x
-        if "skip" in self.output:
-            return (kept + content).clamp(-1, 1), content.abs().mean(1, keepdim=True)
+        if self.output == "skip":
+            return (x + content).clamp(-1, 1), content.abs().mean(1, keepdim=True)
         m = torch.sigmoid(self.mask(h).float())  # (N, 1, 128, 128)
+        kept = warp(x, 2 * MAX_FLOW * torch.tanh(self.flow(h).float())) if self.output == "warp" else x
         return m * content + (1 - m) * kept, m
 
 

@@ -9,11 +9,11 @@ import torch
 from aae_toy import CLASSES, Noise, meta
 from torch import Tensor, nn
 
-from engine import Run, UserError, fit
+from engine import Run, UserError, fit, load_config
 from engine.checkpoint import checkpoints, read_checkpoint
-from engine.config import to_yaml
+from engine.config import read_system, to_yaml
 from engine.files import atomic_text
-from gcgan.config import GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
+from gcgan.config import CONFIGS, GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
 from gcgan.stargan import StarGAN, class_loss, one_asked
 from losses.adversarial import gradient_penalty, r1_penalty
 from losses.targets import Request
@@ -295,3 +295,22 @@ def one_target(rank: int, world: int) -> dict:
         return steps_of_a_rank(rank, world)
     finally:
         module.draw_request = before
+
+
+def test_the_request_s_own_recipe_says_what_was_asked_for(repo):
+    """256 px, eight folders with contempt, mirror images added, validation merged, 200,000 steps of 16 at 1e-4."""
+    cfg = load_config(StarGANConfig, repo / "configs/gcgan/folder8_paper.yaml")
+    d, t, w = cfg.data, cfg.train, cfg.loss
+    assert (d.image_size, len(d.classes), "contempt" in d.classes, d.flip, d.merge_val) == (256, 8, True, "both", True)
+    assert (t.total_steps, t.batch_size, t.lr, t.lr_critic, t.save_every, t.sample_every) == (
+        *(200_000, 16, 1e-4, 1e-4, 10_000, 10_000),
+    )
+    assert (w.gan, w.n_critic, w.lambda_cycle, cfg.model.output, cfg.model.conditioning) == (
+        *("wgan", 5, 10.0, "tanh", "planes"),
+    )
+
+
+def test_every_config_of_the_family_loads(repo):
+    for path in sorted((repo / "configs/gcgan").glob("*.yaml")):
+        cfg = load_config(CONFIGS[read_system(path, (), CONFIGS)], path)
+        assert cfg.train.total_steps > 0, path
