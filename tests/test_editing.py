@@ -1,4 +1,4 @@
-"""The interface to a trained model: choosing faces, reading a command, editing, writing. On an editor without a network."""
+"""The interface to a trained model: choosing faces, reading a command, editing, writing; on a toy without a network."""
 
 import json
 from argparse import Namespace
@@ -29,7 +29,7 @@ from editing.verdicts import Judge
 from engine import Grid, UserError
 from engine.grids import grid_image
 from evaluation.manifest import read_export, read_manifest
-from latents.area import area
+from latents.roc_auc import roc_auc
 
 META = {"dataset": "toy", "attributes": ["Smiling", "Male"], "classes": ["happy", "sad", "neutral"]}
 COLUMNS = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
@@ -224,6 +224,7 @@ def test_a_drawn_face_shows_what_is_asked_for(toy: Toy) -> None:
     assert smiling.code["y"][0, columns.index("Smiling")] == 1  # else: edited afterwards
     assert free.code["y"].abs().sum() == 0 and torch.equal(free.code["x"], happy.code["x"])
     assert torch.equal(smiling.images, toy.images(smiling.code))
+    assert toy.draw([3], toy.parse("happy=0.7")).code["y"][0, columns.index("happy")] == pytest.approx(0.7)
 
 
 def test_a_mixture_has_its_faces_at_the_ends(toy: Toy) -> None:
@@ -295,6 +296,7 @@ def test_files_after_a_request_are_images(tmp_path: Path) -> None:
         (["edit", "test:1", "--attr", "hapy"], "'hapy' is unknown here"),
         (["edit", "test:1", "--attr", "happy", "--strength", "0:1:3"], "takes one strength; `slider` shows several"),
         (["edit", "--attr", "happy", "--keep", "Male", "me.jpg"], "name faces before the options"),
+        (["strip", "test:1", "--strength", "0:1:3"], "takes one strength; `slider` shows several"),
         (["interpolate", "test:1"], "takes two or four faces, got 1"),
         (["export", "--what", "edit"], "give a folder with --out"),
         (["edit", "test:1", "--attr", "happy", "--kind", "other"], "invalid choice: 'other'"),
@@ -377,8 +379,11 @@ def test_the_input_photo_is_never_written_over(tmp_path: Path, photo: str, capsy
         with pytest.raises(SystemExit) as left:
             call(tmp_path, "edit", photo, other, "--eyes", "whole", "--attr", "happy", "--out", out)
         assert left.value.code == 2 and "is the photo that is to be edited" in capsys.readouterr().err
-    assert Path(photo).read_bytes() == Path(other).read_bytes() == before
     assert not (tmp_path / "x.png").exists()
+    for mode in (["strip", "--attr", "happy"], ["slider", "--attr", "happy"], ["interpolate"]):
+        with pytest.raises(SystemExit):
+            call(tmp_path, mode[0], photo, other, *mode[1:], "--eyes", "whole", "--out", photo)
+    assert Path(photo).read_bytes() == Path(other).read_bytes() == before
 
 
 def test_an_own_photo_keeps_its_pixels_where_nothing_changes(tmp_path: Path, photo: str) -> None:
@@ -612,9 +617,9 @@ def test_the_ground_truth_is_the_same_person_changed_as_asked(toy: Toy) -> None:
 
 def test_area_under_the_curve() -> None:
     label = torch.tensor([0, 0, 1, 1, float("nan")])
-    assert area(torch.tensor([0.1, 0.2, 0.3, 0.4, 9.0]), label) == 1.0
-    assert area(torch.tensor([0.1, 0.3, 0.2, 0.4, 9.0]), label) == 0.75
-    assert np.isnan(area(torch.tensor([0.1]), torch.tensor([1.0])))
+    assert roc_auc(torch.tensor([0.1, 0.2, 0.3, 0.4, 9.0]), label) == 1.0
+    assert roc_auc(torch.tensor([0.1, 0.3, 0.2, 0.4, 9.0]), label) == 0.75
+    assert np.isnan(roc_auc(torch.tensor([0.1]), torch.tensor([1.0])))
 
 
 def test_joined_faces_keep_their_codes(toy: Toy) -> None:
