@@ -154,7 +154,7 @@ class StarGANConfig:
 
 @dataclass
 class GCGANConfig(StarGANConfig):
-    """GC-GAN: the generator is told a code of somebody's landmarks instead of a label."""
+    """GC-GAN: the generator receives a code of somebody's landmarks instead of a label."""
 
     system: str = "gcgan"
     model: GeometryModelConfig = field(default_factory=GeometryModelConfig)

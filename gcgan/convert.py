@@ -101,7 +101,7 @@ def build(g: Weights, d: Weights, classes: list[str], attributes: list[str], sou
         raise UserError(f"{' and '.join(sources)}: {missing} is missing; give G's checkpoint, then D's") from None
     names, size = classes or attributes, kernel * 2 ** len(widths)
     if seen - channels != len(names):
-        raise UserError(f"{sources[0]}: was told {seen - channels} labels, and {len(names)} names were given")
+        raise UserError(f"{sources[0]}: takes {seen - channels} labels, and {len(names)} names were given")
     if halvings(size) != (len(widths), kernel):
         raise UserError(f"{sources[1]}: a critic of {len(widths)} layers and a last kernel of {kernel} is not ours")
     blocks = len({key.split(".")[1] for key in ours_g if key.startswith("blocks.")})

@@ -51,11 +51,11 @@ class Editor(editor.Editor):
         system = read_system(Path(run_dir) / "config.yaml", (), CONFIGS)
         return {"stargan": StarGANEditor, "gcgan": GCGANEditor}[system]
 
-    def told_labels(self, batch: dict[str, Tensor]) -> Tensor:
+    def complete_labels(self, batch: dict[str, Tensor]) -> Tensor:
         """c (N, K) of a batch, in [0, 1]. Unknown labels are read by the critic; without a class head they are neutral,
         or absent."""
         y, _ = self.method.faces(batch)[1:]
-        c = self.method.told(y)
+        c = self.method.condition(y)
         unknown = batch["attr"].isnan() if self.method.attributes else (batch["label"] < 0)[:, None]
         if not unknown.any():
             return c
@@ -91,7 +91,7 @@ class StarGANEditor(Editor):
     """Codes {x (N, C, H, H), c (N, K)}: c(s) = (1 - s) own + s target."""
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
-        return {"x": batch["image"], "c": self.told_labels(batch)}
+        return {"x": batch["image"], "c": self.complete_labels(batch)}
 
     def decode(self, code: Code) -> Tensor:
         return self.method.edit(code["x"], code["c"])
@@ -118,7 +118,7 @@ class GeometryOptions:
 
 
 class GCGANEditor(Editor):
-    """Codes {x (N, C, H, H), points (N, 68, 2)}: standardised landmarks, of which G is told the code E(points).
+    """Codes {x (N, C, H, H), points (N, 68, 2)}: standardised landmarks, from which G receives the code E(points).
 
     Strength s moves the points to g + s (g' - g), where g' are the person's own points with the target's expression.
     Landmarks that are not known are read by the critic.

@@ -1,4 +1,4 @@
-"""GC-GAN: the generator is told a code of somebody's landmarks instead of a label (Qiao et al. 1802.01822).
+"""GC-GAN: the generator receives a code of somebody's landmarks instead of a label (Qiao et al. 1802.01822).
 
 First steps: encoder and decoder of landmarks alone. Then images, with both held: one step is one critic update.
 """
@@ -72,8 +72,8 @@ class GCGAN(StarGAN):
             x_fake = self.generator(x, target.z)  # (N, C, H, H)
 
         # 3. Critic: its label is the target's class; it also learns the landmarks of real faces.
-        asked = Request(target.y, target.x_match, wrong_labels(y, attributes=False))
-        logs = self.update_critic(x, y, x_fake.detach(), target.y, asked, logging_now, points)
+        request = Request(target.y, target.x_match, wrong_labels(y, attributes=False))
+        logs = self.update_critic(x, y, x_fake.detach(), target.y, request, logging_now, points)
         if not turn:
             return logs
 

@@ -71,10 +71,10 @@ class LandmarkBank:
         person = faces.labels.get("identity")
         known = torch.full_like(label, -1) if person is None else torch.from_numpy(person)
         table = None
-        if faces.partners is not None:
+        if faces.pair_sampler is not None:
             place = np.full(int(faces.rows.max()) + 1, -1)
             place[faces.rows] = np.arange(len(faces.rows))
-            found = [place[faces.partners.of(faces.rows, epoch, 0)] for epoch in range(CHOICES)]
+            found = [place[faces.pair_sampler.of(faces.rows, epoch, 0)] for epoch in range(CHOICES)]
             table = torch.from_numpy(np.stack(found, 1))
         return cls(points, label.long(), known.long(), num_classes, table)
 

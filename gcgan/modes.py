@@ -49,13 +49,13 @@ def run_sheet(editor: Editor, args: argparse.Namespace) -> None:
     requests = sheet_requests(editor)
     names = [str(r).split(";")[0].removesuffix("=1") for r in requests]
     columns = [editor.edit(faces, request)[0] for request in requests]
-    tiles = [critic_says(editor, faces.images, own_conditions(editor, faces))]
+    tiles = [critic_captions(editor, faces.images, own_conditions(editor, faces))]
     for request, images in zip(requests, columns, strict=True):
-        tiles.append(critic_says(editor, images, conditions_of(editor, faces, request)))
+        tiles.append(critic_captions(editor, images, conditions_of(editor, faces, request)))
     images, captions = torch.stack([faces.images, *columns], 1), ["input", *names]
     rows = [list(row) for row in zip(*tiles, strict=True)]
     grid = Grid(images, faces.names, captions, rows)
-    facts = {"faces": faces.names, "targets": names, "noise_std": args.noise_std, "critic_says": rows}
+    facts = {"faces": faces.names, "targets": names, "noise_std": args.noise_std, "critic_captions": rows}
     path = write_grid(editor, args, grid, "sheet", **facts)
     for page, start in enumerate(range(1, len(captions), PAGE) if len(captions) > PAGE + 1 else (), 1):
         at = [0, *range(start, min(start + PAGE, len(captions)))]
@@ -71,21 +71,21 @@ def sheet_requests(editor: Editor) -> list[Request]:
 
 
 def own_conditions(editor: Editor, faces: Subjects) -> Tensor:
-    """What the critic is told of the faces as they are: c (N, K)."""
+    """The critic.s condition for the faces as they are: c (N, K)."""
     if isinstance(editor, GCGANEditor):
         return editor.predict_labels(faces)[:, [editor.label_names().index(name) for name in editor.classes]]
     return editor.codes(faces)["c"]
 
 
 def conditions_of(editor: Editor, faces: Subjects, request: Request) -> Tensor:
-    """What the critic is told of the faces after an edit: c (N, K)."""
+    """The critic.s condition for the faces after an edit: c (N, K)."""
     if isinstance(editor, GCGANEditor):
         return torch.eye(len(editor.classes))[editor.classes.index(request.names[0])].expand(len(faces), -1)
     return editor.target(faces, request)["c"]
 
 
 @torch.no_grad()
-def critic_says(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
+def critic_captions(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
     """For images (N, C, H, H) under conditions c (N, K): D's score, and the class that its head reads with p."""
     critic, device = editor.method.critic, editor.device
     x, c = images.to(device), c.to(device)

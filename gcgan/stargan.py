@@ -24,7 +24,7 @@ class StarGAN(Method):
     compilable = ("generator",)  # not the critic: penalties differentiate it twice
 
     def __init__(self, cfg: StarGANConfig, meta: dict, code_dim: int = 0, num_points: int = 0) -> None:
-        """code_dim: numbers that the generator is told where it is no label; num_points: landmarks that D reads."""
+        """code_dim: numbers of the condition where it is no label; num_points: landmarks that D reads."""
         super().__init__(cfg, meta)
         m, t, channels, size = cfg.model, cfg.train, meta["channels"], meta["image_size"]
         self.attributes = not meta["classes"]
@@ -46,15 +46,15 @@ class StarGAN(Method):
         # 1. Labels: another row's for each face, some of them between the own and the other.
         x, y, known = self.faces(batch)
         x, y = x[known], y[known]  # (N, C, H, H) in [-1, 1], (N, K)
-        asked = draw_request(x, y, own=False, attributes=self.attributes)
-        y_target = mix_labels(y, asked.y_target, self.cfg.train.label_mix)
+        request = draw_request(x, y, own=False, attributes=self.attributes)
+        y_target = mix_labels(y, request.y_target, self.cfg.train.label_mix)
 
         # 2. Fakes, once for both players: G has not moved when its own turn comes.
         with torch.set_grad_enabled(turn):
-            x_fake = self.generator(x, self.told(y_target))  # (N, C, H, H)
+            x_fake = self.generator(x, self.condition(y_target))  # (N, C, H, H)
 
         # 3. Critic: real faces under their label against fakes under the target, and real faces under a wrong label.
-        logs = self.update_critic(x, y, x_fake.detach(), y_target, asked, logging_now)
+        logs = self.update_critic(x, y, x_fake.detach(), y_target, request, logging_now)
         if not turn:
             return logs
 
@@ -73,8 +73,8 @@ class StarGAN(Method):
         """Images (N, C, H, H), labels (N, K): rows that sum to 1, or attributes in {-1, +1}; which are known (N,)."""
         return batch["image"], *conditions(batch, len(self.names), self.attributes)
 
-    def told(self, y: Tensor) -> Tensor:
-        """What networks are told of labels (N, K): attributes as 0 and 1, as in the reference code."""
+    def condition(self, y: Tensor) -> Tensor:
+        """The condition of labels (N, K): attributes as 0 and 1, as in the reference code."""
         return (y + 1) / 2 if self.attributes else y
 
     def update_critic(
@@ -83,7 +83,7 @@ class StarGAN(Method):
         y: Tensor,
         x_fake: Tensor,
         y_target: Tensor,
-        asked: Request,
+        request: Request,
         with_after: bool,
         points: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class StarGAN(Method):
         points (N, 68, 2): landmarks of x, where D is to read them (GC-GAN).
         """
         w, critic = self.cfg.loss, self.critic
-        c, c_target = self.told(y), self.told(y_target)
+        c, c_target = self.condition(y), self.condition(y_target)
         seen = diff_augment(torch.cat([x, x_fake]), self.cfg.train.augment)
         x_seen, fake_seen = seen.chunk(2)
         h_real, h_fake = critic.features(seen, torch.cat([c, c_target])).chunk(2)  # (N, F, P, P)
@@ -100,7 +100,7 @@ class StarGAN(Method):
         loss = critic_loss(real, fake, w.gan)
         logs = self.statistics(real, fake) | {"D/gap": real.mean() - fake.mean()}
         if w.lambda_mismatch:
-            c_wrong = self.told(asked.y_wrong)
+            c_wrong = self.condition(request.y_wrong)
             wrong = critic(x_seen, c_wrong) if critic.planes else critic.score(h_real, c_wrong)
             # wgan: the plain difference is not bounded, since the penalty never sees a wrong label.
             loss = loss + w.lambda_mismatch * F.softplus(wrong if w.gan == "logistic" else wrong - real).mean()
@@ -112,7 +112,7 @@ class StarGAN(Method):
             logs["D/landmarks"] = (critic.landmarks(h_real) - points).square().mean()
             loss = loss + w.lambda_landmarks * logs["D/landmarks"]
         with fp32():
-            penalty = self.penalty(x_seen, c, fake_seen, y_target, asked, logs)
+            penalty = self.penalty(x_seen, c, fake_seen, y_target, request, logs)
         self.minimize(loss + penalty, "critic")
         if with_after:
             with torch.no_grad():
@@ -121,7 +121,7 @@ class StarGAN(Method):
         return logs | {"D/loss": loss + penalty}
 
     def penalty(
-        self, x_seen: Tensor, c: Tensor, fake_seen: Tensor, y_target: Tensor, asked: Request, logs: dict[str, Tensor]
+        self, x_seen: Tensor, c: Tensor, fake_seen: Tensor, y_target: Tensor, request: Request, logs: dict[str, Tensor]
     ) -> Tensor | float:
         """The weighted gradient penalty: R1 of the patches' mean, or WGAN-GP's of the patches' sum (1711.09020)."""
         w, critic = self.cfg.loss, self.critic
@@ -136,11 +136,11 @@ class StarGAN(Method):
             value, logs["D/slope"] = gradient_penalty(lambda v: critic(v, c), x_seen, fake_seen)
             return w.lambda_gp * value
         # Both ends of a line carry the label shown. No real face carries a mixed one: such fakes are left out.
-        whole = (y_target == asked.y_target).all(1)
+        whole = (y_target == request.y_target).all(1)
         if not whole.any():
             return 0.0
-        x_match = diff_augment(asked.x_match, self.cfg.train.augment)[whole]
-        c_match = self.told(y_target[whole])
+        x_match = diff_augment(request.x_match, self.cfg.train.augment)[whole]
+        c_match = self.condition(y_target[whole])
         value, logs["D/slope"] = gradient_penalty(lambda v: critic(v, c_match), x_match, fake_seen[whole])
         return w.lambda_gp * value
 
@@ -157,7 +157,7 @@ class StarGAN(Method):
 
     def adversarial_terms(self, x_fake: Tensor, y_target: Tensor) -> dict[str, Tensor]:
         """What the generator pays to the critic: {name: weighted term}. A term of weight 0 costs nothing."""
-        w, c_target = self.cfg.loss, self.told(y_target)
+        w, c_target = self.cfg.loss, self.condition(y_target)
         with frozen(self.critic):
             h = self.critic.features(diff_augment(x_fake, self.cfg.train.augment), c_target)
             terms = {"adv": generator_loss(self.critic.score(h, c_target), w.gan)}
@@ -167,7 +167,7 @@ class StarGAN(Method):
 
     def cycle_terms(self, x: Tensor, y: Tensor, x_fake: Tensor) -> dict[str, Tensor]:
         """What the generator pays for the person: back to the own label, and nothing to do under it."""
-        w, c, terms = self.cfg.loss, self.told(y), {}
+        w, c, terms = self.cfg.loss, self.condition(y), {}
         if w.lambda_cycle:
             terms["cycle"] = w.lambda_cycle * (self.generator(x_fake, c) - x).abs().mean()
         if w.lambda_self:
@@ -183,7 +183,7 @@ class StarGAN(Method):
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, y, known = self.faces(batch)
-        x, c = x[known], self.told(y[known])
+        x, c = x[known], self.condition(y[known])
         c_target = c.roll(1, 0)
         x_fake, mask = self.ema_generator(x, c_target, with_mask=True)
         x_cycle = self.ema_generator(x_fake, c)
@@ -194,16 +194,16 @@ class StarGAN(Method):
             "gap_label": (self.critic(x, c) - self.critic(x, c_target)).mean(),
         }
         if self.critic.head is not None and not self.attributes:
-            told = self.critic.logits(self.critic.features(x_fake)).argmax(1)
-            figures["critic_reads_target"] = (told == c_target.argmax(1)).float().mean()
+            read = self.critic.logits(self.critic.features(x_fake)).argmax(1)
+            figures["critic_reads_target"] = (read == c_target.argmax(1)).float().mean()
         return figures
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         x, y, _ = self.faces(batch)
-        x, c = x[:8], self.told(y[:8])
+        x, c = x[:8], self.condition(y[:8])
         columns, edits, masks = ["input"], [x], []
         for k, name in enumerate(self.names):
-            c_target = one_asked(c, k, self.attributes)
+            c_target = target_condition(c, k, self.attributes)
             edits.append(self.edit(x, c_target))
             masks.append(self.ema_generator(x, c_target, with_mask=True)[1] * 2 - 1)
             columns.append(name)
@@ -225,7 +225,7 @@ def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
     return F.cross_entropy(logits, c)
 
 
-def one_asked(c: Tensor, k: int, attributes: bool) -> Tensor:
+def target_condition(c: Tensor, k: int, attributes: bool) -> Tensor:
     """Conditions (N, K) under which label k is asked for: the class k; or attribute k turned, the others kept."""
     asked = c.clone() if attributes else torch.zeros_like(c)
     asked[:, k] = 1 - c[:, k] if attributes else 1

@@ -91,7 +91,7 @@ def test_a_foreign_checkpoint_gives_its_own_pictures(files, tmp_path):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["--attributes", "Male,Young"], "was told 3 labels, and 2 names were given"),
+        (["--attributes", "Male,Young"], "takes 3 labels, and 2 names were given"),
         ([], "--classes or --attributes"),
         (["--classes", "a,b,c", "--attributes", NAMES], "--classes or --attributes"),
     ],

@@ -90,7 +90,7 @@ def fails(*words: object) -> None:
     assert stop.value.code == 2
 
 
-def asked_of(run_dir: Path) -> str:
+def request_of(run_dir: Path) -> str:
     return "Smiling=flip" if run_dir.name == "stargan_attr" else "happy"
 
 
@@ -105,16 +105,24 @@ def test_every_mode_writes_a_picture_and_how_it_was_made(run_dir, tmp_path, caps
     at = ("--run-dir", run_dir)
     photo = camera_photo(tmp_path / "camera.png")
     say(
-        "edit", *at, "--attr", asked_of(run_dir).replace("flip", "1"), photo, "--eyes", EYES, "--out", tmp_path / "edit"
+        "edit",
+        *at,
+        "--attr",
+        request_of(run_dir).replace("flip", "1"),
+        photo,
+        "--eyes",
+        EYES,
+        "--out",
+        tmp_path / "edit",
     )
     say("strip", *at, "--n", 2, "--out", tmp_path / "strip.png")
-    say("slider", *at, "test:1", "--attr", asked_of(run_dir), "--strength", "0:1:3", "--out", tmp_path / "slider.png")
+    say("slider", *at, "test:1", "--attr", request_of(run_dir), "--strength", "0:1:3", "--out", tmp_path / "slider.png")
     say("recon", *at, "--n", 2, "--out", tmp_path / "recon.png")
     say("sheet", *at, "--n", 2, "--noise-std", 0.05, "--out", tmp_path / "sheet.png")
     say("curve", *at, "--out", tmp_path / "curve.png")
     for name in ("strip", "slider", "recon", "sheet", "curve"):
         assert (tmp_path / f"{name}.png").is_file() and "sha256" in json.loads((tmp_path / f"{name}.json").read_text())
-    tiles = json.loads((tmp_path / "sheet.json").read_text())["critic_says"]
+    tiles = json.loads((tmp_path / "sheet.json").read_text())["critic_captions"]
     assert all(text.startswith("D ") for row in tiles for text in row)
     assert {"step_0000012_edits.png"} <= {p.name for p in (run_dir / "samples").iterdir()}
 
@@ -144,7 +152,7 @@ def test_an_export_is_what_the_judge_reads(run_dir, tmp_path):
 def test_strength_runs_from_the_own_to_the_target_label(run_dir):
     editor = sharpened(families.open_editor(run_dir))
     faces = editor.take("test", [0, 1])
-    to = editor.parse(asked_of(run_dir))
+    to = editor.parse(request_of(run_dir))
     code, target = editor.codes(faces), editor.target(faces, to)
     key = "points" if run_dir.name == "gcgan" else "c"
     assert target["x"] is code["x"] and not torch.equal(target[key], code[key])

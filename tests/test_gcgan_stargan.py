@@ -14,7 +14,7 @@ from engine.checkpoint import checkpoints, read_checkpoint
 from engine.config import read_system, to_yaml
 from engine.files import atomic_text
 from gcgan.config import CONFIGS, GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
-from gcgan.stargan import StarGAN, class_loss, one_asked
+from gcgan.stargan import StarGAN, class_loss, target_condition
 from losses.adversarial import gradient_penalty, r1_penalty
 from losses.targets import Request
 from tests.same import equal, of_one_and_of_two_ranks
@@ -188,13 +188,15 @@ def test_each_player_s_update_leaves_the_other_without_gradient(monkeypatch):
 
 
 def test_the_cycle_leads_back_to_the_own_label_and_fakes_show_the_target():
-    method, told = build(), []
-    method.generator.register_forward_hook(lambda net, given, out: told.append(given[1].clone()))
+    method, conditions = build(), []
+    method.generator.register_forward_hook(lambda net, given, out: conditions.append(given[1].clone()))
     data = batch()
     method.step(data, 0)
     y = torch.nn.functional.one_hot(data["label"], K).float()
-    assert torch.equal(told[1], y)  # the way back
-    assert not torch.equal(told[0], y) and torch.equal(told[0].sum(0), y.sum(0))  # a permutation of the labels
+    assert torch.equal(conditions[1], y)  # the way back
+    assert not torch.equal(conditions[0], y) and torch.equal(
+        conditions[0].sum(0), y.sum(0)
+    )  # a permutation of the labels
 
 
 def test_unlabelled_faces_leave():
@@ -208,12 +210,12 @@ def test_unlabelled_faces_leave():
 def test_attributes_are_told_as_zero_and_one():
     method = build(attributes=True)
     data = {"image": batch()["image"], "attr": (torch.arange(24).reshape(8, 3) % 2).float()}
-    told = []
-    method.generator.register_forward_hook(lambda net, given, out: told.append(given[1].clone()))
+    conditions = []
+    method.generator.register_forward_hook(lambda net, given, out: conditions.append(given[1].clone()))
     method.step(data, 0)
-    assert all(set(c.unique().tolist()) <= {0.0, 1.0} for c in told)
-    assert torch.equal(told[1], data["attr"])
-    assert torch.equal(one_asked(data["attr"], 1, True)[:, 1], 1 - data["attr"][:, 1])
+    assert all(set(c.unique().tolist()) <= {0.0, 1.0} for c in conditions)
+    assert torch.equal(conditions[1], data["attr"])
+    assert torch.equal(target_condition(data["attr"], 1, True)[:, 1], 1 - data["attr"][:, 1])
 
 
 @pytest.mark.parametrize("critic", ["class+projection", "class", "planes+projection"])
