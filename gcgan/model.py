@@ -1,7 +1,7 @@
 """Networks: generator G, critic D, and GC-GAN's encoder and decoder of landmarks. Everything returns float32.
 
-Shapes stand at the line's end for 128 px, three channels, width 64. c (N, K) is the condition of a network: a one-hot or
-mixed class, attributes in {0, 1}, or GC-GAN's code of landmarks.
+Shapes stand at the line's end for 128 px, three channels, width 64. c (N, K) is the condition of a network: a one-hot
+or mixed class, attributes in {0, 1}, or GC-GAN's code of landmarks.
 """
 
 import torch

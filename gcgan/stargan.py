@@ -226,10 +226,10 @@ def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
 
 
 def target_condition(c: Tensor, k: int, attributes: bool) -> Tensor:
-    """Conditions (N, K) under which label k is asked for: the class k; or attribute k turned, the others kept."""
-    asked = c.clone() if attributes else torch.zeros_like(c)
-    asked[:, k] = 1 - c[:, k] if attributes else 1
-    return asked
+    """Conditions (N, K) that ask for label k: the class k; or attribute k turned, the others kept."""
+    c_target = c.clone() if attributes else torch.zeros_like(c)
+    c_target[:, k] = 1 - c[:, k] if attributes else 1
+    return c_target
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ def label_sensitivity(generator: Any, x: Tensor, c: Tensor, c_other: Tensor) -> 
 
 
 def names_of(meta: dict) -> list[str]:
-    """What can be asked for: classes where the set has any, else attributes."""
+    """What can be c_target for: classes where the set has any, else attributes."""
     names = meta["classes"] or meta["attributes"]
     if len(names) < 1 + bool(meta["classes"]):
         raise UserError(f"data.dataset: {meta['dataset']} has no expressions and no attributes; choose another set")

@@ -153,7 +153,7 @@ def test_a_critic_that_knows_nothing_has_the_textbook_s_statistics():
     logs = method.step(batch(), 6)  # a logged step
     expected = {"Loss_D": 1.3863, "Loss_G": 0.6931, "D/real": 0.5, "D/fake_before": 0.5}
     for key, value in expected.items():
-        assert float(logs[key]) == pytest.approx(value, abs=1e-4), key
+        assert logs[key].item() == pytest.approx(value, abs=1e-4), key
 
 
 def test_d_of_the_fakes_after_the_update_is_of_the_same_fakes_and_another_critic():
