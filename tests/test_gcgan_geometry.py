@@ -220,8 +220,10 @@ def test_landmarks_are_taught_alone_and_then_held(pair):
 
 def test_paired_targets_are_the_person_s_own_photo_and_half_of_the_drivers_are_others():
     method, faces = build(config())
-    rows = method.complete_rows(faces.train.fixed(64))
+    rows, classes, of_class = method.complete_rows(faces.train.fixed(64)), [], method.bank.of_class
+    method.bank.of_class = lambda label: classes.append(label) or of_class(label)
     target = method.draw_target(rows, method.one_hot(rows["label"]))
+    assert torch.equal(classes[0], rows["pair_label"])
     own = method.code(rows["pair_landmarks"])
     alike = (target.z - own).abs().amax(1) < 1e-6
     assert 0.3 < alike.float().mean() < 0.7

@@ -199,6 +199,16 @@ def test_the_cycle_leads_back_to_the_own_label_and_fakes_show_the_target():
     )  # a permutation of the labels
 
 
+def test_the_critic_scores_real_faces_under_their_label_fakes_under_the_target_and_real_faces_under_a_wrong_one():
+    method, scored = build(), []
+    score = method.critic.score
+    method.critic.score = lambda h, c: scored.append(c) or score(h, c)
+    x, y, _ = method.faces(batch())
+    y_target, y_wrong = y.roll(1, 0), y.roll(1, 1)
+    method.update_critic(x, y, x.flip(0), y_target, Request(y_target, x.roll(1, 0), y_wrong), False)
+    assert all(torch.equal(a, b) for a, b in zip(scored, (y, y_target, y_wrong, y), strict=True))  # R1 at the end
+
+
 def test_unlabelled_faces_leave():
     method, data, seen = build(), batch(), []
     data["label"][:3] = -1
