@@ -122,7 +122,7 @@ class Classifier(Method):
             metrics["landmarks"] = self.landmarks_loss(out["landmarks"], batch, 0)
         if "identity" in out:
             cosines, who = out["identity"] @ out["identity"].T, batch["identity"]
-            same = (who[:, None] == who) & ~torch.feature_net(len(who), dtype=torch.bool, device=who.device)
+            same = (who[:, None] == who) & ~torch.eye(len(who), dtype=torch.bool, device=who.device)
             metrics["apart"] = (cosines * same).sum() / same.sum().clamp_min(1) - cosines[who[:, None] != who].mean()
         return metrics
 

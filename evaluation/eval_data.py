@@ -68,7 +68,7 @@ class Predictions:
 
     def real_expression(self, eval_data: "EvalData") -> dict | None:
         """`macro` and `recall` on the real faces of this case; None without labels."""
-        from evaluation.test_metrics import expression_metrics
+        from evaluation.classifier_metrics import expression_metrics
 
         label = self.real_labels(eval_data)
         if not (label >= 0).any():

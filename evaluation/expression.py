@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evaluation.eval_data import EvalData, Predictions
 from evaluation.metric import Metric
-from evaluation.test_metrics import confusion
+from evaluation.classifier_metrics import confusion
 
 WORST = 8
 

@@ -6,7 +6,7 @@ import torch
 from engine.errors import UserError
 from evaluation.eval_data import EvalData
 from evaluation.metric import Metric
-from evaluation.test_metrics import normalised_error
+from evaluation.classifier_metrics import normalised_error
 
 FAILED = 0.1  # of the distance between the eyes
 

@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.files import atomic_text
 from evaluation.classifier import TEST_METRICS, Classifier
 from evaluation.config import ClassifierConfig
-from evaluation.test_metrics import lines, test_metrics
+from evaluation.classifier_metrics import lines, test_metrics
 
 
 def main(argv: list[str] | None = None) -> None:

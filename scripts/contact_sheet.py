@@ -55,7 +55,7 @@ def captioned(picture: np.ndarray, captions: list[str], width: int) -> Image.Ima
     page = Image.new("RGB", (picture.shape[1], picture.shape[0] + 14), "white")
     page.paste(Image.fromarray(picture), (0, 14))
     for k, text in enumerate(captions):
-        ImageDraw.BatchIndices(page).text((k * width + 3, 1), text, fill="black")
+        ImageDraw.Draw(page).text((k * width + 3, 1), text, fill="black")
     return page
 
 
@@ -90,7 +90,7 @@ def edits_sheet(seed: int, size: int, columns: int = 3) -> Image.Image:
 def large_sheet(seed: int, indices: Sequence[int], columns: int = 4, size: int = 256) -> Image.Image:
     f = factors(seed, np.array(indices), classes=8, intensity=(0.7, 1.0))
     page = Image.fromarray(tile(render(f, size), len(indices) // columns, columns))
-    draw, points = ImageDraw.BatchIndices(page), landmarks(f)
+    draw, points = ImageDraw.Draw(page), landmarks(f)
     for k in (0, 5, 10):
         row, column = divmod(k, columns)
         for x, y in (points[k] + 1) / 2 * size + (column * size, row * size):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from engine.errors import UserError
-from evaluation import classifier, test_metrics, train_classifier
+from evaluation import classifier, classifier_metrics, train_classifier
 from evaluation.manifest import Row, write_export, write_manifest
 from evaluation.network import Network, erase, prepare
 from evaluation.verification import verification
@@ -46,7 +46,7 @@ def test_a_run_grades_itself(runs):
     assert graded["test"]["expression"]["n"] == 40 == sum(map(sum, graded["test"]["expression"]["confusion"]))
     assert set(graded["temperature"]) == {"expression", "attributes"}
     assert "rate" in json.loads((runs.person / "test_metrics.json").read_text())["test"]["identity"]
-    text = "\n".join(test_metrics.lines(graded))
+    text = "\n".join(classifier_metrics.lines(graded))
     assert "recall" in text and "NME" in text
 
 
@@ -149,22 +149,22 @@ def test_temperature_is_found():
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(20_000, 5, generator=g)
     label = torch.distributions.Categorical(logits=logits).sample()
-    assert test_metrics.temperature(2.5 * logits, label) == pytest.approx(2.5, rel=0.06)
+    assert classifier_metrics.temperature(2.5 * logits, label) == pytest.approx(2.5, rel=0.06)
     bits = torch.bernoulli(logits.sigmoid(), generator=g)
-    assert test_metrics.temperature_of_bits(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
+    assert classifier_metrics.temperature_of_bits(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
 
 
 def test_calibration_error_by_hand():
     p = torch.tensor([[0.9, 0.1]] * 10)
-    assert test_metrics.calibration_error(p, torch.zeros(10, dtype=torch.long)) == pytest.approx(0.1, abs=1e-6)
+    assert classifier_metrics.calibration_error(p, torch.zeros(10, dtype=torch.long)) == pytest.approx(0.1, abs=1e-6)
 
 
 def test_votes_are_a_second_column():
     logits, votes = (
-        torch.feature_net(3)[[0, 1, 2, 0]],
+        torch.eye(3)[[0, 1, 2, 0]],
         torch.tensor([[0.9, 0.1, 0], [0, 0.8, 0.2], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2]]),
     )
-    metrics = test_metrics.expression_metrics(logits, torch.tensor([0, 1, 2, 1]), 1.0, votes)
+    metrics = classifier_metrics.expression_metrics(logits, torch.tensor([0, 1, 2, 1]), 1.0, votes)
     assert metrics["accuracy"] == 0.75 and metrics["accuracy_votes"] == pytest.approx(2 / 3) and metrics["n_votes"] == 3
 
 

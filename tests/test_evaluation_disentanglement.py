@@ -31,7 +31,7 @@ def test_two_factors_turned_by_45_degrees_have_no_gap():
 
 
 def test_importance_by_hand():
-    assert dci(np.feature_net(4)) == pytest.approx({"D": 1, "C": 1})
+    assert dci(np.eye(4)) == pytest.approx({"D": 1, "C": 1})
     assert dci(np.ones((4, 4))) == pytest.approx({"D": 0, "C": 0}, abs=1e-9)
     assert sap_gap(np.array([[0.9, 0.2], [0.4, 0.5], [0.1, 0.3]])) == pytest.approx((0.5 + 0.2) / 2)
 
@@ -40,7 +40,7 @@ def test_a_dead_code_changes_nothing(factors):
     codes = factors + np.random.default_rng(1).normal(0, 0.3, factors.shape)
     alive, dead = all_scores(codes, factors), all_scores(with_dead(codes), factors)
     assert dead == pytest.approx(alive, abs=1e-6)
-    assert dci(np.vstack([np.feature_net(3), np.zeros((1, 3))])) == pytest.approx({"D": 1, "C": 1})
+    assert dci(np.vstack([np.eye(3), np.zeros((1, 3))])) == pytest.approx({"D": 1, "C": 1})
 
 
 def test_factor_vae_score(factors):
