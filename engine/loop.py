@@ -26,7 +26,7 @@ from engine.errors import UserError
 from engine.files import atomic_text
 from engine.grids import save_grid
 from engine.method import Method
-from engine.metrics import MetricBuffer, MetricLogger, logger, mean_scalars, spared, truncate_log
+from engine.metric_logger import MetricBuffer, MetricLogger, logger, mean_scalars, spared, truncate_log
 from engine.precision import seed_everything, seed_of
 from engine.run import Run
 from engine.schedule import lr

@@ -22,7 +22,7 @@ from engine.config import CHANGEABLE, describe, flatten, load_config, read_syste
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text, lock, sha256
 from engine.method import Origin
-from engine.metrics import start_logging
+from engine.metric_logger import start_logging
 from engine.precision import seed_everything, seed_of
 
 

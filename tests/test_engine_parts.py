@@ -15,7 +15,7 @@ from engine.checkpoint import checkpoints, intact, latest_checkpoint, read_check
 from engine.errors import UserError
 from engine.files import atomic_dir, atomic_text, atomic_write, lock
 from engine.grids import grid_image, save_animation, save_image, to_uint8
-from engine.metrics import MetricBuffer, truncate_log
+from engine.metric_logger import MetricBuffer, truncate_log
 from engine.precision import seed_everything, seed_of
 
 

@@ -19,7 +19,7 @@ from flow_toy import META, batch, method, small_flow
 
 from engine import UserError, load
 from engine.checkpoint import read_checkpoint
-from engine.metrics import MetricBuffer
+from engine.metric_logger import MetricBuffer
 from flow import train
 from flow.bijectors import MIN_STD, ActNorm
 from flow.config import Config
