@@ -6,7 +6,7 @@ person's landmarks with another expression.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.emotions import canonical
 from data.labels import requested_classes, requested_labels
-from data.landmarks import detect, find_mediapipe, in_crop, read_landmarks
+from data.landmarks import GROUPS, detect, find_mediapipe, in_crop, read_landmarks
 from data.request import Request
 from editing import editor
 from editing.subjects import Code, Subjects
@@ -112,8 +112,9 @@ class StarGANEditor(Editor):
 
 @dataclass(frozen=True)
 class GeometryOptions:
-    """Whose landmarks."""
+    """Whose landmarks, and which of them move."""
 
+    region: Literal["all", "jaw", "brows", "nose", "eyes", "mouth"] = "all"  # the part of the face that moves
     landmarks: str = ""  # file (.npy, .csv, .pts) with the 68 points of the --like photo; "" = look for them
 
 
@@ -159,8 +160,14 @@ class GCGANEditor(Editor):
         return code | {"points": self.retargeted(z, code["points"].to(self.device))}
 
     def retargeted(self, z: Tensor, g: Tensor) -> Tensor:
-        """The persons' own shapes g (N, 68, 2) with the expressions z (N, code_dim), on the CPU."""
-        return self.method.retarget(z, g).cpu()
+        """The persons' own shapes g (N, 68, 2) with the expressions z (N, code_dim), on the CPU; other regions than
+        the one asked for stay."""
+        moved = self.method.retarget(z, g)
+        if self.options.region != "all":
+            here = torch.zeros(NUM_POINTS, 1, dtype=torch.bool, device=g.device)
+            here[list(GROUPS[self.options.region])] = True
+            moved = torch.where(here, moved, g)
+        return moved.cpu()
 
     def landmarks_of(self, reference: Subjects) -> Tensor:
         """Points (N, 68, 2) of reference faces: of the data, of --landmarks FILE, or found by mediapipe.

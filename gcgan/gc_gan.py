@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine import Grid, UserError, adam, frozen
 from gcgan.config import GCGANConfig
-from gcgan.geometry import NUM_POINTS, LandmarkBank, align, slerp
+from gcgan.geometry import NUM_POINTS, LandmarkBank, align
 from gcgan.model import GeometryDecoder, GeometryEncoder
 from gcgan.stargan import StarGAN, label_sensitivity, psnr
 from losses.augment import diff_augment
@@ -141,20 +141,13 @@ class GCGAN(StarGAN):
         rest = torch.zeros_like(g_source)  # a decoder that sees no person: its change between the two codes
         return g_source + self.decoder(z_driver, rest) - self.decoder(self.encoder(g_source), rest)
 
-    def path(
-        self, z_driver: Tensor, points_source: Tensor, strength: float = 1.0, group: range | None = None
-    ) -> Tensor:
+    def path(self, z_driver: Tensor, points_source: Tensor, strength: float = 1.0) -> Tensor:
         """Codes (N, code_dim) on the way from the source's shape to the retargeted one: E(g + s (g' - g)).
 
-        group: only these points move (`data.landmarks.GROUPS`); z_driver (N, code_dim), points_source (N, 68, 2).
+        z_driver (N, code_dim), points_source (N, 68, 2).
         """
         g = self.standardise(points_source)
-        change = self.retarget(z_driver, g) - g
-        if group is not None:
-            kept = torch.zeros(NUM_POINTS, 1, device=g.device)
-            kept[list(group)] = 1
-            change = change * kept
-        return self.encoder(g + strength * change)
+        return self.encoder(g + strength * (self.retarget(z_driver, g) - g))
 
     # Images.
 
@@ -225,7 +218,3 @@ class GCGAN(StarGAN):
     def edit(self, x: Tensor, c: Tensor) -> Tensor:
         """x (N, C, H, H) under codes c (N, code_dim): pictures in [-1, 1], averaged weights."""
         return self.ema_generator(x, c)
-
-    def code_between(self, z: Tensor, z_target: Tensor, strength: float) -> Tensor:
-        """Codes (N, code_dim) where the source's landmarks are unknown: on the great circle between two codes."""
-        return slerp(z, z_target, strength)

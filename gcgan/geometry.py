@@ -29,13 +29,6 @@ def align(points: Tensor) -> Tensor:
     return (points - origin) @ turn.transpose(1, 2)
 
 
-def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """Unit codes (N, D) on the great circle from a (share 0) to b (1) and beyond."""
-    angle = (a * b).sum(1, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6).acos()
-    mixed = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
-    return torch.nn.functional.normalize(mixed, dim=1)
-
-
 class LandmarkBank:
     """Training landmarks with labels and persons, in memory; never part of a checkpoint."""
 

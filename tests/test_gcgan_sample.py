@@ -11,11 +11,12 @@ from PIL import Image
 
 import families
 from data import synthetic
+from data.landmarks import GROUPS
 from editing.editor import Editor
 from engine import UserError
 from evaluation.manifest import read_export, read_manifest
 from gcgan import sample, train
-from gcgan.editor import GCGANEditor, StarGANEditor
+from gcgan.editor import GCGANEditor, GeometryOptions, StarGANEditor
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -186,6 +187,17 @@ def test_transfer_has_the_truth_of_the_driver_s_muscles(run_dir, tmp_path):
     say("embed", *at, "--n", 60, "--out", tmp_path / "embed.json")
     table = json.loads((tmp_path / "embed.json").read_text())["by_noise"]
     assert set(table) == {"0", "0.02", "0.045"} and 0 <= table["0"]["5-NN accuracy"] <= 1
+
+
+def test_a_region_moves_alone(run_dir):
+    if run_dir.name != "gcgan":
+        return
+    editor = families.open_editor(run_dir, GeometryOptions(region="mouth"))
+    faces = editor.take("test", [0, 1])
+    own, moved = editor.codes(faces)["points"], editor.target(faces, editor.parse("happy"))["points"]
+    mouth = list(GROUPS["mouth"])
+    others = [i for i in range(68) if i not in mouth]
+    assert torch.equal(own[:, others], moved[:, others]) and not torch.equal(own[:, mouth], moved[:, mouth])
 
 
 def test_drivers_are_other_persons_of_the_class(run_dir):
