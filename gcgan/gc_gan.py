@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine import Grid, UserError, adam, frozen
+from engine import Grid, UserError, adam, fp32, frozen
 from gcgan.config import GCGANConfig
 from gcgan.geometry import NUM_POINTS, LandmarkBank, align
 from gcgan.model import GeometryDecoder, GeometryEncoder
@@ -98,9 +98,10 @@ class GCGAN(StarGAN):
         w, t = self.cfg.loss, self.cfg.train
         points, other, label, person = (v.to(self.device) for v in self.bank.draw(w.geometry_batch))
         g, g_other = self.standardise(points), self.standardise(other)  # (M, 68, 2)
-        z = self.encoder(self.noisy(g))
         base = g_other if w.geometry_decoder == "swap" else torch.zeros_like(g)
-        rebuilt = (self.decoder(z, base) - g).square().mean()
+        with fp32():
+            z = self.encoder(self.noisy(g))
+            rebuilt = (self.decoder(z, base) - g).square().mean()
         contrast = pair_margin(z, label, person, w.margin)
         for group in self.optimizers["geometry"].param_groups:
             group["lr"] = t.lr_geometry * min(1.0, 2 * (1 - step / self.cfg.geometry_steps))
@@ -117,8 +118,9 @@ class GCGAN(StarGAN):
         return (align(points) - self.mean_shape) / self.shape_scale
 
     def code(self, points: Tensor) -> Tensor:
-        """Points (N, 68, 2) -> codes (N, code_dim) of unit length."""
-        return self.encoder(self.standardise(points))
+        """Points (N, 68, 2) -> codes (N, code_dim) of unit length; float32 whatever autocast is on."""
+        with fp32():
+            return self.encoder(self.standardise(points.float()))
 
     def use_bank(self, bank: LandmarkBank) -> None:
         """Take training landmarks to draw from, and their statistics."""
