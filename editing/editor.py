@@ -24,7 +24,7 @@ from engine import UserError, load
 from latents.paths import lerp
 
 PHOTO_PERCENTILE = 0.99  # of the validation faces' errors
-PHOTO_MARGIN = 2.0  # times that: a photo beyond it does not look like the training crops
+PHOTO_MARGIN = 1.2  # times that: a photo beyond it does not look like the training crops
 
 
 @dataclass(frozen=True)

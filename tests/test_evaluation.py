@@ -42,7 +42,7 @@ class Oracle:
     origin = SimpleNamespace(run="runs/oracle", step=1, sha256="0racle")
     cfg = SimpleNamespace(data=None)
 
-    def everything(self, images8, batch_size):
+    def predict(self, images8, batch_size):
         parts = []
         for part in images8.float().split(batch_size):
             red, green = part[:, 0].mean((1, 2)), part[:, 1].mean((1, 2))
@@ -104,7 +104,7 @@ def write_edits(folder, n: int = 64, works: float = 1.0, shuffle: bool = False) 
 
 
 def by_key(result) -> dict:
-    return {f.key: f for f in result["figures"]}
+    return {f.key: f for f in result["metrics"]}
 
 
 def test_perfect_edits_are_perfect_and_the_identity_map_is_zero(judge, tmp_path):
@@ -113,12 +113,12 @@ def test_perfect_edits_are_perfect_and_the_identity_map_is_zero(judge, tmp_path)
     found = by_key(result)
     accuracy = found["target accuracy"]
     assert accuracy.value == 1 and accuracy.n == 48, "a quarter shows its target already"
-    assert accuracy.beside == {"real": 1.0, "no edit": 0.0, "chance": 0.25}
-    assert found["target gain"].value == pytest.approx(found["target gain"].beside["ground truth"])
+    assert accuracy.references == {"real": 1.0, "no edit": 0.0, "chance": 0.25}
+    assert found["target gain"].value == pytest.approx(found["target gain"].references["ground truth"])
     assert found["target gain"].value > 0.9
     assert found["PSNR inside"].value == 60
-    assert found["leakage"].value == pytest.approx(found["leakage"].beside["ground truth"])
-    assert "target accuracy" in table(result["figures"])
+    assert found["leakage"].value == pytest.approx(found["leakage"].references["ground truth"])
+    assert "target accuracy" in table(result["metrics"])
 
 
 def test_with_sources_at_their_target_left_in_the_identity_map_scores_their_share(judge, tmp_path):
@@ -126,7 +126,7 @@ def test_with_sources_at_their_target_left_in_the_identity_map_scores_their_shar
     write_manifest(tmp_path / "a", [replace(row, source_label="") for row in rows])
     accuracy = by_key(judge(tmp_path / "a"))["target accuracy"]
     share = sum(row.target == row.source_label for row in rows) / len(rows)
-    assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.beside["no edit"]
+    assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.references["no edit"]
 
 
 def test_shuffled_targets_fall_to_chance(judge, tmp_path):
@@ -139,19 +139,19 @@ def test_permuted_rows_change_nothing_at_all(judge, tmp_path):
     before = judge(tmp_path / "a")
     write_manifest(tmp_path / "a", [rows[i] for i in np.random.default_rng(1).permutation(len(rows))])
     after = judge(tmp_path / "a")
-    assert [f.plain() for f in before["figures"]] == [f.plain() for f in after["figures"]]
+    assert [f.to_dict() for f in before["metrics"]] == [f.to_dict() for f in after["metrics"]]
 
 
 def test_the_batch_size_changes_no_figure(judge, tmp_path):
     write_edits(tmp_path / "a", works=0.6)
     small, large = judge(tmp_path / "a", batch_size=7), judge(tmp_path / "a", batch_size=256)
-    for a, b in zip(small["figures"], large["figures"], strict=True):
+    for a, b in zip(small["metrics"], large["metrics"], strict=True):
         assert a.value == pytest.approx(b.value, abs=1e-4), a.key
 
 
 def test_a_subset_keeps_edits_with_their_sources(tmp_path):
     write_edits(tmp_path / "a")
-    few = read_folders([tmp_path / "a"], most=20)
+    few = read_folders([tmp_path / "a"], max_images=20)
     assert len(few.rows) == 20 and (few.source >= 0).all() and (few.truth >= 0).all()
 
 
@@ -186,7 +186,7 @@ def test_attributes_success_leakage_and_samples(judge, tmp_path):
         edit = save(face(2, bit if i % 4 < 2 else 1 - bit, i), folder, f"edit{i:02d}.png")
         rows.append(Row(edit, "edit", source, f"toy:test:{i}", "angry", f"Smiling={1 - bit}"))
     write_manifest(folder, rows)
-    assert by_key(judge(folder))["attribute success"].value == 0.5
+    assert by_key(judge(folder))["attribute target accuracy"].value == 0.5
     samples = tmp_path / "b"
     samples.mkdir()
     write_manifest(samples, [
@@ -194,7 +194,7 @@ def test_attributes_success_leakage_and_samples(judge, tmp_path):
             target=f"Smiling={int(i % 4 > 0)}") for i in range(40)
     ])  # fmt: skip
     found = by_key(judge(samples))["attribute accuracy"]
-    assert found.value == 0.75 and found.beside["majority"] == 0.75 and found.beside["real"] == 1
+    assert found.value == 0.75 and found.references["majority"] == 0.75 and found.references["real"] == 1
 
 
 def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_path):
@@ -217,10 +217,10 @@ def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_pat
     write_manifest(folder, rows)
     found = by_key(judge(folder))
     inside = found["PSNR inside"]
-    way = inside.beside["reconstructed truth"] - inside.beside["base"]
-    assert found["gap closed"].value == pytest.approx((inside.value - inside.beside["base"]) / way)
+    way = inside.references["reconstructed ground truth"] - inside.references["base"]
+    assert found["gap closed"].value == pytest.approx((inside.value - inside.references["base"]) / way)
     assert 0.1 < found["gap closed"].value < 0.6
-    assert found["expression retained"].value == 1
+    assert found["reconstruction accuracy"].value == 1
 
 
 def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
@@ -242,7 +242,9 @@ def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
     assert found["target accuracy"].n == 10 and found["target accuracy"].value == 1
     assert found["strength Spearman"].value == pytest.approx(1) and found["strength Spearman"].n == 10
     assert [p["strength"] for p in result["tradeoff"]] == [0, 0.5, 1]
-    assert result["tradeoff"][0]["accuracy"] == 0 and result["tradeoff"][0]["identity"] == pytest.approx(1)
+    assert result["tradeoff"][0]["target accuracy"] == 0 and result["tradeoff"][0][
+        "identity similarity"
+    ] == pytest.approx(1)
 
 
 def test_unlike_or_broken_folders_are_one_sentence(judge, tmp_path):
@@ -309,7 +311,7 @@ def test_masked_psnr_by_hand():
 
 def test_predictions_hold_logits_of_edits_and_sources(judge, tmp_path):
     write_edits(tmp_path / "a", n=8)
-    rows = list(csv.DictReader(run.predictions_csv(judge(tmp_path / "a")["case"]).splitlines()))
+    rows = list(csv.DictReader(run.predictions_csv(judge(tmp_path / "a")["eval_data"]).splitlines()))
     assert len(rows) == 16 and {row["kind"] for row in rows} == {"edit", "source"}
     edit = rows[5]
     assert max(CLASSES, key=lambda name: float(edit[name])) == edit["target"]
@@ -319,11 +321,11 @@ def test_baselines_imitate_an_export(judge, real, tmp_path):
     from evaluation.baselines import export_baseline
 
     write_edits(tmp_path / "a")
-    same = judge(export_baseline([tmp_path / "a"], "identity", None, tmp_path / "identity"))
+    same = judge(export_baseline([tmp_path / "a"], "no-edit", None, tmp_path / "no-edit"))
     assert by_key(same)["target accuracy"].value == 0 and by_key(same)["identity similarity"].value == pytest.approx(1)
-    naive = judge(export_baseline([tmp_path / "a"], "mean-difference", real, tmp_path / "naive"))
-    assert by_key(naive)["target accuracy"].value == 1, "here an expression is a colour, so its mean is the answer"
-    assert read_manifest(tmp_path / "naive", CLASSES)
+    means = judge(export_baseline([tmp_path / "a"], "class-mean-difference", real, tmp_path / "means"))
+    assert by_key(means)["target accuracy"].value == 1, "here an expression is a colour, so its mean is the answer"
+    assert read_manifest(tmp_path / "means", CLASSES)
 
 
 def test_the_report_carries_its_pictures(judge, tmp_path):
@@ -339,7 +341,7 @@ def test_the_report_carries_its_pictures(judge, tmp_path):
     assert "<b>1.000</b>" in page and "scripts/compare.py a b" in page
     assert "| target accuracy ↑ | **1.000** |" in text
     assert all((tmp_path / "report" / name).is_file() for name in ("figures/face_0.png", "figures/worst_b.png"))
-    json.dumps([f.plain() for f in entries[0].result["figures"]], allow_nan=False)
+    json.dumps([f.to_dict() for f in entries[0].result["metrics"]], allow_nan=False)
 
 
 def test_a_manifest_for_a_foreign_folder(tmp_path):
@@ -352,7 +354,8 @@ def test_a_manifest_for_a_foreign_folder(tmp_path):
     save(face(1, 0, 1), out / "happy", "p1_2.png")
     main([str(out), "--sources", str(sources)])
     row = read_manifest(out)[0]
-    assert (row.file, row.source, row.source_label, row.target) == ("happy/p1_2.png", "sources/p1.png", "sad", "happy")
+    expected = ("happy/p1_2.png", "sources/sad/p1.png", "sad", "happy")
+    assert (row.file, row.source, row.source_label, row.target) == expected
     save(face(1, 0, 1), out / "happy", "q_2.png")
     with pytest.raises(SystemExit):
         main([str(out), "--sources", str(sources)])
@@ -364,22 +367,22 @@ def test_real_faces_come_from_a_run_a_pack_or_a_folder(tmp_path, faces_cache):
 
     text = "data: {dataset: synthetic, image_size: 32, num_train: 60, num_val: 20, num_test: 30, flip: both}\n"
     (tmp_path / "config.yaml").write_text(text)
-    from_run = open_real(str(tmp_path), DataConfig(), most=20)
+    from_run = open_real(str(tmp_path), DataConfig(), max_images=20)
     assert len(from_run.images) == 20 and len(from_run.train) == 60 and from_run.has_train
     assert from_run.attr.shape == (20, 33) and len(from_run.classes) == 7 and from_run.landmarks.shape == (20, 68, 2)
     packs = [
         path.parent for path in faces_cache.glob("synthetic-32-*/images.npy") if np.load(path, "r").shape[0] == 110
     ]
-    from_pack = open_real(packs[0], DataConfig(), most=0)
+    from_pack = open_real(packs[0], DataConfig(), max_images=0)
     assert len(from_pack.images) == 30 and from_pack.attributes == from_run.attributes
     assert torch.equal(from_pack.images[0], from_run.images[0]) and from_pack.label[0] == from_run.label[0]
-    teaching = open_real(str(tmp_path), DataConfig(), most=0, split="train")
+    teaching = open_real(str(tmp_path), DataConfig(), max_images=0, split="train")
     assert torch.equal(teaching.images, teaching.train) and (teaching.label >= 0).all()
     write_samples(tmp_path / "folder", [face(i % 4, 0, i) for i in range(10)])
-    from_folder = open_real(str(tmp_path / "folder"), DataConfig(), most=0)
+    from_folder = open_real(str(tmp_path / "folder"), DataConfig(), max_images=0)
     assert (len(from_folder.images), len(from_folder.train), from_folder.has_train) == (5, 5, False)
     with pytest.raises(UserError, match="expected a run directory"):
-        open_real(str(tmp_path / "nothing"), DataConfig(), most=0)
+        open_real(str(tmp_path / "nothing"), DataConfig(), max_images=0)
 
 
 def test_inception_says_how_to_get_it(tmp_path):
@@ -395,8 +398,8 @@ def test_landmarks_that_were_asked_for_are_found_again(judge, real, tmp_path, mo
     class Finder(Oracle):
         heads = ("landmarks",)
 
-        def everything(self, images8, batch_size):
-            found = super().everything(images8, batch_size)
+        def predict(self, images8, batch_size):
+            found = super().predict(images8, batch_size)
             return found | {"landmarks": points.expand(len(images8), -1, -1)}
 
     monkeypatch.setattr(run, "open_judges", lambda *args: [Finder()])

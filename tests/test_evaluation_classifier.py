@@ -46,7 +46,7 @@ def test_a_run_grades_itself(runs):
     assert graded["test"]["expression"]["n"] == 40 == sum(map(sum, graded["test"]["expression"]["confusion"]))
     assert set(graded["temperature"]) == {"expression", "attributes"}
     assert "rate" in json.loads((runs.person / "test_metrics.json").read_text())["test"]["identity"]
-    text = "\n".join(classifier_metrics.lines(graded))
+    text = "\n".join(classifier_metrics.format_test_metrics(graded))
     assert "recall" in text and "NME" in text
 
 
@@ -70,7 +70,7 @@ def test_a_judge_never_teaches_and_a_guide_never_grades(runs):
 def test_loaded_classifiers_read_any_size_and_colour_alike(runs):
     judge = classifier.load(runs.judge, device="cpu")
     x8 = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
-    whole, parts = judge.everything(x8), judge.everything(x8, batch_size=2)
+    whole, parts = judge.predict(x8), judge.predict(x8, batch_size=2)
     for key in ("logits", "features", "landmarks"):
         torch.testing.assert_close(whole[key], parts[key], atol=1e-4, rtol=1e-4)
     assert judge.logits(x8[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3)).shape == (9, len(judge.names))
@@ -93,7 +93,7 @@ def test_the_judge_refuses_what_its_own_weights_have_made(runs, tmp_path, capsys
     write_export(tmp_path, SimpleNamespace(run="r", step=1, sha256="x"), {}, "sample", {"features": digest})
     with pytest.raises(SystemExit) as left:
         main(["--fake", str(tmp_path), "--judge", str(runs.judge), "--out", str(tmp_path / "m.json")])
-    assert left.value.code == 2 and "must not have taught" in capsys.readouterr().err
+    assert left.value.code == 2 and "must not measure" in capsys.readouterr().err
 
 
 def test_run_from_the_command_line_writes_its_files(runs, tmp_path, capsys):
@@ -111,8 +111,15 @@ def test_run_from_the_command_line_writes_its_files(runs, tmp_path, capsys):
     judges = [str(runs.judge), str(runs.person)]
     main(["--fake", str(tmp_path), "--judge", *judges, "--out", str(tmp_path / "metrics.json"), "--device", "cpu"])
     result = json.loads((tmp_path / "metrics.json").read_text())
-    keys = {f["key"] for f in result["figures"]}
-    expected = {"target accuracy", "target gain", "identity similarity", "edit verified", "leakage", "edit sharpness"}
+    keys = {f["key"] for f in result["metrics"]}
+    expected = {
+        "target accuracy",
+        "target gain",
+        "identity similarity",
+        "edit verification rate",
+        "leakage",
+        "edit sharpness",
+    }
     assert expected <= keys
     assert result["judges"][0]["test"]["expression"]["accuracy"] is not None
     assert (tmp_path / "predictions.csv").is_file() and "no edit" in capsys.readouterr().out
@@ -151,7 +158,7 @@ def test_temperature_is_found():
     label = torch.distributions.Categorical(logits=logits).sample()
     assert classifier_metrics.temperature(2.5 * logits, label) == pytest.approx(2.5, rel=0.06)
     bits = torch.bernoulli(logits.sigmoid(), generator=g)
-    assert classifier_metrics.temperature_of_bits(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
+    assert classifier_metrics.attribute_temperature(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
 
 
 def test_calibration_error_by_hand():
@@ -234,11 +241,11 @@ def test_compare_makes_one_page_of_exports_and_baselines(runs, tmp_path, capsys)
     out = tmp_path / "report"
     main([str(tmp_path / "method"), "--judge", str(runs.judge), "--out", str(out), "--device", "cpu"])
     page = (out / "index.html").read_text()
-    assert "mean difference" in page and "identity" in page and page.count("data:image/png") >= 8
+    assert "class mean difference" in page and "no edit" in page and page.count("data:image/png") >= 8
     assert {p.name for p in (out / "metrics").glob("*.json")} == {
         "method.json",
-        "identity.json",
-        "mean-difference.json",
+        "no-edit.json",
+        "class-mean-difference.json",
     }
     assert "scripts/compare.py" in (out / "report.md").read_text()
     with pytest.raises(SystemExit):
