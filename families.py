@@ -8,7 +8,7 @@ from typing import Any
 from editing.editor import Editor
 from engine import UserError
 
-FAMILIES = ("vae", "flow", "aae_cgan")
+FAMILIES = ("vae", "interface_gan", "flow", "aae_cgan", "gcgan", "a2f")
 
 
 def family_of(run_dir: str | Path) -> str:

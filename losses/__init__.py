@@ -9,5 +9,6 @@ computed in float32 or float64, also under autocast: bf16 and fp16 inputs are co
     adversarial.py   critic and generator losses of four GANs, WGAN-GP's and R1's penalties
     augment.py       DiffAugment: random changes that a critic sees on real faces and fakes alike
     targets.py       target labels of fakes, wrong labels for the critic, labels between two classes
+    contrastive.py   pairs of codes: alike where the label is, apart where it is not
     quantise.py      8-bit levels, dequantisation noise, bits per dimension
 """

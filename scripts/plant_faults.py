@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = (
-    *("engine", "data", "losses", "latents", "evaluation", "editing", "vae", "flow", "aae_cgan"),
+    *("engine", "data", "losses", "latents", "evaluation", "editing", "vae", "flow", "aae_cgan", "gcgan"),
     *("configs", "scripts", "tests"),
 )
 MORE = {"losses": ["test_losses"], "data": ["test_editing", "test_batches"], "latents": ["test_latents"]}
@@ -67,6 +67,33 @@ FAULTS = {
               "update_d_latent(z.detach(), torch.randn_like(z))"),
         Fault("the critic sees another label than the target", "losses/targets.py", "return Request(y[p], x[p]",
               "return Request(y[p], x"),
+    ],
+    "gcgan": [
+        Fault("the cycle leads back to the target", "gcgan/stargan.py", "self.generator(x_fake, c) - x",
+              "self.generator(x_fake, c.roll(1, 0)) - x"),
+        Fault("R1 of the patches' sum", "gcgan/stargan.py", "critic(v, c).mean((1, 2)), x_seen",
+              "critic(v, c).sum((1, 2)), x_seen"),
+        Fault("the generator moves in the wrong turn", "gcgan/stargan.py", "turn = (step + 1) % w.n_critic == 0",
+              "turn = step % w.n_critic == 0"),
+        Fault("fakes are scored under the own label", "gcgan/stargan.py", "critic.score(h_fake, c_target)  #",
+              "critic.score(h_fake, c)  #"),
+        Fault("D(G) after the update is the one before", "gcgan/stargan.py", "after.sigmoid().mean()",
+              "fake.sigmoid().mean()"),
+        Fault("the mask inverted", "gcgan/model.py", "m * content + (1 - m) * kept", "(1 - m) * content + m * kept"),
+        Fault("the norm is deaf to the condition", "gcgan/model.py", "(1 + scale) * self.norm(h) + shift",
+              "self.norm(h)"),
+        Fault("the flow's axes exchanged", "gcgan/model.py", "flow.permute(0, 2, 3, 1)",
+              "flow.flip(1).permute(0, 2, 3, 1)"),
+        Fault("one person's faces pulled together too", "losses/contrastive.py", "(alike & ~one_person & ~itself)",
+              "(alike & ~itself)"),
+        Fault("faces aligned by all points", "gcgan/geometry.py", "points[:, INNER].mean(1, keepdim=True)",
+              "points.mean(1, keepdim=True)"),
+        Fault("the decoder sees the face that it is to rebuild", "gcgan/gc_gan.py",
+              "base = g_other if w", "base = g if w"),
+        Fault("the driver's shape is kept", "gcgan/gc_gan.py", "return self.decoder(z_driver, g_source)",
+              "return self.decoder(z_driver, torch.zeros_like(g_source))"),
+        Fault("a driver of the own class", "gcgan/gc_gan.py", "self.bank.of_class(label).to",
+              'self.bank.of_class(rows["label"]).to'),
     ],
     "flow": [
         Fault("the prior's log-deviation with the wrong sign", "flow/model.py", "normal - log_s.expand_as",

@@ -1,0 +1,192 @@
+"""Every option of both systems. Weights are dimensionless; an image's L1 is a mean over pixels, channels and batch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data import DataConfig
+from engine import TrainConfig
+from engine.config import require
+from engine.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """Generator and critic."""
+
+    conditioning: Literal["cin", "planes"] = "cin"  # cin: scale and shift of every InstanceNorm; planes: beside x
+    output: Literal["skip", "warp", "mask", "tanh"] = "skip"  # how x_fake is made of x and the features (model.py)
+    width: int = 64  # channels of the generator's first layer, >= 4
+    blocks: int = 6  # residual blocks at a quarter of the side, >= 1
+    critic: Literal["class+projection", "class", "planes+projection"] = "class+projection"  # how the label enters
+    critic_width: int = 64  # channels of the critic's first layer, >= 4; they double with every halving
+    max_width: int = 512  # the critic's widest layer; the reference code has no limit: 2048
+
+    def __post_init__(self) -> None:
+        for name, least in (("width", 4), ("blocks", 1), ("critic_width", 4), ("max_width", 8)):
+            require(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
+
+
+@dataclass
+class LabelModelConfig(ModelConfig):
+    """And how pictures are made from a label."""
+
+    mirror: bool = False  # mean of the edits of a face and of its mirror image; twice the cost of an edit
+
+
+@dataclass
+class LossConfig:
+    """Weights of the terms; 0 switches a term off."""
+
+    gan: Literal["logistic", "wgan"] = "logistic"  # logistic with R1, or wgan with the gradient penalty
+    gamma_r1: float = 0.05  # of half the squared gradient of the patch mean at real faces; lower for smaller pictures
+    lambda_gp: float = 10.0  # of (|gradient of the patch sum| - 1)^2, with `gan: wgan`
+    n_critic: int = 1  # critic steps to one generator step; 5 in the reference code
+    lambda_mismatch: float = 1.0  # real faces under a wrong label count as fakes (1605.05396); needs a projection
+    lambda_class_d: float = 1.0  # class loss of the critic's head on real faces
+    lambda_class_g: float = 1.0  # class loss of that head on fakes, which the generator pays
+    lambda_cycle: float = 10.0  # L1 of the fake led back to its own label against x
+    lambda_self: float = 0.0  # L1 of the fake under the own label against x
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float):
+                require(value >= 0, name, "at least 0", value)
+        require(self.n_critic >= 1, "n_critic", "at least 1", self.n_critic)
+
+
+@dataclass
+class GeometryModelConfig(ModelConfig):
+    """And the network of landmarks."""
+
+    code_dim: int = 8  # numbers of an expression code, of unit length; a wide one also holds the person
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.code_dim >= 2, "code_dim", "at least 2", self.code_dim)
+
+
+@dataclass
+class GeometryLossConfig(LossConfig):
+    """And what teaches the codes, and what the generator is asked beside StarGAN's terms."""
+
+    lambda_cycle: float = 10.0  # unpaired: L1 of the fake led back by the own code
+    pairs: Literal["auto", "paired", "unpaired"] = "auto"  # paired: x_target is another photo of the person
+    lambda_pixel: float = 10.0  # paired: L1 against the person's own photo with the target expression
+    lambda_geometry: float = 1.0  # squared distance of the fake's code (of the critic's landmarks) to the target
+    lambda_landmarks: float = 10.0  # squared error of the critic's landmarks on real faces
+    geometry_steps: int = 1000  # first steps, which teach the landmarks' codes alone
+    geometry_batch: int = 64  # faces of one of these steps
+    geometry_decoder: Literal["swap", "plain"] = "swap"  # swap: rebuild another face of the same person
+    geometry_from: str = ""  # a run whose landmark networks are taken over instead; "" = taught here
+    lambda_contrast: float = 1.0  # of the contrastive loss
+    margin: float = 1.0  # squared distance that codes of two expressions must keep; 1 = 60 degrees
+    point_noise: float = 0.045  # standard deviation of the noise on landmarks that are coded, in eye distances
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.geometry_steps >= 0, "geometry_steps", "at least 0", self.geometry_steps)
+        require(self.geometry_batch >= 2, "geometry_batch", "at least 2", self.geometry_batch)
+
+
+AUGMENTS = ("color", "translation", "cutout")
+
+
+@dataclass
+class GANTrainConfig(TrainConfig):
+    """Rates and averages, beside what every run has."""
+
+    lr: float = 2.0e-4  # Adam's, of the generator
+    lr_critic: float = 2.0e-4  # Adam's, of the critic
+    beta1: float = 0.0  # Adam's decay of the first moment
+    beta2: float = 0.9  # and of the second
+    ema_decay: float = 0.999  # of the weights that pictures come from; rises to it with (1 + t) / (10 + t); 0 = none
+    label_mix: float = 0.0  # share of the fakes whose label lies between own and target; 0 .. 1
+    augment: str = ""  # of what the critic sees: color,translation,cutout or some (2006.10738)
+    lr_warmup: int = 0
+    lr_decay: Literal["cosine", "linear", "none"] = "linear"
+    lr_hold: float = 0.5
+    lr_floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_critic"):
+            require(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
+        for name in ("beta1", "beta2", "ema_decay"):
+            require(0 <= getattr(self, name) < 1, name, "a decay in [0, 1)", getattr(self, name))
+        require(0 <= self.label_mix <= 1, "label_mix", "a share in 0 .. 1", self.label_mix)
+        unknown = [part for part in self.augment.split(",") if part and part not in AUGMENTS]
+        require(not unknown, "augment", f"a list of {', '.join(AUGMENTS)}", self.augment)
+        super().__post_init__()
+
+
+@dataclass
+class GeometryTrainConfig(GANTrainConfig):
+    """And the rate of the landmark networks."""
+
+    lr_geometry: float = 1.0e-3  # Adam's, of the landmark networks, betas (0.5, 0.999)
+
+
+@dataclass
+class StarGANConfig:
+    """StarGAN: one generator for all labels."""
+
+    system: str = "stargan"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: LabelModelConfig = field(default_factory=LabelModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: GANTrainConfig = field(default_factory=GANTrainConfig)
+
+    def __post_init__(self) -> None:
+        w, t = self.loss, self.train
+        if self.data.sets:
+            raise UserError("data.sets: this family learns from one set; give data.dataset")
+        if self.data.image_size % 4:
+            raise UserError(f"data.image_size: expected a multiple of 4, got {self.data.image_size}")
+        if t.batch_size < 2:
+            raise UserError(f"train.batch_size: {t.batch_size} leaves no second face to take a target from; at least 2")
+        if w.lambda_mismatch and self.model.critic == "class":
+            raise UserError(
+                "loss.lambda_mismatch: a critic with a class head alone sees no label that could be wrong; "
+                "set loss.lambda_mismatch=0 or model.critic=class+projection"
+            )
+        if t.label_mix == 1 and w.gan == "wgan" and self.model.critic != "class":
+            raise UserError("train.label_mix: 1 leaves the gradient penalty no fake whose label a real face carries")
+
+
+@dataclass
+class GCGANConfig(StarGANConfig):
+    """GC-GAN: the generator receives a code of somebody's landmarks instead of a label."""
+
+    system: str = "gcgan"
+    model: GeometryModelConfig = field(default_factory=GeometryModelConfig)
+    loss: GeometryLossConfig = field(default_factory=GeometryLossConfig)
+    train: GeometryTrainConfig = field(default_factory=GeometryTrainConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        w = self.loss
+        if w.pairs == "paired" and not self.data.pair:
+            raise UserError("loss.pairs: paired needs two photos of a person; set data.pair=true")
+        if self.geometry_steps >= self.train.total_steps:
+            raise UserError(
+                f"train.total_steps: {self.train.total_steps} are not more than the {w.geometry_steps} of "
+                "loss.geometry_steps, which teach the landmarks' codes alone"
+            )
+
+        if w.lambda_geometry and self.model.critic == "planes+projection":
+            raise UserError(
+                "model.critic: planes+projection reads a picture under a label, so it has no landmarks of its own; "
+                "set model.critic=class+projection"
+            )
+
+    @property
+    def geometry_steps(self) -> int:
+        """Steps that teach the landmarks' codes: none where another run has taught them."""
+        return 0 if self.loss.geometry_from else self.loss.geometry_steps
+
+    @property
+    def paired(self) -> bool:
+        """Whether a batch holds the person's own photo with the target expression."""
+        return self.loss.pairs == "paired" or (self.loss.pairs == "auto" and self.data.pair)
+
+
+CONFIGS = {"stargan": StarGANConfig, "gcgan": GCGANConfig}

@@ -1,0 +1,210 @@
+"""Networks: generator G, critic D, and GC-GAN's encoder and decoder of landmarks. Everything returns float32.
+
+Shapes stand at the line's end for 128 px, three channels, width 64. c (N, K) is the condition of a network: a one-hot
+or mixed class, attributes in {0, 1}, or GC-GAN's code of landmarks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gcgan.config import ModelConfig
+
+MAX_FLOW = 0.25  # of the picture's side: how far `warp` may move a pixel, each way
+
+
+class ConditionalInstanceNorm(nn.Module):
+    """InstanceNorm whose scale and shift follow the condition: (1 + g(c)) IN(h) + b(c). Dumoulin et al. 1610.07629.
+
+    A constant label plane in front of a convolution and an InstanceNorm is cancelled but for the zero-padded border;
+    this is not, at any image size. Linear in c, so labels can be mixed and exaggerated.
+    """
+
+    def __init__(self, channels: int, cond_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels)
+        self.affine = nn.Linear(cond_dim, 2 * channels)
+        nn.init.normal_(self.affine.weight, std=0.1)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        scale, shift = self.affine(c)[:, :, None, None].chunk(2, 1)
+        return (1 + scale) * self.norm(h) + shift
+
+
+class PlainInstanceNorm(nn.InstanceNorm2d):
+    """The reference code's: affine, and deaf to the condition."""
+
+    def __init__(self, channels: int, cond_dim: int) -> None:
+        super().__init__(channels, affine=True)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        return super().forward(h)
+
+
+class ResidualBlock(nn.Module):
+    """h + norm(conv(relu(norm(conv(h))))), nothing after the sum."""
+
+    def __init__(self, channels: int, norm: type[nn.Module], cond_dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm1 = norm(channels, cond_dim)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = norm(channels, cond_dim)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        return h + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(h), c))), c)
+
+
+class Generator(nn.Module):
+    """(x (N, C, H, H), c (N, cond_dim)) -> x_fake (N, C, H, H) in [-1, 1]. StarGAN, Choi et al. 1711.09020, table 4.
+
+    output tanh: tanh(C), the reference. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x with m the sigmoid of a
+    second convolution (GANimation, 1807.09251). warp: mask with x moved by a flow, so that the photo's own pixels can
+    go elsewhere. C of skip and the flow are 0 at first, and warp's m is small: the picture starts as the photo.
+    """
+
+    def __init__(self, channels: int, cond_dim: int, cfg: ModelConfig) -> None:
+        super().__init__()
+        d, self.output, self.planes = cfg.width, cfg.output, cfg.conditioning == "planes"
+        norm = PlainInstanceNorm if self.planes else ConditionalInstanceNorm
+        inp = nn.Conv2d(channels + (cond_dim if self.planes else 0), d, 7, 1, 3, bias=False)
+        down = [nn.Conv2d(n, 2 * n, 4, 2, 1, bias=False) for n in (d, 2 * d)]
+        up = [nn.ConvTranspose2d(n, n // 2, 4, 2, 1, bias=False) for n in (4 * d, 2 * d)]
+        self.down, self.up = nn.ModuleList([inp, *down]), nn.ModuleList(up)
+        self.down_norms = nn.ModuleList(norm(n, cond_dim) for n in (d, 2 * d, 4 * d))
+        self.blocks = nn.ModuleList(ResidualBlock(4 * d, norm, cond_dim) for _ in range(cfg.blocks))
+        self.up_norms = nn.ModuleList(norm(n, cond_dim) for n in (2 * d, d))
+        self.out = nn.Conv2d(d, channels, 7, 1, 3, bias=False)
+        if self.output == "skip":
+            nn.init.zeros_(self.out.weight)
+        if self.output in ("mask", "warp"):
+            self.mask = nn.Conv2d(d, 1, 7, 1, 3)
+            nn.init.zeros_(self.mask.bias)
+        if self.output == "warp":
+            nn.init.zeros_(self.mask.weight)
+            nn.init.constant_(self.mask.bias, -3.0)
+            self.flow = nn.Conv2d(d, 2, 7, 1, 3)
+            nn.init.zeros_(self.flow.weight)
+            nn.init.zeros_(self.flow.bias)
+
+    def forward(self, x: Tensor, c: Tensor, with_mask: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """With `with_mask` also m (N, 1, H, H) in [0, 1]: where the picture is painted anew (skip: the change's
+        mean absolute size; tanh: 1)."""
+        h = x
+        if self.planes:
+            h = torch.cat([x, c[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)  # (N, 3 + K, 128, 128)
+        for conv, norm in zip(self.down, self.down_norms, strict=True):
+            h = F.relu(norm(conv(h), c))  # (N, 64, 128, 128), (N, 128, 64, 64), (N, 256, 32, 32)
+        for block in self.blocks:
+            h = block(h, c)  # (N, 256, 32, 32)
+        for conv, norm in zip(self.up, self.up_norms, strict=True):
+            h = F.relu(norm(conv(h), c))  # (N, 128, 64, 64), (N, 64, 128, 128)
+        x_fake, m = self.compose(x, h)
+        return (x_fake, m) if with_mask else x_fake
+
+    def compose(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, C, H, H) and the last features h -> x_fake, mask (N, 1, H, H)."""
+        content = torch.tanh(self.out(h).float())  # (N, 3, 128, 128)
+        if self.output == "tanh":
+            return content, torch.ones_like(content[:, :1])
+        if self.output == "skip":
+            return (x + content).clamp(-1, 1), content.abs().mean(1, keepdim=True)
+        m = torch.sigmoid(self.mask(h).float())  # (N, 1, 128, 128)
+        kept = warp(x, 2 * MAX_FLOW * torch.tanh(self.flow(h).float())) if self.output == "warp" else x
+        return m * content + (1 - m) * kept, m
+
+
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """x (N, C, H, H) read at its own places plus flow (N, 2, H, H): x and y in half sides; edges are repeated."""
+    identity = torch.eye(2, 3, device=x.device).expand(len(x), -1, -1)
+    grid = F.affine_grid(identity, list(x.shape), align_corners=False) + flow.permute(0, 2, 3, 1)  # (N, H, H, 2)
+    return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
+
+
+def halvings(image_size: int) -> tuple[int, int]:
+    """How often the critic halves the side, at most six times, and the last side: 2, or 3 at 48 and 96 px."""
+    count = 0
+    while count < 6 and image_size % 2 == 0 and image_size // 2 >= 2:
+        count, image_size = count + 1, image_size // 2
+    return count, image_size
+
+
+class Critic(nn.Module):
+    """Is this a real face (patches, Isola et al. 1611.07004), and which label does it carry? No normalisation.
+
+    class: the label is read by a head (1711.09020). projection: s_p = psi(h)_p + <V c, h_p> (1802.05637); V = 0 would
+    make every label score alike. planes: c also enters beside x, so there is no class head.
+    """
+
+    def __init__(self, channels: int, image_size: int, cond_dim: int, cfg: ModelConfig, num_points: int = 0) -> None:
+        super().__init__()
+        count, last = halvings(image_size)
+        self.planes, projects = cfg.critic == "planes+projection", "projection" in cfg.critic
+        widths = [min(cfg.critic_width * 2**i, cfg.max_width) for i in range(count)]
+        before = [channels + (cond_dim if self.planes else 0), *widths]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(before, widths, strict=False))
+        self.psi = nn.Conv2d(widths[-1], 1, 3, 1, 1, bias=False)
+        self.project = nn.Linear(cond_dim, widths[-1], bias=False) if projects else None
+        if self.project is not None:
+            nn.init.normal_(self.project.weight, std=0.02)
+        self.head = None if self.planes else nn.Conv2d(widths[-1], cond_dim, last, bias=False)
+        self.points = nn.Conv2d(widths[-1], 2 * num_points, last) if num_points else None
+
+    def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """x (N, C, H, H) -> h (N, F, P, P); c (N, K) where the label enters as planes."""
+        if self.planes:
+            x = torch.cat([x, c[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.01)  # (N, 64, 64, 64) ... (N, 512, 2, 2)
+        return x
+
+    def score(self, h: Tensor, c: Tensor) -> Tensor:
+        """Patch scores (N, P, P); h (N, F, P, P), c (N, K)."""
+        s = self.psi(h)[:, 0].float()
+        return s if self.project is None else s + torch.einsum("nf,nfpq->npq", self.project(c), h).float()
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Patch scores (N, P, P) of pictures x (N, C, H, H) under labels c (N, K)."""
+        return self.score(self.features(x, c), c)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """What the class head reads, (N, K)."""
+        return self.head(h)[:, :, 0, 0].float()
+
+    def landmarks(self, h: Tensor) -> Tensor:
+        """Where the face's points are, (N, 68, 2) in [-1, 1]; GC-GAN's head."""
+        return self.points(h)[:, :, 0, 0].float().unflatten(1, (-1, 2))
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers, LayerNorm and ReLU between them."""
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(a, b), nn.LayerNorm(b), nn.ReLU()]
+    return nn.Sequential(*layers[:-2])
+
+
+class GeometryEncoder(nn.Module):
+    """Aligned, standardised landmarks (N, 68, 2) -> a code z (N, code_dim) of unit length."""
+
+    def __init__(self, num_points: int, code_dim: int) -> None:
+        super().__init__()
+        self.net = mlp(2 * num_points, 128, 64, code_dim)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return F.normalize(self.net(points.flatten(1)), dim=1)
+
+
+class GeometryDecoder(nn.Module):
+    """(z (N, code_dim), landmarks of a face (N, 68, 2)) -> that face's landmarks with z's expression (N, 68, 2).
+
+    The points are added to what the layers say, so the code holds an expression and the points hold a person.
+    """
+
+    def __init__(self, num_points: int, code_dim: int) -> None:
+        super().__init__()
+        self.net = mlp(code_dim + 2 * num_points, 128, 128, 2 * num_points)
+
+    def forward(self, z: Tensor, points: Tensor) -> Tensor:
+        return points + self.net(torch.cat([z, points.flatten(1)], 1)).unflatten(1, (-1, 2))

@@ -1,0 +1,35 @@
+"""What one does with a trained run: `python gcgan/sample.py MODE --run-dir runs/gcgan/NAME ...`.
+
+Every mode writes a picture or a folder and, beside it, a JSON with its command, step, seed and the hash of the
+weights. A face is a file (your own photo) or `test:12` (a face of the run's data).
+"""
+
+from editing.cli import Mode, sample_main
+from gcgan.editor import Editor
+from gcgan.modes import (
+    add_cross,
+    add_embed,
+    add_sheet,
+    add_transfer,
+    run_cross,
+    run_curve,
+    run_embed,
+    run_sheet,
+    run_transfer,
+)
+
+MODES = {
+    "sheet": Mode(run_sheet, "every expression of each face, with D's score and the class that D reads", add_sheet),
+    "cross": Mode(run_cross, "rows: persons; columns: faces whose expression they take (GC-GAN)", add_cross),
+    "transfer": Mode(run_transfer, "a folder for evaluation/: each face with other persons' expressions", add_transfer),
+    "embed": Mode(run_embed, "what codes of landmarks know of expression and person (GC-GAN)", add_embed),
+    "curve": Mode(run_curve, "losses and D's statistics against steps"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    sample_main(Editor, MODES, __doc__.splitlines()[0], argv)
+
+
+if __name__ == "__main__":
+    main()
