@@ -86,8 +86,8 @@ def symptoms(signs: dict[str, float], real: dict) -> dict[str, str]:
     found = {}
     if signs["ssim"] > real["ssim"] + MORE_SSIM or signs["within"] < LESS_DISTANCE * real["within"]:
         found["collapse"] = (
-            f"many noises, one face (SSIM {signs['ssim']:.2f}, real {real['ssim']:.2f}; distance {signs['within']:.2f}, "
-            f"real {real['within']:.2f}): lower train.lr or change loss.gamma_r1"
+            f"many noises, one face (SSIM {signs['ssim']:.2f}, real {real['ssim']:.2f}; "
+            f"distance {signs['within']:.2f}, real {real['within']:.2f}): lower train.lr or change loss.gamma_r1"
         )
     if signs["between"] < LESS_DISTANCE * real["between"]:
         found["request"] = (

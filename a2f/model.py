@@ -188,7 +188,8 @@ class UNet(nn.Module):
 
 
 class PhotoEncoder(nn.Module):
-    """x (N, C, H, H) -> mu, logvar (N, colour_dim): what a sketch does not say. One mean over the picture: no shapes."""
+    """x (N, C, H, H) -> mu, logvar (N, colour_dim): what a sketch does not say. It ends in a mean over all places, so
+    that it can tell hues and light, but no shapes."""
 
     def __init__(self, channels: int, width: int, colour_dim: int) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ class RoughSketch(SampledMethod):
         self.optimizers["cvae"] = adam(parameters, t.lr, (t.beta1, t.beta2))
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        w, m = self.cfg.loss, self.cfg.model
+        m = self.cfg.model
         self.progress = step / self.cfg.train.total_steps
         s, a = self.picture_of(batch), signed(batch["attr"])[:, self.columns]  # (N, 1, H, H), (N, T)
 

@@ -12,17 +12,21 @@ from a2f.cgan import CGAN
 from a2f.config import CONFIGS
 from a2f.requests import AttributeTable
 from a2f.rough import RoughSketch
+from a2f.stages import SharpSketch, SketchToFace
+from a2f.upstream import prepare_chain, resolve_upstream
 from data import build_faces
 from engine import fit, start
 
 logger = logging.getLogger("faces")
-METHODS = {"cgan": CGAN, "rough": RoughSketch}
+METHODS = {"cgan": CGAN, "rough": RoughSketch, "sharp": SharpSketch, "face": SketchToFace}
 
 
 def main(argv: list[str] | None = None) -> None:
-    with start(CONFIGS, argv=argv) as run:
+    with start(CONFIGS, resolve=resolve_upstream, argv=argv) as run:
         faces = build_faces(run.cfg.data)
         method = METHODS[run.cfg.system](run.cfg, faces.meta)
+        if run.cfg.system in ("sharp", "face"):
+            logger.info(prepare_chain(run, method.chain))
         table = AttributeTable.of(faces.train.labels["attr"], faces.meta["attributes"])
         if run.rank == 0:
             table.save(run.dir / "attribute_table.npz")
