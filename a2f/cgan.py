@@ -39,14 +39,14 @@ class CGAN(GANMethod):
         p = torch.randperm(len(a), device=a.device)
         a_fake = a[p]
 
-        # 2. Critic: real pairs against made faces, and real faces under a wrong request.
-        with torch.no_grad():
+        # 2. Critic: real pairs against made faces, and real faces under a wrong request. The generator has not moved
+        #    when its own turn comes, so one forward serves both.
+        with torch.set_grad_enabled(moves):
             x_fake = self.generator(self.noise(len(x)), a_fake)  # (N, C, H, H)
-        logs = self.update_critic(x, a, x_fake, a_fake, x[p], step)
+        logs = self.update_critic(x, a, x_fake.detach(), a_fake, x[p], step)
 
-        # 3. Generator, in every n_critic-th step, with fresh noise.
+        # 3. Generator, in every n_critic-th step.
         if moves:
-            x_fake = self.generator(self.noise(len(x)), a_fake)
             loss = self.adversarial(x_fake, a_fake)
             self.minimize(loss, "generator")
             self.follow(step)
