@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.grids import to_uint8
 from evaluation.pictures import ssim
 
 PATIENCE = 3  # samplings in a row
@@ -14,9 +15,9 @@ MORE_SSIM, LESS_DISTANCE = 0.25, 0.5  # above, times the real value
 NAME = "yardstick"  # the key in `meta`
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] -> 0 .. 255."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+def similarity(a: Tensor, b: Tensor) -> float:
+    """Mean SSIM of row k of a with row k of b, (N, C, H, W) in [-1, 1] each, as 8-bit pictures."""
+    return float(ssim(*(torch.from_numpy(to_uint8(x)) for x in (a, b))).mean())
 
 
 def pairs_within(x: Tensor) -> tuple[float, float]:
@@ -27,8 +28,7 @@ def pairs_within(x: Tensor) -> tuple[float, float]:
     g = torch.Generator().manual_seed(0)
     first = torch.randint(len(x), (PAIRS,), generator=g)
     second = (first + torch.randint(1, len(x), (PAIRS,), generator=g)) % len(x)
-    x = x.cpu()
-    return float(ssim(to_uint8(x[first]), to_uint8(x[second])).mean()), distance(x[first], x[second])
+    return similarity(x[first], x[second]), distance(x[first], x[second])
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -38,8 +38,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def two_of_each(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
     """Mean SSIM and mean root mean square distance of row k of `one` with row k of `two`."""
-    similarity = ssim(to_uint8(one.cpu()), to_uint8(two.cpu())).mean()
-    return similarity, torch.tensor(distance(one, two))
+    return torch.tensor(similarity(one, two)), torch.tensor(distance(one, two))
 
 
 def between(groups: list[Tensor]) -> float:
