@@ -54,7 +54,7 @@ class SampledMethod(Method):
         on.fill_diagonal_(1)
         low, high = (self.draw(rows, noise[:1].expand(count, -1)) for rows in (off, on))
         grids["toggle"] = Grid(
-            torch.stack([low, high, (high - low) / 2]), ["off", "on", "change"], self.request_names()
+            torch.stack([low, high, (high - low) / 2], 1), self.request_names(), ["off", "on", "change"]
         )
         grids["real"] = Grid(picture[:16].unflatten(0, (-1, min(8, len(picture)))))
         if NAME in self.meta and self.progress > 1 / 3:

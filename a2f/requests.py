@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from a2f.config import TEXTURE
-from data.request import Request
 from engine.errors import UserError
 from engine.files import atomic_write
 from engine.precision import seed_of
@@ -75,6 +74,12 @@ class AttributeTable:
         rows, counts = np.unique(known, axis=0, return_counts=True)
         return cls(list(attributes), rows.astype(np.float32), counts.astype(np.int64))
 
+    def only(self, names: list[str]) -> "AttributeTable":
+        """The joint distribution of some of the attributes."""
+        columns = [self.attributes.index(name) for name in names]
+        rows, place = np.unique(self.rows[:, columns], axis=0, return_inverse=True)
+        return AttributeTable(list(names), rows, np.bincount(place.reshape(-1), self.counts).astype(np.int64))
+
     def save(self, path: Path) -> None:
         with atomic_write(path) as file:
             np.savez(file, attributes=np.array(self.attributes), rows=self.rows.astype(np.int8), counts=self.counts)
@@ -104,7 +109,7 @@ class AttributeTable:
             UserError: stated values that exclude each other.
         """
         given = given or {}
-        self._refuse_conflicts(given)
+        self.refuse_conflicts(given)
         distance = self._agree(given)
         chosen = distance == 0
         if self.counts[chosen].sum() < FEW:
@@ -117,7 +122,7 @@ class AttributeTable:
         rows = self.rows[np.minimum(places, len(edges) - 1)].copy()
         for name, value in given.items():
             rows[:, self.attributes.index(name)] = value
-        return self._repaired(rows, given)
+        return self.repaired(rows, given)
 
     def complete(self, rows: np.ndarray) -> np.ndarray:
         """Attributes (n, A) with NaN filled from the commonest training row that agrees with the known ones best."""
@@ -135,14 +140,15 @@ class AttributeTable:
         wanted = np.array([value > 0.5 for value in given.values()], dtype=np.float32)
         return (self.rows[:, columns] != wanted).sum(1)
 
-    def _refuse_conflicts(self, given: dict[str, float]) -> None:
+    def refuse_conflicts(self, given: dict[str, float]) -> None:
+        """Raise UserError where stated values exclude each other."""
         for name, others in EXCLUDES.items():
             clash = [o for o in others if given.get(o, 0) > 0.5 and given.get(name, 0) > 0.5]
             if clash:
                 raise UserError(f"{name}=1 {clash[0]}=1: a face cannot show both; ask for one of them")
 
-    def _repaired(self, rows: np.ndarray, given: dict[str, float]) -> np.ndarray:
-        """Clear what a stated value excludes; where a stated value needs it, its opposite is cleared as well."""
+    def repaired(self, rows: np.ndarray, given: dict[str, float]) -> np.ndarray:
+        """Clear in `rows` (n, A) what stated values exclude, and what excludes them; stated values stay."""
         for name, others in EXCLUDES.items():
             if name not in self.attributes:
                 continue
@@ -153,11 +159,3 @@ class AttributeTable:
             elif name not in given and any(given.get(o, 0) > 0.5 for o in others):
                 rows[:, column] = 0
         return rows
-
-
-def given_values(request: Request | None, method: str) -> dict[str, float]:
-    """{attribute: value in [0, 1]} of a request; attributes left open (`any`) are not in it."""
-    if request is None:
-        return {}
-    request.require("set", "amount", "any", method=method)
-    return {move.name: float(move.value) for move in request if move.form != "any"}

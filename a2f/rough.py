@@ -84,7 +84,7 @@ class RoughSketch(SampledMethod):
 
     def decode(self, z: Tensor, a: Tensor) -> Tensor:
         """s_hat (N, 1, H, H)."""
-        return self.decoder(z, a[:, :0] if self.cfg.model.prior == "noise" else a)
+        return decoded(self.decoder, self.cfg.model.prior, z, a)
 
     def picture_of(self, batch: dict[str, Tensor]) -> Tensor:
         """The companion sketch, or the photo's, (N, 1, H, H)."""
@@ -98,7 +98,7 @@ class RoughSketch(SampledMethod):
         """Reconstruction of sketches, KL divergence, and how much two sketches of one request are alike."""
         s, a = self.picture_of(batch), signed(batch["attr"])[:, self.columns]
         mu, logvar = self.ema_encoder(s, a)
-        s_hat = self.ema_decoder(mu, a[:, :0] if self.cfg.model.prior == "noise" else a)
+        s_hat = decoded(self.ema_decoder, self.cfg.model.prior, mu, a)
         one, two = (self.draw(a, torch.randn(len(a), self.noise_dim, device=self.device)) for _ in range(2))
         ssim, apart = two_of_each(one, two)
         return {"mse": (s_hat - s).square().mean(), "kl": self.divergence(mu, logvar, a).mean(),
@@ -107,17 +107,23 @@ class RoughSketch(SampledMethod):
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         s, a = self.picture_of(batch), signed(batch["attr"])[:, self.columns]
         mu, _ = self.ema_encoder(s, a)
-        s_hat = self.ema_decoder(mu, a[:, :0] if self.cfg.model.prior == "noise" else a)
+        s_hat = decoded(self.ema_decoder, self.cfg.model.prior, mu, a)
         return self.grid_of_requests(s) | {"reconstruction": Grid(torch.stack([s, s_hat])[:, :8], ["sketch", "mean"])}
 
 
 def dream(decoder, prior, kind: str, a: Tensor, noise: Tensor) -> Tensor:
-    """A sketch (N, 1, H, H) of texture attributes a (N, T) from noise (N, Z): decoder(z, a), z ~ p(z | a).
+    """A sketch (N, 1, H, H) of texture attributes a (N, T) from noise (N, Z): decoder(z, a), z ~ p(z | a)."""
+    return decoded(decoder, kind, from_prior(prior, kind, a, noise), a)
 
-    Of the study (`kind` noise): z ~ q(z | noise, a), and the decoder sees z alone.
-    """
+
+def from_prior(prior, kind: str, a: Tensor, noise: Tensor) -> Tensor:
+    """z (N, Z) ~ p(z | a) from noise (N, Z) ~ N(0, I). Of the study (`kind` noise): the mean of q(z | noise, a)."""
     if kind == "noise":
-        mu, _ = prior(noise, a)
-        return decoder(mu, a[:, :0])
+        return prior(noise, a)[0]
     mu, logvar = prior(a)
-    return decoder(mu + torch.exp(0.5 * logvar) * noise, a)
+    return mu + torch.exp(0.5 * logvar) * noise
+
+
+def decoded(decoder, kind: str, z: Tensor, a: Tensor) -> Tensor:
+    """A sketch (N, 1, H, H) of a code. The study's decoder is not told the attributes."""
+    return decoder(z, a[:, :0] if kind == "noise" else a)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from a2f.config import CONFIGS, RoughModel, SketchGANModel
 from a2f.model import UNet
 from a2f.requests import signed, texture_columns
-from a2f.rough import build_rough, dream
+from a2f.rough import build_rough, decoded, dream
 from data.sketch import sketch
 from engine import EMA, Run, UserError, find_checkpoint, load_config
 from engine.checkpoint import latest_checkpoint, read_checkpoint, step_of
@@ -124,7 +124,11 @@ class Chain(nn.Module):
         """A sketch through stage 1: the decoder at a draw of q(z | s, a), or at its mean."""
         mu, logvar = self.encoder(s, a)
         z = mu if mean else reparameterize(mu, logvar)
-        return self.decoder(z, a[:, :0] if self.rough_model.prior == "noise" else a)
+        return self.decode(z, a)
+
+    def decode(self, z: Tensor, a: Tensor) -> Tensor:
+        """The rough sketch (N, 1, H, H) of a code z (N, Z)."""
+        return decoded(self.decoder, self.rough_model.prior, z, a)
 
     def sharpened(self, s: Tensor, a: Tensor) -> Tensor:
         """A rough sketch through stage 2."""

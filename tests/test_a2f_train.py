@@ -142,7 +142,7 @@ def test_pictures_of_a_run(system):
         assert isinstance(grid, Grid) and grid.images.ndim == 5 and grid.images.abs().max() <= 1
     rows, columns = grids["requests"].images.shape[:2]
     assert columns == 8 and rows == len(method.meta[NAME]["requests"])
-    assert grids["toggle"].columns == [ATTRIBUTES[k] for k in method.columns]
+    assert grids["toggle"].rows == [ATTRIBUTES[k] for k in method.columns]
     assert all(value.isfinite() for value in figures.values())
 
 
