@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aae_cgan.alarms import Watch, symptoms, vital_signs
-from aae_cgan.augment import diff_augment, jitter
 from aae_cgan.config import Config
-from aae_cgan.edit import class_order, strip_of
 from aae_cgan.guide import ForeignGuide, Guide
 from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
 from aae_cgan.prepare import prepare_linear
 from aae_cgan.schedule import PHASES, Clock, clock, generator_steps
-from aae_cgan.targets import Request, conditions, draw_request, mix_labels
 from aae_cgan.unlabelled import in_two_parts
 from data import build_faces
+from data.emotions import class_order
+from data.labels import conditions
 from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
 from engine.ranks import broadcast
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
+from losses.augment import diff_augment, jitter
 from losses.pixels import boxes_from_eyes, face_weight
+from losses.targets import Request, draw_request, mix_labels
 
 logger = logging.getLogger("faces")
 
@@ -276,7 +277,7 @@ class AAECGAN(Method):
         x, y, _ = self.faces(batch)
         z = self.encode(x)
         grids = {
-            "strip": strip_of(self, x[:8], y[:8]),
+            "strip": self.strip(x[:8], y[:8]),
             "reconstruction": Grid(torch.stack([x, self.decode(z, y)]), ["input", "reconstruction"]),
         }
         if not self.attributes:
@@ -285,6 +286,18 @@ class AAECGAN(Method):
             grids["prior"] = Grid(draws[order][:, :4].transpose(0, 1), [], [self.names[i] for i in order])
             self.say_alarms(x, y, z, edits, draws.transpose(0, 1))
         return grids
+
+    def strip(self, x: Tensor, y: Tensor) -> Grid:
+        """The input, then each class, or the own label with one attribute flipped; one row a face."""
+        z, num = self.encode(x), len(self.names)
+        if self.attributes:
+            targets, names = y[:, None] * (1 - 2 * torch.eye(num, device=y.device)), self.names  # (N, K, K)
+        else:
+            order = class_order(self.names)
+            targets = torch.eye(num, device=y.device)[order].expand(len(y), -1, -1)
+            names = [self.names[i] for i in order]
+        edited = self.decode(z.repeat_interleave(num, 0), targets.flatten(0, 1)).unflatten(0, (len(x), num))
+        return Grid(torch.cat([x[:, None], edited], 1), [], ["input", *names])
 
     def under_each(self, z: Tensor) -> Tensor:
         """Faces of codes z (N, Z) under each class: (K, N, C, H, H)."""

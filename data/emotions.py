@@ -1,6 +1,7 @@
 """Names of expressions: one canonical word each, and the other words that folders and files use for it."""
 
 import difflib
+from collections.abc import Sequence
 
 # FER2013's codes 0..6 (TFD's 1..7 in the same order), then contempt as the eighth.
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "contempt")
@@ -28,3 +29,9 @@ def nearest(word: str, known: list[str] | tuple[str, ...], n: int = 3) -> str:
     lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lower, n=n, cutoff=0.4)
     return ", ".join([lower[name] for name in close] or list(known)[:8])
+
+
+def class_order(names: Sequence[str]) -> list[int]:
+    """Places of classes in the order of figures: angry, disgust, fear, happy, sad, surprise, neutral, then others."""
+    rank = [EMOTIONS.index(name) if (name := canonical(word) or "") in EMOTIONS else len(EMOTIONS) for word in names]
+    return sorted(range(len(names)), key=lambda i: (rank[i], i))

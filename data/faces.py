@@ -62,6 +62,10 @@ class FaceSet:
 
     def fixed(self, n: int, device: str | torch.device = "cpu") -> Batch:
         """n faces, always the same, unflipped: spread over the set, expressions in turn, repeated if n > len."""
+        return self.take(self.spread_places(n), device)
+
+    def spread_places(self, n: int) -> np.ndarray:
+        """Places (n,) of the set: spread over it, expressions in turn, repeated if n > len."""
         if not len(self):
             raise UserError("data: this part of the set is empty with these options; expected at least one face")
         label = self.labels.get("label", np.zeros(len(self), np.int64))
@@ -72,7 +76,7 @@ class FaceSet:
             # Staggered, so that neighbours in the grid are not neighbours in the set (often one person).
             share = (np.arange(count) + (j + 0.5) / len(groups)) / max(count, 1)
             picks[j :: len(groups)] = group[(share * len(group)).astype(np.int64)]
-        return self.take(picks, device)
+        return picks
 
     def once(self, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
         """One ordered, unflipped pass; the last batch may be smaller."""

@@ -1,10 +1,14 @@
-"""Labels of faces as one table: attributes first, then a column for each expression. Every family reads this."""
+"""Labels of faces: one table (attributes first, then a column for each expression), and conditions of a network."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from data.emotions import canonical
+from data.request import Request
+from engine.errors import UserError
 
 
 def label_names(meta: dict) -> list[str]:
@@ -25,3 +29,63 @@ def label_table(batch: dict[str, Any], meta: dict) -> Tensor:
         one_hot = F.one_hot(label.clamp_min(0), len(meta["classes"])).float()
         columns.append(one_hot.masked_fill(label[:, None] < 0, float("nan")))
     return torch.cat(columns, 1)
+
+
+def requested_labels(request: Request, labels: Tensor, meta: dict) -> Tensor:
+    """What faces with `labels` (N, L) are asked to be: (N, L) in [0, 1], columns as in `label_names`.
+
+    An attribute takes the value asked for; `flip` takes the other side of its label, and stays NaN where that label
+    is unknown. An expression takes its amount, and the face's own expression keeps the rest, so that the classes still
+    sum to 1; `happy=0` means neutral. Columns that the request does not name keep their values.
+
+    Raises:
+        UserError: a form other than set, amount or flip; a flipped expression; `happy=0` without a neutral class.
+    """
+    request.require("set", "amount", "flip", method="this model")
+    names, wanted = label_names(meta), labels.clone()
+    for item in request.attributes:
+        column = names.index(item.name)
+        if item.form == "flip":
+            label = labels[:, column]
+            wanted[:, column] = torch.where(label.isnan(), label, 1 - (label > 0.5).float())
+        else:
+            wanted[:, column] = float(item.value)
+    if request.classes:
+        amounts = requested_classes(request, meta)  # (K,)
+        start = len(meta["attributes"])
+        rest = 1 - amounts.sum()
+        wanted[:, start:] = amounts if rest <= 1e-6 else amounts + rest * labels[:, start:]
+    return wanted
+
+
+def requested_classes(request: Request, meta: dict) -> Tensor:
+    """The amount of each class that a request asks for: (K,), with a sum of at most 1."""
+    amounts = torch.zeros(len(meta["classes"]))
+    for item in request.classes:
+        if item.form == "flip":
+            raise UserError(f"{item}: an expression has no other side; ask for another expression")
+        amounts[meta["classes"].index(item.name)] += float(item.value)
+    if not amounts.sum():
+        name = request.classes[0].name
+        neutral = [i for i, known in enumerate(meta["classes"]) if canonical(known) == "neutral"]
+        if not neutral:
+            raise UserError(f"{name}=0: there is no neutral class to go to; ask for another expression")
+        amounts[neutral[0]] = 1.0
+    return amounts
+
+
+def conditions(batch: dict[str, Tensor], num_classes: int, attributes: bool) -> tuple[Tensor, Tensor]:
+    """Labels of a batch as y (N, K), and which rows are known (N,) bool.
+
+    Classes: one-hot, or `label_soft` where the batch has it (rows sum to 1); an unknown label is the uniform row.
+    Attributes: -1 or +1; an unknown bit is 0, and makes its row unknown.
+    """
+    if attributes:
+        known = batch["attr"].isfinite()
+        return (2 * batch["attr"] - 1).nan_to_num(), known.all(1)
+    known = batch["label"] >= 0
+    if "label_soft" in batch:
+        y = batch["label_soft"].float()
+    else:
+        y = F.one_hot(batch["label"].clamp_min(0), num_classes).float()
+    return torch.where(known[:, None], y, torch.full_like(y, 1 / num_classes)), known

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,13 @@ class AlignedFace:
     matrix: np.ndarray  # (2, 3): photo px -> px of `image`, both continuous
     photo: Image.Image  # the whole photo, upright, RGB
     note: str = ""  # how the face was found
+    path: Path | None = None  # the photo's file; None for a picture that was handed over
 
 
-def load_face(path: str | Path, meta: dict, eyes: str | Sequence[float] | None = None) -> AlignedFace:
+def load_face(source: str | Path | Image.Image, meta: dict, eyes: str | Sequence[float] | None = None) -> AlignedFace:
     """The face of a photo as a model's input: `meta["image_size"]`, `meta["channels"]`, its eyes at `meta["eyes"]`.
+
+    source: a file, or a picture that is open already (upright).
 
     eyes: None looks for the face (OpenCV, the optional extra `photo`; without it a squarish photo is taken whole);
     "x1,y1,x2,y2" or four numbers are the two eyes in px of the upright photo; "whole" takes the whole photo, cut to
@@ -50,21 +53,23 @@ def load_face(path: str | Path, meta: dict, eyes: str | Sequence[float] | None =
     Raises UserError, one sentence each: the file is missing, damaged, tiny; no face, several faces; eyes that are no
     places in the photo.
     """
-    photo = open_photo(path)
+    path = None if isinstance(source, Image.Image) else Path(source)
+    photo = _rgb(source) if isinstance(source, Image.Image) else open_photo(source)
+    name = path or "the photo"
     size, grey = int(meta["image_size"]), int(meta["channels"]) == 1
-    given = _given_eyes(eyes, photo, path)
+    given = _given_eyes(eyes, photo, name)
     if given is not None:
         note = "eyes as given"
     elif eyes == "whole":
         note = "the whole photo"
     else:
-        given, note = _look_for_eyes(photo, path)
-    print(f"{path}: {note}", file=sys.stderr)
+        given, note = _look_for_eyes(photo, name)
+    print(f"{name}: {note}", file=sys.stderr)
     if given is None:
-        return _whole(photo, size, grey, note)
+        return replace(_whole(photo, size, grey, note), path=path)
     target = (np.asarray(meta.get("eyes") or DEFAULT_EYES, np.float64) + 1) / 2 * size
     matrix = similarity(given, target)
-    return AlignedFace(_to_tensor(_sample(photo, matrix, size), grey), matrix, photo, note)
+    return AlignedFace(_to_tensor(_sample(photo, matrix, size), grey), matrix, photo, note, path)
 
 
 def open_photo(path: str | Path) -> Image.Image:

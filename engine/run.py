@@ -171,6 +171,7 @@ def _write_environment(run_dir: Path, cfg: Any, device: torch.device, world: int
     ).stdout.strip()
     facts = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "family": type(cfg).__module__.partition(".")[0],
         "command": sys.argv,
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain")),

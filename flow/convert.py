@@ -17,6 +17,7 @@ import argparse
 import json
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch import Tensor
 from engine import UserError
 from engine.checkpoint import save_checkpoint
 from engine.config import to_dict, to_yaml
+from engine.errors import exit_on_user_error
 from engine.files import atomic_text
 from flow.bijectors import LOG_SCALE, EdgeConv, InvertibleConv1x1, Step, factorise
 from flow.config import Config, LossConfig, ModelConfig
@@ -36,7 +38,7 @@ from flow.train import Glow
 Weights = dict[str, Tensor]
 
 
-def run_import(args: argparse.Namespace) -> None:
+def convert_checkpoint(args: argparse.Namespace) -> None:
     """Read a checkpoint, say what was inferred, write the run directory --run-dir."""
     if (args.run_dir / "config.yaml").exists():
         raise UserError(f"{args.run_dir}: there is a run already; give another --run-dir")
@@ -55,6 +57,7 @@ def write_run(method: Glow, run_dir: Path) -> None:
     """config.yaml, meta.json and one checkpoint of step 0, as training would leave them."""
     atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
     atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))
+    atomic_text(run_dir / "environment.json", json.dumps([{"family": "flow", "command": sys.argv}], indent=1))
     state = {"step": 0, "method": method.state_dict(), "optimizers": {}, "pending": [], "best": None}
     state |= {"total_steps": method.cfg.train.total_steps, "meta": method.meta, "config": to_dict(method.cfg)}
     save_checkpoint(run_dir / "checkpoints" / "step_0000000.pt", state)
@@ -252,9 +255,17 @@ def finished(method: Glow) -> Glow:
 LAYOUTS = {"rosinality": (read_torch, from_rosinality), "openai": (read_npz, from_openai)}
 
 
-def add_import(parser: argparse.ArgumentParser) -> None:
-    """The options of `import`."""
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="A checkpoint of another project becomes the run --run-dir.")
     parser.add_argument("checkpoint", help="a state dict (.pt), or an .npz of openai/glow's variables")
     parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="whose layout it is")
+    parser.add_argument("--run-dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--n-bits", type=int, required=True, help="it was trained with; not in the file")
     parser.add_argument("--image-size", type=int, required=True, help="it was trained with, px; not in the file")
+    args = parser.parse_args(argv)
+    with exit_on_user_error():
+        convert_checkpoint(args)
+
+
+if __name__ == "__main__":
+    main()

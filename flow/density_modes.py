@@ -12,16 +12,18 @@ from PIL import Image
 from torch import Tensor
 
 from data.labels import label_names
+from editing.modes import add_faces
+from editing.record import output_path, write_record
+from editing.subjects import SPLITS
 from engine import UserError
 from engine.files import atomic_text, atomic_write
 from engine.grids import to_uint8
-from evaluation.session import add_faces, add_split
 from flow.alarms import level_drifts
+from flow.density import BATCH, coded, image_bits_of, stream
 from flow.directions import pooled
 from flow.edit import decode_photo
-from flow.edit_modes import require_labels
+from flow.editor import Editor
 from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature
-from flow.session import BATCH, Session
 from flow.yardsticks import yardsticks
 from latents.area import area
 from latents.directions import lda_scores
@@ -30,36 +32,36 @@ from losses.quantise import dequantise, to_levels
 SAMPLES = 1024
 
 
-def run_classify(args: argparse.Namespace) -> None:
+def run_classify(editor: Editor, args: argparse.Namespace) -> None:
     """The Bayes classifier: accuracy, confusion, calibrated likelihood of the labels."""
-    session = Session(args)
-    require_labels(session)
-    scores, target = scored(session, args.split, args.n)
+    if not len(editor.y_labels):
+        raise UserError(f"classify: {editor.run_dir} was trained without labels (model.condition=none)")
+    scores, target = scored(editor, args.split, args.n)
     accuracy = bayes_accuracy(scores, target).item()
     facts: dict = {"split": args.split, "images": len(scores), "accuracy": round(accuracy, 4)}
-    path = session.path("classify", ".json")
-    if session.labels.are_classes:
-        temperature = fit_temperature(*scored(session, "val", args.n))
+    path = output_path(editor, args, "classify", ".json")
+    if editor.y_labels.are_classes:
+        temperature = fit_temperature(*scored(editor, "val", args.n))
         known = target >= 0
         nll = torch.nn.functional.cross_entropy(scores[known].double() / temperature, target[known])
-        confusion = confusion_of(scores[known].argmax(1), target[known], len(session.labels))
+        confusion = confusion_of(scores[known].argmax(1), target[known], len(editor.y_labels))
         facts |= {"temperature": temperature, "nll": nll.item(), "confusion": confusion.tolist()}
-        draw_confusion(confusion, session.labels.names, path.with_suffix(".png"))
+        draw_confusion(confusion, editor.y_labels.names, path.with_suffix(".png"))
     else:
         facts["accuracies"] = {
-            name: bayes_accuracy(scores[:, [k]], target[:, [k]]).item() for k, name in enumerate(session.labels.names)
+            name: bayes_accuracy(scores[:, [k]], target[:, [k]]).item() for k, name in enumerate(editor.y_labels.names)
         }
-    session.note(path, names=session.labels.names, **facts)
+    write_record(editor, args, path, names=editor.y_labels.names, **facts)
     print(f"Bayes classifier: {accuracy:.3f} right on {len(scores)} {args.split} faces; wrote {path}")
 
 
-def scored(session: Session, split: str, n: int) -> tuple[Tensor, Tensor]:
+def scored(editor: Editor, split: str, n: int) -> tuple[Tensor, Tensor]:
     """`class_log_probs` and targets of the first n faces of a split (0 = all)."""
     scores, targets, done = [], [], 0
-    for batch in session.split(split).once(BATCH, session.device):
-        v = dequantise(to_levels(batch["image"], session.n_bits), session.n_bits, 0.5)
-        scores.append(class_log_probs(session.flow, session.labels, v, session.labels.of(batch)).cpu())
-        targets.append(session.labels.targets(batch).cpu())
+    for batch in editor.split(split).once(BATCH, editor.device):
+        v = dequantise(to_levels(batch["image"], editor.n_bits), editor.n_bits, 0.5)
+        scores.append(class_log_probs(editor.flow, editor.y_labels, v, editor.y_labels.of(batch)).cpu())
+        targets.append(editor.y_labels.targets(batch).cpu())
         done += len(v)
         if n and done >= n:
             break
@@ -96,15 +98,14 @@ def save_figure(figure: object, path: Path) -> None:
         figure.savefig(file, format="png", dpi=110)
 
 
-def run_score(args: argparse.Namespace) -> None:
+def run_score(editor: Editor, args: argparse.Namespace) -> None:
     """How usual each picture is: bits/dim, beside what its plainness explains. Raw bits/dim ranks plain pictures above
     faces (1810.09136), so it is no detector of anomalies by itself."""
-    session = Session(args)
-    train = session.split("train").fixed(min(512, len(session.split("train"))))["image"]
-    usual = session.bits(train, best_label(session, train))
-    chosen = session.faces_of(args.images, args.split, args.n, args.eyes)
-    columns = scores_of(session, chosen.x, usual)
-    path = session.path("score", ".csv")
+    train = editor.split("train").fixed(min(512, len(editor.split("train"))))["image"]
+    usual = image_bits_of(editor, train, best_label(editor, train))
+    chosen = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes, args.source)
+    columns = scores_of(editor, chosen.images, usual)
+    path = output_path(editor, args, "score", ".csv")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["face", *columns])
@@ -118,32 +119,32 @@ def run_score(args: argparse.Namespace) -> None:
         )
         if not files:
             raise UserError(f"--against {args.against}: no pictures in it")
-        others = session.faces_of([str(f) for f in files], "test", 0, "whole")
-        theirs = scores_of(session, others.x, usual)
-        label = torch.cat([torch.zeros(len(chosen.x)), torch.ones(len(others.x))])
+        others = editor.subjects([str(f) for f in files], "whole")
+        theirs = scores_of(editor, others.images, usual)
+        label = torch.cat([torch.zeros(len(chosen.images)), torch.ones(len(others.images))])
         facts = {f"auroc {k}": area(torch.cat([columns[k], theirs[k]]), label) for k in columns}
         for key, value in facts.items():
             print(f"{key}: {value:.3f}")
-    session.note(path, faces=len(chosen.names), **facts)
+    write_record(editor, args, path, faces=len(chosen.names), **facts)
     print(f"{columns['bits_per_dim'].mean():.3f} bits/dim over {len(chosen.names)} faces; wrote {path}")
 
 
-def best_label(session: Session, x: Tensor) -> Tensor | None:
+def best_label(editor: Editor, x: Tensor) -> Tensor | None:
     """y (N, K) of faces x as the density names it, whatever is known: a file has no true label, so no face has one."""
-    return session.y_from(x, torch.full((len(x), len(label_names(session.meta))), math.nan))
+    return editor.y_of(x, torch.full((len(x), len(label_names(editor.meta))), math.nan))
 
 
-def scores_of(session: Session, x: Tensor, usual: Tensor) -> dict[str, Tensor]:
+def scores_of(editor: Editor, x: Tensor, usual: Tensor) -> dict[str, Tensor]:
     """Columns (N,) of the score table, each face under its best label."""
-    y = best_label(session, x)
-    bits = session.bits(x, y)
+    y = best_label(editor, x)
+    bits = image_bits_of(editor, x, y)
     columns = {
         "bits_per_dim": bits,
-        "minus_webp": bits - torch.tensor([webp_bits(k) for k in to_levels(x.cpu(), session.n_bits)]),  # 1909.11480
+        "minus_webp": bits - torch.tensor([webp_bits(k) for k in to_levels(x.cpu(), editor.n_bits)]),  # 1909.11480
         "typicality": (bits - usual.mean()).abs() / usual.std(),  # 1906.02994
     }
     norms: list[Tensor] = []
-    for _, photo in session.coded(x, y):
+    for _, photo in coded(editor, x, y):
         # |eps|^2 of d standard normals has mean d and variance 2 d.
         dims = [level[0].numel() for level in photo.code.eps]
         squares = [level.flatten(1).square().sum(1).cpu() for level in photo.code.eps]
@@ -161,12 +162,11 @@ def webp_bits(k: Tensor) -> float:
     return 8 * file.tell() / k.numel()
 
 
-def run_report(args: argparse.Namespace) -> None:
+def run_report(editor: Editor, args: argparse.Namespace) -> None:
     """Bits/dim with its yardsticks, exactness, samples, drift, readers, and what the code still knows of its label."""
-    session = Session(args)
-    images, levels = split_levels(session, args.split, args.n)
-    y = session.labels.of(images)
-    one = session.bits(images["image"], y)
+    images, levels = split_levels(editor, args.split, args.n)
+    y = editor.y_labels.of(images)
+    one = image_bits_of(editor, images["image"], y)
     found = {
         "split": args.split,
         "images": len(one),
@@ -175,24 +175,24 @@ def run_report(args: argparse.Namespace) -> None:
         "median": one.median().item(),
     }
     if args.draws > 1:
-        found[f"bits_per_dim_{args.draws}_draws"] = session.bits(images["image"], y, args.draws).mean().item()
-    train = (to_levels(batch["image"], session.n_bits) for batch in session.split("train").once(256))
-    found["yardsticks"] = yardsticks(train, levels, session.n_bits)
-    found |= exactness(session, images["image"], y) | finite_samples(session)
-    v = dequantise(levels[:BATCH].to(session.device), session.n_bits, 0.5)
-    drifts = level_drifts(session.flow, v, None if y is None else y[:BATCH].to(session.device))
+        found[f"bits_per_dim_{args.draws}_draws"] = image_bits_of(editor, images["image"], y, args.draws).mean().item()
+    train = (to_levels(batch["image"], editor.n_bits) for batch in editor.split("train").once(256))
+    found["yardsticks"] = yardsticks(train, levels, editor.n_bits)
+    found |= exactness(editor, images["image"], y) | finite_samples(editor, args.seed)
+    v = dequantise(levels[:BATCH].to(editor.device), editor.n_bits, 0.5)
+    drifts = level_drifts(editor.flow, v, None if y is None else y[:BATCH].to(editor.device))
     found["drift_by_level"] = [d.item() for d in drifts]
-    if len(session.labels) and session.labels.are_classes:
-        found["leak"] = leak(session, args.split)
-    path = session.path("report", ".json")
-    session.note(path, **found)
+    if len(editor.y_labels) and editor.y_labels.are_classes:
+        found["leak"] = leak(editor, args.split)
+    path = output_path(editor, args, "report", ".json")
+    write_record(editor, args, path, **found)
     print(json.dumps(found, indent=1))
     print(f"wrote {path}")
 
 
-def split_levels(session: Session, split: str, n: int) -> tuple[dict[str, Tensor], Tensor]:
+def split_levels(editor: Editor, split: str, n: int) -> tuple[dict[str, Tensor], Tensor]:
     """The first n faces of a split (0 = all) as one batch, and their levels."""
-    faces = session.split(split)
+    faces = editor.split(split)
     n = min(n or len(faces), len(faces))
     batches, done = [], 0
     for batch in faces.once(256):
@@ -201,48 +201,48 @@ def split_levels(session: Session, split: str, n: int) -> tuple[dict[str, Tensor
         if done >= n:
             break
     whole = {key: torch.cat([b[key] for b in batches])[:n] for key in batches[0]}
-    return whole, to_levels(whole["image"], session.n_bits)
+    return whole, to_levels(whole["image"], editor.n_bits)
 
 
-def exactness(session: Session, x: Tensor, y: Tensor | None) -> dict[str, float]:
+def exactness(editor: Editor, x: Tensor, y: Tensor | None) -> dict[str, float]:
     """Share of bytes that decode(encode) returns, and its largest error before rounding, in units of v."""
     same, worst = 0, 0.0
-    for rows, photo in session.coded(x, y):
-        v = dequantise(to_levels(x[rows], session.n_bits), session.n_bits, 0.5).to(session.device)
-        back = session.flow.decode(photo.code.eps, photo.y)
+    for rows, photo in coded(editor, x, y):
+        v = dequantise(to_levels(x[rows], editor.n_bits), editor.n_bits, 0.5).to(editor.device)
+        back = editor.flow.decode(photo.code.eps, photo.y)
         worst = max(worst, (back - v).abs().max().item())
-        picture = decode_photo(session.flow, photo.code.eps, session.n_bits, photo.y, photo.lost)
+        picture = decode_photo(editor.flow, photo.code.eps, editor.n_bits, photo.y, photo.lost)
         same += int((torch.from_numpy(to_uint8(picture)) == torch.from_numpy(to_uint8(x[rows]))).sum())
     return {"same_bytes": same / x.numel(), "largest_error": worst}
 
 
-def finite_samples(session: Session) -> dict[str, float]:
+def finite_samples(editor: Editor, seed: int) -> dict[str, float]:
     """Of 1024 samples at temperature 1: the finite share and the largest value, in units of v (pictures: 1/2)."""
-    finite, largest = 0, 0.0
+    finite, largest, generator = 0, 0.0, torch.Generator().manual_seed(seed)
     for _ in range(0, SAMPLES, BATCH):
-        y = session.labels.unknown(BATCH) if len(session.labels) else None
-        if y is not None and session.labels.are_classes:
-            drawn = torch.multinomial(session.labels.frequency.cpu(), BATCH, True, generator=session.generator)
-            y = session.labels.encode(drawn.to(session.device))
-        v = session.flow.draw(BATCH, 1.0, y, session.generator)
+        y = editor.y_labels.unknown(BATCH) if len(editor.y_labels) else None
+        if y is not None and editor.y_labels.are_classes:
+            drawn = torch.multinomial(editor.y_labels.frequency.cpu(), BATCH, True, generator=generator)
+            y = editor.y_labels.encode(drawn.to(editor.device))
+        v = editor.flow.draw(BATCH, 1.0, y, generator)
         good = v.flatten(1).isfinite().all(1)
         finite += int(good.sum())
         largest = max(largest, v.nan_to_num(posinf=math.inf, neginf=-math.inf).abs().max().item())
     return {"finite_samples": finite / SAMPLES, "largest_sample": largest}
 
 
-def leak(session: Session, split: str) -> dict[str, float]:
+def leak(editor: Editor, split: str) -> dict[str, float]:
     """How well a linear reader finds the label in codes taken under that label: above chance, a transfer leaves it
     behind. Accuracy of the largest of the classes' scores."""
     sets = []
     for name in ("train", split):
-        seen = [(pooled(p.code.eps).cpu(), b["label"].cpu()) for p, b in session.stream(name)]
+        seen = [(pooled(p.code.eps).cpu(), b["label"].cpu()) for p, b in stream(editor, name)]
         codes, label = (torch.cat(part) for part in zip(*seen, strict=True))
         sets.append((codes[label >= 0], label[label >= 0]))
     (codes, label), (test, truth) = sets
-    one_hot = torch.nn.functional.one_hot(label, len(session.labels)).float()
+    one_hot = torch.nn.functional.one_hot(label, len(editor.y_labels)).float()
     reader = lda_scores(codes, one_hot, 0.1)
-    means = torch.stack([codes[label == k].mean(0) for k in range(len(session.labels))])
+    means = torch.stack([codes[label == k].mean(0) for k in range(len(editor.y_labels))])
     middle = ((means * reader).sum(1) + (codes @ reader.T).mean(0)) / 2
     right = ((test @ reader.T - middle).argmax(1) == truth).float().mean().item()
     return {"reader_accuracy": right, "chance": (torch.bincount(truth).max() / len(truth)).item()}
@@ -250,7 +250,7 @@ def leak(session: Session, split: str) -> dict[str, float]:
 
 def add_classify(parser: argparse.ArgumentParser) -> None:
     """The options of `classify`."""
-    add_split(parser)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
     parser.add_argument("--n", type=int, default=0, help="faces; 0: all")
 
 
@@ -262,6 +262,6 @@ def add_score(parser: argparse.ArgumentParser) -> None:
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
-    add_split(parser)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
     parser.add_argument("--n", type=int, default=0, help="faces; 0: all")
     parser.add_argument("--draws", type=int, default=1, help="dequantisations of the tighter bound")

@@ -233,6 +233,6 @@ def load_directions(path: Path, provenance: dict) -> Directions:
         if found.provenance[key] != provenance[key]:
             raise UserError(
                 f"{path}: fitted to {what} ({found.provenance[key]!s:.12}, the run has {provenance[key]!s:.12}); refit "
-                f"with python flow/sample.py directions --run-dir {provenance['run']} --kind {found.kind}"
+                f"with python flow/sample.py directions --run-dir {provenance['run']} --fit {found.kind}"
             )
     return found

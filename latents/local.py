@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PARTNERS = 10  # `pair_vectors`: faces of the other side that a neighbour is compared with
-
 
 def transport_vectors(query: Tensor, mu: Tensor, target: Tensor, side: int, shrink: float = 4.0) -> Tensor:
     """From without to with along the optimal transport between both sides taken as Gaussians -> (Q, Z).
@@ -39,33 +37,6 @@ def transport_vectors(query: Tensor, mu: Tensor, target: Tensor, side: int, shri
     there = means[side] + (x - means[start]) @ turn  # `turn` is symmetric
     move = there - x if side == 1 else x - there
     return move.to(query.dtype)
-
-
-def pair_vectors(query: Tensor, mu: Tensor, target: Tensor, k: int, partners: int = PARTNERS) -> Tensor:
-    """From without to with around each query -> (Q, Z): the mean over the k nearest codes of the rarer side of (code -
-    mean of *its* nearest codes of the other side), the sign turned where the rarer side is without.
-
-    The plain difference of both sides' nearest codes is biased: the rarer side's are further away and hence nearer to
-    the average face, so the edit loses the person. Here each difference is taken on the spot. Distances leave out the
-    axis between the two means, else partners would be those that almost smile. A code equal to the query's never
-    counts.
-    """
-    sides = _two_sides(mu, target)
-    rare = int(len(sides[1]) <= len(sides[0]))
-    anchors, others = sides[rare], sides[1 - rare]
-    across = torch.nn.functional.normalize(anchors.mean(0) - others.mean(0), dim=0)
-
-    def nearest(codes: Tensor, among: Tensor, count: int) -> Tensor:
-        flat = [c - (c @ across)[:, None] * across for c in (codes, among)]
-        distance = torch.cdist(*flat)
-        distance[distance < 1e-6] = torch.inf
-        return distance.topk(min(count, len(among)), largest=False).indices
-
-    near = nearest(query.double(), anchors, k)  # (Q, k)
-    used, place = near.unique(return_inverse=True)
-    steps = [part - others[nearest(part, others, partners)].mean(1) for part in anchors[used].split(256)]
-    v = torch.cat(steps)[place].mean(1)
-    return (v if rare == 1 else -v).to(query.dtype)
 
 
 def _two_sides(mu: Tensor, target: Tensor) -> list[Tensor]:

@@ -7,5 +7,7 @@ computed in at least float32, whatever autocast would like: float64 stays float6
     pixels.py        face_weight: where in a face an error counts more
     perceptual.py    feature_distance: errors of feature maps, as nats or as the papers' squared error
     adversarial.py   critic and generator losses of four GANs, WGAN-GP's and R1's penalties
+    augment.py       DiffAugment: random changes that a critic sees on real faces and fakes alike
+    targets.py       target labels of fakes, wrong labels for the critic, labels between two classes
     quantise.py      8-bit levels, dequantisation noise, bits per dimension
 """

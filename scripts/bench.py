@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from aae_cgan.config import AAECGANTrainConfig, LossConfig, ModelConfig
 from aae_cgan.config import Config as AAEConfig
-from aae_cgan.targets import draw_request
 from aae_cgan.train import AAECGAN
 from flow.config import Config as FlowConfig
 from flow.config import LossConfig as FlowLoss
 from flow.config import ModelConfig as FlowModel
 from flow.edit import encode_photo, move
 from flow.train import Glow
+from losses.targets import draw_request
 
 TURNS = 30
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)

@@ -50,7 +50,7 @@ FAULTS = {
     "aae_cgan": [
         Fault("the generator's sign dropped", "aae_cgan/train.py", "return generator_loss(critic(*pair), gan)",
               "return -generator_loss(critic(*pair), gan)"),
-        Fault("a wrong label that may be the right one", "aae_cgan/targets.py", "shift = torch.randint(1, k",
+        Fault("a wrong label that may be the right one", "losses/targets.py", "shift = torch.randint(1, k",
               "shift = torch.randint(0, k"),
         Fault("no gradient through the edit's code", "aae_cgan/train.py", "z_back = self.encoder(x_fake)",
               "z_back = self.encoder(x_fake.detach())"),
@@ -61,7 +61,7 @@ FAULTS = {
               "raised(grad).square().sum(1)"),
         Fault("prior and codes exchanged", "aae_cgan/train.py", "update_d_latent(torch.randn_like(z), z.detach())",
               "update_d_latent(z.detach(), torch.randn_like(z))"),
-        Fault("the label shown is not the one asked for", "aae_cgan/targets.py", "return Request(y[p], x[p]",
+        Fault("the label shown is not the one asked for", "losses/targets.py", "return Request(y[p], x[p]",
               "return Request(y[p], x"),
     ],
     "flow": [

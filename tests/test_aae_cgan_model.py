@@ -11,16 +11,17 @@ from aae_toy import CLASSES, Noise, batch, config, meta
 from torch import nn
 
 from aae_cgan.alarms import Watch, symptoms, vital_signs
-from aae_cgan.augment import diff_augment, shifted
 from aae_cgan.config import Config, ModelConfig
 from aae_cgan.edit import class_order
 from aae_cgan.linear import LinearPath, fit_linear
 from aae_cgan.model import ConditionalNorm, Encoder, Generator, ImageCritic, refuse_batch_norm
 from aae_cgan.schedule import boundaries, clock, generator_steps
-from aae_cgan.targets import conditions, draw_request, mix_labels, wrong_labels
 from aae_cgan.train import AAECGAN
 from aae_cgan.unlabelled import in_two_parts
+from data.labels import conditions
 from engine import UserError, load_config
+from losses.augment import diff_augment, shifted
+from losses.targets import draw_request, mix_labels, wrong_labels
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "aae_cgan").glob("*.yaml"))
 

@@ -9,9 +9,10 @@ from aae_toy import CLASSES, Noise, batch, build, config, meta, run
 from torch import Tensor
 
 from aae_cgan.schedule import clock
-from aae_cgan.targets import Request, conditions, draw_request, mix_labels
 from aae_cgan.train import AAECGAN
+from data.labels import conditions
 from engine import UserError, mean_over_ranks
+from losses.targets import Request, draw_request, mix_labels
 from tests.same import equal, of_one_and_of_two_ranks
 
 pytestmark = pytest.mark.slow  # whole runs

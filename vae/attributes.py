@@ -72,7 +72,7 @@ class AttributeVectors:
         return self.names.index(name)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(method: Any, faces: Any, batch_size: int = 256) -> Codes:
     """Codes of every face of a set, in its order, unflipped; on the CPU."""
     mus, labels, index = [], [], []
@@ -202,7 +202,7 @@ def load_vectors(path: Path, sha256: str) -> AttributeVectors:
         run, step = vectors.provenance["run"], vectors.provenance["step"]
         raise UserError(
             f"{path}: fitted to other weights (step {step}); refit with "
-            f"python vae/sample.py vectors --run-dir {run} --kind {vectors.kind}"
+            f"python vae/sample.py vectors --run-dir {run} --fit {vectors.kind}"
         )
     return vectors
 

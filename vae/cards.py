@@ -6,26 +6,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.labels import label_names
+from editing.record import write_grid
 from engine import Grid, UserError
 from latents.area import area
 from vae.attributes import BALANCE, AttributeVectors, fit_vectors, provenance_of, save_vectors
-from vae.session import Session
+from vae.editor import Editor
 
 RETAINED = 0.8  # below this share of what a judge can tell, an attribute counts as not drawn
 ALPHAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 Facts = dict[str, dict]
 
 
-def run_vectors(args: argparse.Namespace) -> None:
+def run_vectors(editor: Editor, args: argparse.Namespace) -> None:
     """Fit directions on the training codes, score them on validation, write them and their card."""
-    session = Session(args)
-    train, val = session.codes("train"), session.codes("val")
-    fitted = fit_vectors(train, val, session.meta, args.kind, provenance_of(session.method), args.balance)
-    save_vectors(fitted, session.dir / f"vectors_{args.kind}.pt")
-    kept = retention(session, args.judge) if args.judge else {}
+    train, val = editor.training_codes("train"), editor.training_codes("val")
+    fitted = fit_vectors(train, val, editor.meta, args.fit, provenance_of(editor.method), args.balance)
+    save_vectors(fitted, editor.run_dir / f"vectors_{args.fit}.pt")
+    kept = retention(editor, args.judge) if args.judge else {}
     facts = facts_of(fitted, kept)
-    path = session.write(card(session, fitted, facts), f"vectors_{args.kind}", vectors=facts, skipped=fitted.skipped)
+    name = f"vectors_{args.fit}"
+    path = write_grid(editor, args, card(editor, fitted, facts), name, vectors=facts, skipped=fitted.skipped)
     for name, reason in fitted.skipped.items():
         print(f"no vector for {name}: {reason}")
     for said in fitted.cells.values():
@@ -36,7 +36,7 @@ def run_vectors(args: argparse.Namespace) -> None:
         print(f"not drawn by this model (less than {RETAINED:.0%} retained): {', '.join(lost) or 'none'}")
     else:
         print("retention was not measured: give --judge, a run of evaluation.train_classifier")
-    print(f"{len(fitted.names)} {args.kind} vectors; card: {path}")
+    print(f"{len(fitted.names)} {args.fit} vectors; card: {path}")
 
 
 def facts_of(fitted: AttributeVectors, kept: dict[str, float]) -> Facts:
@@ -64,16 +64,15 @@ def leakage(fitted: AttributeVectors) -> Tensor:
     return fitted.direction @ fitted.score.T / distance
 
 
-def retention(session: Session, judge: Path) -> dict[str, float]:
+def retention(editor: Editor, judge: Path) -> dict[str, float]:
     """What is left, in reconstructions of validation faces, of the judge's area above chance: 1 all, 0 nothing."""
     from evaluation.classifier import load
 
-    net = load(judge, device=session.args.device)
-    faces = session.split("val")
-    batch = faces.take(range(len(faces)))
-    pictures = (batch["image"], session.reconstruct(batch["image"]))
+    net = load(judge, device=str(editor.device))
+    faces = editor.take("val", range(len(editor.split("val"))))
+    pictures = (faces.images, editor.reconstruct(faces))
     real, recon = (net.probabilities(net.logits(((x.cpu() + 1) * 127.5).round().byte())).cpu() for x in pictures)
-    names, labels, found = label_names(session.meta), session.codes("val").labels, {}
+    names, labels, found = editor.label_names(), editor.labels(faces), {}
     for i, name in enumerate(net.names):
         if name in names:
             before, after = (area(p[:, i], labels[:, names.index(name)]) for p in (real, recon))
@@ -84,10 +83,10 @@ def retention(session: Session, judge: Path) -> dict[str, float]:
     return found
 
 
-def card(session: Session, fitted: AttributeVectors, facts: Facts) -> Grid:
+def card(editor: Editor, fitted: AttributeVectors, facts: Facts) -> Grid:
     """The average face moved along every direction; beside it how many faces, how well it reads, what it drags."""
     z = fitted.origin + torch.tensor(ALPHAS)[None, :, None] * fitted.direction[:, None]  # (A, 5, Z)
-    images = session.decode(z.flatten(0, 1)).unflatten(0, (len(fitted.names), len(ALPHAS)))
+    images = editor.images({"z": z.flatten(0, 1)}).unflatten(0, (len(fitted.names), len(ALPHAS)))
     rows = []
     for name, fact in facts.items():
         mark = "" if fact.get("drawn", True) else " NOT DRAWN"
@@ -104,7 +103,7 @@ def card(session: Session, fitted: AttributeVectors, facts: Facts) -> Grid:
 
 def add_vectors(parser: argparse.ArgumentParser) -> None:
     """The options of `vectors`."""
-    parser.add_argument("--kind", choices=["ols", "mean", "balanced"], default="ols", help="how directions are fitted")
+    parser.add_argument("--fit", choices=["ols", "mean", "balanced"], default="ols", help="how directions are fitted")
     parser.add_argument(
         "--balance", nargs="*", default=list(BALANCE), help="confounders of balanced vectors, at most 4"
     )

@@ -1,226 +1,90 @@
-"""A code and a request -> the moved code. Local moves, taken from training faces that are like the face in question.
+"""How a VAE makes codes and changes them: codes are mu of the averaged encoder, moved among training codes."""
 
-A global vector bends with pose and place. So a face is compared with its likes: faces of its own side that share its
-expression and what `match` names, and faces of the other side that share what they can. Between the two crowds a code
-moves by optimal transport (`transport`), or along differences of nearest neighbours (`pairs`, `knn`: deep feature
-interpolation, 1611.05507, in code space). Figures: README.
-"""
-
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from data.labels import label_names
-from data.request import Move, Request, parse_names
-from engine import UserError
-from latents.directions import alphas_to_targets, knn_vectors, orthogonalise, side_of
-from latents.local import pair_vectors, transport_vectors
-from vae.attributes import MIN_SIDE, AttributeVectors, Codes, get_vectors
-from vae.probe import Probe, get_probe, held_labels, least_move, wanted_labels
-from vae.session import Session
-
-KINDS = ("transport", "pairs", "knn", "probe", "ols", "balanced", "mean")
-LOCAL = KINDS[:3]
-MATCH = ("Mouth_Slightly_Open", "Male")  # faces are compared with faces that agree on these, where they exist
-NEIGHBOURS = 100
-CROWD = 4  # codes a latent that a crowd needs for its covariance, and for its mean to be steady
-FURTHEST = 2.0  # transports: how far along its move a face may go until its score is on the side's mean
+from data.request import Request, parse_names
+from editing import editor
+from editing.editor import along
+from editing.subjects import Code, Subjects
+from engine.files import sha256
+from evaluation.manifest import weights_sha256
+from latents.paths import lerp, slerp
+from vae.attributes import Codes, cached_codes, get_vectors
+from vae.config import Config
+from vae.latent_editor import MATCH, NEIGHBOURS, LatentEditor
+from vae.prior import Mixture, fit_mixture
+from vae.train import BetaVAE
 
 
-@dataclass
-class Editor:
-    """Moves codes of one run. `codes`: training faces; `vectors`: directions (of `kind`, or OLS) and readers."""
+@dataclass(frozen=True)
+class Options:
+    """How a VAE's codes move, and what unseen faces are drawn from."""
 
-    codes: Codes
-    vectors: AttributeVectors
-    meta: dict
-    kind: str = KINDS[0]
-    k: int = NEIGHBOURS
-    match: Sequence[str] = MATCH
-    keep: Sequence[str] = ()
-    probe: Probe | None = None  # of kind `probe`
-
-    def move(self, mu: Tensor, request: Request, labels: Tensor | None = None) -> Tensor:
-        """mu (Q, Z) -> moved codes (Q, Z). labels (Q, L) in {0, 1, NaN} where known; what is not known is read.
-
-        `transport` carries each face to its place on the other side, one request after the other, and further on the
-        same line, at most twice as far, until its score is the mean of that side. The other kinds are directions:
-        requests for a side are solved together, so that every requested score lands on its side's mean. A step
-        (`Smiling=+1.5`, in whole moves) is taken first, and as it is.
-        """
-        labels = self.complete(mu, labels)
-        if self.kind == "probe":
-            return self.probed(mu, request, labels)
-        directions, scores, targets = [], [], []
-        start = mu
-        for wish in self.wishes(request):
-            v = self.kept_out(self.direction(start, wish, request, labels))  # (Q, Z)
-            if wish.form == "step":
-                start = start + self.way(wish, labels)[:, None] * v
-                continue
-            row = self.vectors.row(wish.name)
-            score, (without, with_) = self.vectors.score[row], self.vectors.class_mean[row]
-            if self.kind == "transport":
-                way = self.way(wish, labels)  # (Q,)
-                reach = (torch.where(way > 0, with_, without) - start @ score) / (way.sign() * (v @ score))
-                start = start + (way * reach.nan_to_num(1).clamp(1, FURTHEST))[:, None] * v
-                continue
-            directions.append(v)
-            scores.append(score)
-            targets.append(without + self.shares(wish, labels) * (with_ - without))  # (Q,)
-        if not directions:
-            return start
-        v = torch.stack(directions, 1)  # (Q, k, Z)
-        alpha = alphas_to_targets(start, v, torch.stack(scores), torch.stack(targets, 1))  # (Q, k)
-        return start + (alpha[..., None] * v).sum(1)
-
-    def way(self, wish: Move, labels: Tensor) -> Tensor:
-        """How much of the whole move from without to with each face is to make: (Q,) in [-1, 1]."""
-        if wish.form == "step":
-            return torch.full((len(labels),), float(wish.value))
-        return self.shares(wish, labels) - labels[:, label_names(self.meta).index(wish.name)]
-
-    def probed(self, mu: Tensor, request: Request, labels: Tensor) -> Tensor:
-        """The least move that the probe reads as all that is asked; a share of it where a share is asked."""
-        wishes = self.wishes(request)
-        ways = [self.way(wish, labels) for wish in wishes]
-        names, classes = label_names(self.meta), self.meta["classes"]
-        wanted = wanted_labels(wishes, ways, labels, names, classes)
-        moved = least_move(self.probe, mu, wanted, held_labels(self.codes, labels, wanted))
-        share = torch.stack(ways).abs().amax(0)[:, None]  # (Q, 1)
-        return mu + share * self.kept_out(moved - mu)
-
-    def kept_out(self, v: Tensor) -> Tensor:
-        """v without the directions of the attributes to keep."""
-        if not self.keep:
-            return v
-        return orthogonalise(v, self.vectors.direction[[self.vectors.row(name) for name in self.keep]])
-
-    def wishes(self, request: Request) -> list[Move]:
-        """The moves of a request; leaving an expression means going to neutral."""
-        request.require("set", "amount", "flip", "step", method="vae")
-        wishes = []
-        for wish in request:
-            if wish.is_class and wish.form == "flip":
-                raise UserError(f"{wish}: an expression has no other side; ask for another expression")
-            if wish.is_class and wish.form == "set" and wish.value == 0:
-                if "neutral" not in self.vectors.names:
-                    raise UserError(f"{wish}: there is no neutral face to go to; ask for another expression")
-                wish = replace(wish, name="neutral", value=1.0)
-            wishes.append(wish)
-        return wishes
-
-    def complete(self, mu: Tensor, labels: Tensor | None) -> Tensor:
-        """Labels (Q, L) with what is unknown read from the code by its score; unreadable ones stay NaN."""
-        names, v = label_names(self.meta), self.vectors
-        labels = torch.full((len(mu), len(names)), float("nan")) if labels is None else labels.clone()
-        for row, name in enumerate(v.names):
-            if name in self.meta["attributes"]:
-                column = labels[:, names.index(name)]
-                column.copy_(torch.where(column.isnan(), side_of(mu, v.score[row], v.class_mean[row]).float(), column))
-        rows = [row for row, name in enumerate(v.names) if name in self.meta["classes"]]
-        if rows:  # the expression whose score is the furthest towards its own side
-            without, with_ = v.class_mean[rows].unbind(1)
-            reading = (mu @ v.score[rows].T - without) / (with_ - without)  # (Q, K)
-            columns = torch.tensor([names.index(v.names[row]) for row in rows])
-            read = torch.nn.functional.one_hot(columns[reading.argmax(1)], len(names)).float()
-            classes = torch.tensor([name in self.meta["classes"] for name in names])
-            labels = torch.where(labels.isnan() & classes, read, labels)
-        return labels
-
-    def shares(self, wish: Move, labels: Tensor) -> Tensor:
-        """Where each face shall stand between the sides' means, 0 without to 1 with: (Q,)."""
-        if wish.form == "flip":
-            return 1 - labels[:, label_names(self.meta).index(wish.name)]
-        return torch.full((len(labels),), float(wish.value))
-
-    def direction(self, mu: Tensor, wish: Move, request: Request, labels: Tensor) -> Tensor:
-        """From without to with, one a face: (Q, Z). An expression is left for another, not for its absence."""
-        if self.kind in LOCAL:
-            return self.local(mu, wish, request, labels)
-        v = self.vectors.direction[self.vectors.row(wish.name)].repeat(len(mu), 1)
-        if wish.is_class and "neutral" in self.vectors.names:
-            for name in self.meta["classes"]:
-                rows = labels[:, label_names(self.meta).index(name)] == 1
-                if name != wish.name and name in self.vectors.names and rows.any():
-                    v[rows] = v[rows] - self.vectors.direction[self.vectors.row(name)]
-        return v
-
-    def local(self, mu: Tensor, wish: Move, request: Request, labels: Tensor) -> Tensor:
-        """Directions (Q, Z) from the crowds around each face; faces that are alike share theirs."""
-        self.vectors.row(wish.name)  # or a sentence: too few faces
-        names, classes = label_names(self.meta), self.meta["classes"]
-        asked = [names.index(n) for n in self.match if n in names and n not in request]
-        if not any(n in request for n in classes):  # an attribute: the expression is held where it can be
-            asked = [names.index(n) for n in classes] + asked
-        column = names.index(wish.name)
-        alike = labels[:, [column, *asked]].nan_to_num(-1)
-        shown = labels[:, [names.index(n) for n in classes]].nan_to_num(0) if wish.is_class else labels[:, :0]
-        v, relaxed = torch.empty_like(mu), Counter()
-        for key in torch.cat([alike, shown], 1).unique(dim=0):
-            mine = (torch.cat([alike, shown], 1) == key).all(1)
-            side = 0 if wish.is_class and key[0] != 1 else int(key[0])
-            crowds = self.crowds(wish, labels[mine][0], side, asked, relaxed, int(mine.sum()))
-            v[mine] = self.between(mu[mine], crowds, side)
-        for name, count in relaxed.items():
-            print(f"{wish}: too few training faces share {name} with {count} faces; it was not asked of them")
-        return v
-
-    def between(self, mu: Tensor, crowds: list[Tensor], side: int) -> Tensor:
-        """From without to with for codes (Q, Z) of `side`; crowds: rows (N,) bool of training faces without, with."""
-        rows = crowds[0] | crowds[1]
-        codes, target = self.codes.mu[rows], crowds[1][rows].float()
-        if self.kind == "transport":
-            return transport_vectors(mu, codes, target, 1 - side)
-        if self.kind == "knn":
-            return knn_vectors(mu, None, codes, target[:, None], 0, self.k)
-        return pair_vectors(mu, codes, target, self.k)
-
-    def crowds(
-        self, wish: Move, face: Tensor, side: int, asked: list[int], relaxed: Counter, faces: int
-    ) -> list[Tensor]:
-        """Training faces without and with, as like `face` (L,) as they can be: two masks (N,).
-
-        Each column of `asked` on which the face is 1 (or, for attributes, 0) is asked of both sides if enough faces
-        are left on each (2 k, and for transports four a latent); of the face's own side alone where the other has
-        none to speak of (no angry face smiles); else of neither, which `relaxed` counts under its name. Where it is
-        the face's expression that the other side lacks, the other side's neutral faces are taken if there are enough:
-        who stops smiling is not to look afraid.
-        """
-        names, classes, known = label_names(self.meta), self.meta["classes"], self.codes.labels
-        target = known[:, names.index(wish.name)]
-        sides = [target == 0, target == 1]
-        enough = max(2 * self.k, CROWD * self.codes.mu.shape[1] if self.kind == "transport" else 0)
-        if wish.is_class:  # another expression is left, not the absence of this one
-            shown = [n for n in classes if face[names.index(n)] == 1 and n != wish.name]
-            if shown:
-                sides[0] = known[:, names.index(shown[0])] == 1
-        if not (sides[0].any() and sides[1].any()):
-            raise UserError(f"{wish}: no training face on one side; ask for something else")
-        for column in asked:
-            if face[column].isnan() or (names[column] in classes and face[column] == 0):
-                continue
-            agree = known[:, column] == face[column]
-            counts = [int((s & agree).sum()) for s in sides]
-            if min(counts) >= enough:
-                sides = [s & agree for s in sides]
-            elif counts[1 - side] < MIN_SIDE and counts[side] >= enough:
-                sides[side] = sides[side] & agree
-                if names[column] in classes and "neutral" in classes:
-                    plain = sides[1 - side] & (known[:, names.index("neutral")] == 1)
-                    sides[1 - side] = plain if plain.sum() >= enough else sides[1 - side]
-            else:
-                relaxed[names[column]] += faces
-        return sides
+    kind: Literal["transport", "knn", "ols", "balanced", "mean"] = "transport"  # similar faces, or one vector for all
+    num_neighbors: int = NEIGHBOURS  # on either side (knn); a matched group has at least twice as many faces
+    match: tuple[str, ...] = MATCH  # attributes on which the compared faces agree
+    keep: tuple[str, ...] = ()  # attributes whose directions are left out of the move
+    density: Literal["normal", "gmm"] = "normal"  # of drawn codes: N(0, I), or a mixture fitted to the training codes
 
 
-def open_editor(session: Session, kind: str, k: int, match: Sequence[str], keep: Sequence[str]) -> Editor:
-    """An editor with the run's codes and vectors, which are made where they are missing."""
-    train, val, meta = session.codes("train"), session.codes("val"), session.meta
-    vectors = get_vectors(session.method, session.dir, kind if kind in ("mean", "balanced") else "ols", train, val)
-    names = parse_names(keep, meta["classes"], meta["attributes"])
-    probe = get_probe(train, session.dir, session.method.origin.sha256) if kind == "probe" else None
-    return Editor(train, vectors, meta, kind, k, match, names, probe)
+class Editor(editor.Editor):
+    """Codes {z (N, Z)}."""
+
+    config_class, method_class, options_class = Config, BetaVAE, Options
+    method: BetaVAE
+    options: Options
+
+    def encode(self, batch: dict[str, Tensor]) -> Code:
+        return {"z": self.method.ema_encoder(batch["image"])[0]}
+
+    def decode(self, code: Code) -> Tensor:
+        return self.method.ema_decoder(code["z"])
+
+    def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
+        return code | {"z": self.latent_editor(self.options.kind).move(code["z"], request, self.labels(faces))}
+
+    def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
+        if self.options.density == "gmm":
+            return {"z": self.mixture.draw(seeds)}
+        size = self.method.cfg.model.latent_dim
+        return {"z": torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(s)) for s in seeds])}
+
+    def interpolate(self, a: Code, b: Code, t: Tensor, drawn: bool) -> Code:
+        """A straight line; an arc between draws of the prior, which all lie at about one distance from 0."""
+        return {"z": along(slerp if drawn else lerp, a["z"], b["z"], t)}
+
+    def predict_labels(self, faces: Subjects) -> Tensor:
+        """Unknown labels are read from the code by their scores."""
+        if not self.label_names():
+            return self.labels(faces)
+        return self.latent_editor("ols").complete(self.codes(faces)["z"], self.labels(faces))
+
+    def guides(self) -> dict[str, str]:
+        w = self.method.cfg.loss
+        if w.features == "vgg19":
+            return {"vgg19": sha256(w.vgg19_weights)}
+        return {"own features": weights_sha256(self.method.feature_net)} if w.features == "own" else {}
+
+    def training_codes(self, split: str = "train") -> Codes:
+        """Codes and labels of a whole split, kept in the run directory."""
+        return cached_codes(self.method, self.split(split), self.faces.meta["fingerprint"], self.run_dir, split)
+
+    def latent_editor(self, kind: str) -> LatentEditor:
+        """What moves codes, with the run's codes and vectors; they are made where they are missing."""
+        train, val = self.training_codes("train"), self.training_codes("val")
+        vectors = get_vectors(self.method, self.run_dir, kind if kind in ("mean", "balanced") else "ols", train, val)
+        keep = parse_names(self.options.keep, self.classes, self.attributes)
+        return LatentEditor(train, vectors, self.meta, kind, self.options.num_neighbors, self.options.match, keep)
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        return fit_mixture(self.training_codes("train").mu)
+
+    def facts(self, request: Request | None = None) -> dict[str, Any]:
+        return super().facts(request) | {"kind": self.options.kind}

@@ -1,22 +1,40 @@
-"""Codes of faces that were never seen."""
+"""A mixture of Gaussians fitted to the training codes: it knows better than N(0, I) where codes of faces are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vae.session import Session
-
-DENSITIES = ("normal", "gmm")
-COMPONENTS = 10  # of the mixture
+COMPONENTS = 10
 
 
-def draw_codes(session: Session, n: int, density: str) -> Tensor:
-    """(n, Z), on the CPU, a function of the seed: from N(0, I), or from a mixture of Gaussians fitted to the training
-    codes (`gmm`), which knows where they really lie."""
-    if density == "normal":
-        return torch.randn(n, session.method.cfg.model.latent_dim, generator=session.generator)
+@dataclass(frozen=True)
+class Mixture:
+    """K Gaussians over codes: weight (K,), mean (K, Z), scale (K, Z, Z) lower triangular."""
+
+    weight: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def draw(self, seeds: Sequence[int]) -> Tensor:
+        """(N, Z); row i depends on seeds[i] alone."""
+        rows = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            k = int(torch.multinomial(self.weight, 1, generator=generator))
+            noise = torch.randn(self.mean.shape[1], generator=generator)
+            rows.append(self.mean[k] + self.scale[k] @ noise)
+        return torch.stack(rows)
+
+
+def fit_mixture(codes: Tensor) -> Mixture:
+    """Expectation maximisation on codes (N, Z), full covariances, from a fixed start."""
     from sklearn.mixture import GaussianMixture
 
-    codes = session.codes("train").mu.double().numpy()
-    mixture = GaussianMixture(COMPONENTS, covariance_type="full", random_state=0, reg_covar=1e-4).fit(codes)
-    mixture.random_state = session.args.seed
-    return torch.from_numpy(mixture.sample(n)[0]).float()[torch.randperm(n, generator=session.generator)]
+    fitted = GaussianMixture(COMPONENTS, covariance_type="full", random_state=0, reg_covar=1e-4).fit(
+        codes.double().numpy()
+    )
+    covariance = torch.from_numpy(fitted.covariances_)
+    weight, mean = (torch.from_numpy(v).float() for v in (fitted.weights_, fitted.means_))
+    return Mixture(weight, mean, torch.linalg.cholesky(covariance).float())

@@ -10,45 +10,44 @@ from torch import Tensor
 
 from data import synthetic
 from data.drawn_reader import DrawnFaces
-from data.labels import label_names
+from editing.record import output_path, write_record
+from editing.subjects import SPLITS
 from engine.files import atomic_write
-from evaluation.session import add_split
 from latents.area import area
 from losses.gaussian import gaussian_nll, kl_standard_normal
-from vae.attributes import AttributeVectors, Codes, get_vectors
+from vae.attributes import AttributeVectors, Codes
 from vae.cards import leakage
-from vae.session import Session
+from vae.editor import Editor
 from vae.train import ACTIVE
 
 # Factors of drawn faces that scores of disentanglement ask for; independent with data.independent.
 FACTORS = ("shift_x", "shift_y", "scale", "roll", "yaw", "tone", "face_w", "male", "glasses", "expr")
 
 
-def run_report(args: argparse.Namespace) -> None:
+def run_report(editor: Editor, args: argparse.Namespace) -> None:
     """Write report.json and report.png."""
-    session = Session(args)
-    facts, kl = distortion_and_rate(session, args.split)
-    known = session.meta["attributes"] or session.meta["classes"]
-    codes = session.codes(args.split)
+    facts, kl = distortion_and_rate(editor, args.split)
+    known = editor.label_names()
+    codes = editor.training_codes(args.split)
     if known:
-        vectors = get_vectors(session.method, session.dir, "ols", session.codes("train"), session.codes("val"))
-        facts["attributes"] = readability(vectors, codes, label_names(session.meta))
+        vectors = editor.latent_editor("ols").vectors
+        facts["attributes"] = readability(vectors, codes, editor.label_names())
         facts["entanglement"] = entanglement(vectors)
-    facts["disentanglement"] = disentanglement(session, args.split, codes)
-    path = session.path("report")
+    facts["disentanglement"] = disentanglement(editor, args, codes)
+    path = output_path(editor, args, "report")
     draw(kl, facts.get("attributes", {}), path)
-    session.note(path, split=args.split, **facts)
+    write_record(editor, args, path, split=args.split, **facts)
     said = {k: v for k, v in facts.items() if not isinstance(v, (dict, list))}
     print(json.dumps(said | {"disentanglement": facts["disentanglement"]}, indent=1))
     print(f"wrote {path}")
 
 
-def distortion_and_rate(session: Session, split: str) -> tuple[dict, Tensor]:
+def distortion_and_rate(editor: Editor, split: str) -> tuple[dict, Tensor]:
     """Mean figures of a split's faces, and KL per latent (Z,) in nats; pictures rounded to 8 bits, codes mu."""
     from evaluation.pictures import psnr, ssim
 
-    method, rows = session.method, []
-    for batch in session.split(split).once(256, session.device):
+    method, rows = editor.method, []
+    for batch in editor.split(split).once(256, editor.device):
         mu, logvar = method.ema_encoder(batch["image"])
         x_hat = method.ema_decoder(mu)
         nll = gaussian_nll(batch["image"], x_hat, method.log_sigma2)
@@ -98,16 +97,16 @@ def entanglement(vectors: AttributeVectors, least: float = 0.1) -> dict[str, dic
     return table
 
 
-def disentanglement(session: Session, split: str, codes: Codes) -> dict[str, float] | str:
+def disentanglement(editor: Editor, args: argparse.Namespace, codes: Codes) -> dict[str, float] | str:
     """MIG, DCI-lin, SAP and FactorVAE's score where the factors are known and independent; else why not."""
-    cfg = session.method.cfg.data
-    if session.meta["dataset"] != "synthetic":
+    cfg = editor.method.cfg.data
+    if editor.meta["dataset"] != "synthetic":
         return "not measured: true factors are known of drawn faces only"
     if not cfg.independent:
         return "not measured: these factors depend on each other; train with data.independent=true"
     from evaluation.disentanglement import all_scores, factor_vae_score
 
-    drawn = DrawnFaces(session.method.cfg.data).factors_of(codes.index.numpy())
+    drawn = DrawnFaces(editor.method.cfg.data).factors_of(codes.index.numpy())
     factors = np.stack([drawn[name] for name in FACTORS], 1)
     scores = all_scores(codes.mu.numpy(), factors)
 
@@ -115,13 +114,13 @@ def disentanglement(session: Session, split: str, codes: Codes) -> dict[str, flo
         rows = g.integers(len(factors), size=n)
         faces = {key: value[rows].copy() for key, value in drawn.items()}
         faces[FACTORS[factor]][:] = faces[FACTORS[factor]][0]
-        return synthetic.render(faces, session.meta["image_size"], session.meta["channels"] == 1)
+        return synthetic.render(faces, editor.meta["image_size"], editor.meta["channels"] == 1)
 
     def encode(faces: np.ndarray) -> np.ndarray:
-        return session.encode(torch.from_numpy(faces).float() / 127.5 - 1).numpy()
+        return editor.codes(editor.from_images(torch.from_numpy(faces).float() / 127.5 - 1))["z"].numpy()
 
     scores["FactorVAE"] = factor_vae_score(
-        encode, draw_faces, len(FACTORS), codes.mu.std(0).numpy(), votes=session.args.votes, seed=session.args.seed
+        encode, draw_faces, len(FACTORS), codes.mu.std(0).numpy(), votes=args.votes, seed=args.seed
     )
     return {key: round(float(value), 4) for key, value in scores.items()}
 
@@ -151,5 +150,5 @@ def draw(kl: Tensor, attributes: dict[str, dict[str, float]], path: Path) -> Non
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
-    add_split(parser)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
     parser.add_argument("--votes", type=int, default=800, help="of FactorVAE's score, 64 drawn faces each")

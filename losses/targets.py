@@ -1,4 +1,7 @@
-"""What is asked of the fakes, and which wrong labels the image critic is shown. Pure functions, but for the draws."""
+"""Target labels of fakes, and wrong labels for the image critic. Pure functions, but for the draws.
+
+A label y (N, K) is a one-hot class, a mixture of classes, or attributes in {-1, +1} (`data.labels.conditions`).
+"""
 
 from dataclasses import dataclass
 
@@ -14,23 +17,6 @@ class Request:
     y_target: Tensor
     x_match: Tensor
     y_wrong: Tensor  # (N, K), never the row's own label
-
-
-def conditions(batch: dict[str, Tensor], num_classes: int, attributes: bool) -> tuple[Tensor, Tensor]:
-    """Labels of a batch as y (N, K), and which rows are known (N,) bool.
-
-    Classes: one-hot, or `label_soft` where the batch has it (rows sum to 1); an unknown label is the uniform row.
-    Attributes: -1 or +1; an unknown bit is 0, and makes its row unknown.
-    """
-    if attributes:
-        known = batch["attr"].isfinite()
-        return (2 * batch["attr"] - 1).nan_to_num(), known.all(1)
-    known = batch["label"] >= 0
-    if "label_soft" in batch:
-        y = batch["label_soft"].float()
-    else:
-        y = F.one_hot(batch["label"].clamp_min(0), num_classes).float()
-    return torch.where(known[:, None], y, torch.full_like(y, 1 / num_classes)), known
 
 
 def draw_request(x: Tensor, y: Tensor, own: bool, attributes: bool) -> Request:

@@ -1,6 +1,6 @@
 """From a request to a step in code space: `Smiling=1;Male=flip` and faces in, (N, D) out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,16 +15,14 @@ from latents.directions import orthogonalise
 
 GAIN_RANGE = (0.5, 3.0)  # of --gain auto
 FORMS = ("set", "amount", "flip", "step")
-Local = Callable[[Move, Tensor, Sequence[str] | None], Tensor]  # wish, rows (N,) bool, classes shown -> (n, D)
 
 
 @dataclass
-class Mover:
+class LatentEditor:
     """Directions of one run, and how far to go along them.
 
     gain: times every step; None = each face by its reader, to the mean of the side asked for. keep: labels whose
-    directions are left out of the move. mask (D,): 1 where a code may move. local: directions of each face's own
-    neighbours instead of the global ones.
+    directions are left out of the move. mask (D,): 1 where a code may move.
     """
 
     flow: GlowFlow
@@ -33,7 +31,6 @@ class Mover:
     gain: float | None = 1.6
     keep: Sequence[str] = ()
     mask: Tensor | None = None
-    local: Local | None = None
 
     def step(self, codes: Tensor, table: Tensor, request: Request) -> Tensor:
         """codes (N, D), labels (N, L) with NaN = unknown -> (N, D). Unknown labels are read from the code."""
@@ -56,10 +53,7 @@ class Mover:
             alpha = torch.full_like(now, float(wish.value))
         else:
             alpha = (1 - now if wish.form == "flip" else float(wish.value)) - now
-        if self.local is None:
-            d = self.directions.direction[row].expand(len(now), -1)
-        else:
-            d = self.local(wish, torch.ones(len(now), dtype=torch.bool), None)
+        d = self.directions.direction[row].expand(len(now), -1)
         return alpha[:, None] * d, row, (now + alpha).clamp(0, 1)
 
     def class_step(self, readings: Tensor, table: Tensor, wish: Move) -> tuple[Tensor, int, Tensor]:
@@ -72,9 +66,6 @@ class Mover:
         row, target = d.row(wish.name), d.classes.index(wish.name)
         source = self.shown(readings, table)
         move = d.class_code[target] - d.class_code[source]  # (N, D)
-        away = source != target
-        if self.local is not None and away.any():
-            move[away] = self.local(wish, away, [d.classes[k] for k in source[away].tolist()])
         return float(wish.value) * move, row, torch.full((len(source),), float(wish.value)).clamp(0, 1)
 
     def gains(self, move: Tensor, readings: Tensor, row: int, side: Tensor) -> Tensor:
@@ -102,6 +93,20 @@ class Mover:
         read = ((readings[:, rows] - without) / (with_ - without)).argmax(1)
         told = table[:, [names.index(name) for name in d.classes]]
         return torch.where(told.nan_to_num().sum(1) > 0, told.nan_to_num().argmax(1), read)
+
+    def read(self, codes: Tensor, table: Tensor) -> Tensor:
+        """Labels (N, L) with what is unknown read from codes (N, D); what has no reader stays NaN."""
+        d, names, readings = self.directions, label_names(self.meta), self.pool(codes) @ self.directions.reader.T
+        labels = table.clone()
+        for name in self.meta["attributes"]:
+            if name in d.names:
+                labels[:, names.index(name)] = self.sides(readings, table, name)
+        if d.classes:
+            columns = torch.tensor([names.index(name) for name in d.classes])
+            shown = torch.nn.functional.one_hot(self.shown(readings, table), len(d.classes)).float()
+            unknown = table[:, columns].isnan().any(1, keepdim=True)
+            labels[:, columns] = torch.where(unknown, shown, table[:, columns])
+        return labels
 
     def allowed(self, move: Tensor) -> Tensor:
         """The move without what `keep` and `mask` forbid."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine import Grid, UserError, save_animation
+from engine import Grid, save_animation
 
 COLUMNS = 12  # faces side by side
 SHOWN = 128  # px of a face in an animation, at least
@@ -35,12 +35,3 @@ def animate(images: Tensor, path: Path, back: bool = True) -> Path:
     """Write images (T, R, C, H, W): a frame shows R faces below each other; `back`: there and back again."""
     frames = torch.cat([images, images.flip(0)[1:-1]]) if back else images
     return save_animation(frames.transpose(1, 2).flatten(2, 3), path, scale=max(1, SHOWN // images.shape[-1]))
-
-
-def strip_of(text: str) -> list[float]:
-    """`-1:2:7` -> seven shares of the whole move, from -1 to 2; 0 is exactly 0."""
-    try:
-        first, last, count = text.split(":")
-        return [round(v, 6) for v in torch.linspace(float(first), float(last), int(count)).tolist()]
-    except (ValueError, RuntimeError):
-        raise UserError(f"--strip {text}: expected from:to:number, as -1:2:7") from None

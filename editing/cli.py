@@ -1,0 +1,136 @@
+"""The command line of a family's `sample.py`: modes with the same options everywhere, and the family's own options."""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editing.editor import Editor
+from engine import UserError
+from engine.errors import exit_on_user_error
+from engine.journal import start_logging
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One mode of `sample.py`: what it runs, one line of help, its own options."""
+
+    run: Callable[[Editor, argparse.Namespace], None]
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], object] = lambda parser: None
+
+
+def sample_parser(editor: type[Editor], modes: dict[str, Mode], description: str = "") -> argparse.ArgumentParser:
+    """`MODE --run-dir DIR [--step N] [--seed 0] [--out PATH] [--device auto] [--data-root PATH]`, then the options of
+    the mode and of the family."""
+    parser = argparse.ArgumentParser(description=description)
+    subparsers = parser.add_subparsers(dest="mode", metavar="MODE", required=True, parser_class=_Intermixed)
+    for name, mode in modes.items():
+        sub = subparsers.add_parser(
+            name, help=mode.help, description=mode.help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.add_argument("--run-dir", required=True, type=Path, help="a folder that train.py made")
+        sub.add_argument("--step", type=int, help="steps of the checkpoint; the best or the newest where not given")
+        sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+        sub.add_argument("--out", type=Path, help="file or folder to write; inside the run directory where not given")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        sub.add_argument("--data-root", type=Path, help="where the run's data are now, if they have moved")
+        mode.add_arguments(sub)
+        add_options(sub, editor.options_class)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, options_class: type) -> None:
+    """One option for each field of a dataclass: its comment is the help text, its type decides what may be given."""
+    comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(options_class), flags=re.M))
+    hints = typing.get_type_hints(options_class)
+    group = parser.add_argument_group("options of this family")
+    for field in dataclasses.fields(options_class):
+        kind, text = hints[field.name], comments.get(field.name, "").replace("%", "%%")
+        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        if typing.get_origin(kind) is typing.Literal:
+            group.add_argument(flag, choices=typing.get_args(kind), default=default, help=text)
+        elif typing.get_origin(kind) is tuple:
+            group.add_argument(flag, nargs="*", default=default, help=text)
+        elif kind is bool:
+            group.add_argument(flag, action="store_true", default=default, help=text)
+        else:
+            group.add_argument(flag, type=kind, default=default, help=text)
+
+
+def options_of(args: argparse.Namespace, options_class: type) -> Any:
+    """The family's options as its dataclass."""
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(options_class)}
+    return options_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def sample_main(
+    editor: type[Editor], own_modes: dict[str, Mode], description: str, argv: Sequence[str] | None = None
+) -> None:
+    """Run the mode that the command line names. User errors end with one message and exit code 2."""
+    from editing.modes import shared_modes
+
+    words = join_negative(list(sys.argv[1:] if argv is None else argv))
+    start_logging(None, 0)
+    with exit_on_user_error():
+        editor = editor.of(run_dir) if (run_dir := _run_dir(words)) else editor
+        modes = shared_modes(editor) | own_modes
+        _refuse_unsupported(editor, modes, words)
+        args = sample_parser(editor, modes, description).parse_args(words)
+        opened = editor(
+            args.run_dir,
+            options_of(args, editor.options_class),
+            step=args.step,
+            device=args.device,
+            data_root=args.data_root,
+        )
+        with torch.no_grad():  # not inference_mode: an inversion needs gradients through these weights
+            modes[args.mode].run(opened, args)
+
+
+def join_negative(words: list[str]) -> list[str]:
+    """`--strength -1:2:7` -> `--strength=-1:2:7`: argparse takes a word that begins with - for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--strength" and re.match(r"-[\d.]", word):
+            joined[-1] = f"--strength={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _run_dir(words: Sequence[str]) -> Path | None:
+    """--run-dir, read before the parser is built: which system a run is decides its options."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--run-dir", type=Path)
+    found = early.parse_known_args([w for w in words if w not in ("-h", "--help")])[0].run_dir
+    return found if found is not None and (found / "config.yaml").is_file() else None
+
+
+def _refuse_unsupported(editor: type[Editor], modes: dict[str, Mode], words: Sequence[str]) -> None:
+    from editing.modes import VERB_OF
+
+    verb = VERB_OF.get(words[0]) if words else None
+    if verb in editor.unsupported and words[0] not in modes:
+        raise UserError(f"{words[0]}: {editor.unsupported[verb]}")
+
+
+class _Intermixed(argparse.ArgumentParser):
+    """Lets `edit --attr Smiling=1 photo.jpg` mix options and files."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        if getattr(self, "_inside", False):
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False

@@ -1,0 +1,213 @@
+"""Folders that the judge reads, written alike by every family: PNGs, manifest.csv and export.json.
+
+On drawn faces the ground truth lies beside the edits.
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import synthetic
+from data.drawn_reader import DrawnFaces
+from data.labels import label_names, requested_labels
+from data.request import Request
+from editing.editor import Editor
+from editing.paint import DETAILS, paint
+from editing.subjects import SPLITS, Subjects
+from engine import UserError
+from engine.files import atomic_dir
+from engine.grids import to_pil
+from evaluation.manifest import Row, write_export, write_manifest
+
+KINDS = ("edit", "reconstruction", "sample")
+
+
+def run_export(editor: Editor, args: argparse.Namespace) -> None:
+    """Write what was asked for into --out."""
+    from editing.modes import parse_strengths
+
+    if args.out is None:
+        raise UserError("export: give a folder with --out")
+    if args.what == "sample":
+        rows = export_samples(editor, args.out, range(args.seed, args.seed + (args.n or 1024)))
+    else:
+        faces = editor.subjects(editor.spread(args.split, args.n))
+        if args.what == "reconstruction":
+            rows = export_reconstructions(editor, args.out, faces)
+        else:
+            requests = [editor.parse(args.attr)] if args.attr else editor.targets()
+            truth = DrawnFaces(editor.method.cfg.data) if editor.meta["dataset"] == "synthetic" else None
+            rows = export_edits(editor, args.out, faces, requests, parse_strengths(args.strength), args.detail, truth)
+    print(f"wrote {len(rows)} images into {args.out}")
+
+
+def export_edits(
+    editor: Editor,
+    out: Path,
+    faces: Subjects,
+    requests: Sequence[Request],
+    strengths: Sequence[float] = (1.0,),
+    detail: str = "decode",
+    drawn: DrawnFaces | None = None,
+) -> list[Row]:
+    """Edits of faces, one request after the other; their sources and reconstructions; the ground truth where it is
+    known and, as `truth_base`, its reconstruction.
+
+    drawn: the reader of the drawn faces that `faces.batch["index"]` counts in; None for other faces.
+    """
+    before, table, meta = editor.reconstruct(faces), editor.labels(faces), editor.meta
+    with atomic_dir(out) as folder:
+        common = save_sources(editor, folder, faces)
+        rows = rows_of(save_all(before, folder, "base", len(faces)), "reconstruction", common)
+        for number, request in enumerate(requests):
+            truth = None if drawn is None else ground_truth(drawn, meta, faces.batch["index"].numpy(), request, table)
+            truths = [""] * len(faces) if truth is None else save_all(truth, folder, f"truth{number}", len(faces))
+            if truth is not None:
+                recon = editor.reconstruct(_with_images(editor, faces, truth, request, table))
+                names = save_all(recon, folder, f"truth_base{number}", len(faces))
+                rows += rows_of(names, "reconstruction", common, source=truths, source_label=[""] * len(faces))
+            texts = target_texts(request, table, meta)
+            for strength, after in zip(strengths, editor.edit(faces, request, strengths), strict=True):
+                edited = paint(faces.images, before, after, detail)
+                names = save_all(edited, folder, f"edit{number}_{strength:g}", len(faces))
+                amount = strength * next((item.value for item in request if item.form in ("amount", "step")), 1.0)
+                known = truths if strength == 1 else [""] * len(faces)
+                asked = {"target": texts, "truth": known, "strength": [amount] * len(faces)}
+                rows += rows_of(names, "edit", common, **asked)
+        base = "reconstruction" if detail == "decode" else "source"
+        facts = {"attr": [str(request) for request in requests], "detail": detail, "base": base}
+        _finish(editor, folder, rows, "edit", **facts)
+    return rows
+
+
+def export_reconstructions(editor: Editor, out: Path, faces: Subjects) -> list[Row]:
+    """Reconstructions of faces, with their sources."""
+    with atomic_dir(out) as folder:
+        names = save_all(editor.reconstruct(faces), folder, "reconstruction", len(faces))
+        rows = rows_of(names, "reconstruction", save_sources(editor, folder, faces))
+        _finish(editor, folder, rows, "reconstruction", base="source")
+    return rows
+
+
+def export_samples(editor: Editor, out: Path, seeds: Sequence[int]) -> list[Row]:
+    """Generated faces. Classes that the run is conditioned on are asked for in turn, as often as each other."""
+    targets = [r for r in editor.targets() if set(r.names) <= set(editor.conditioned_on) and r.classes]
+    groups = {i: list(seeds)[i :: len(targets)] for i in range(len(targets))} if targets else {-1: list(seeds)}
+    with atomic_dir(out) as folder:
+        rows = []
+        for i, chosen in groups.items():
+            for start in range(0, len(chosen), editor.batch_size):
+                part = chosen[start : start + editor.batch_size]
+                images = editor.draw(part, targets[i] if i >= 0 else None).images
+                names = save_all(images, folder, "sample", len(part), part)
+                text = targets[i].names[0] if i >= 0 else ""
+                rows += [Row(name, "sample", target=text, seed=seed) for name, seed in zip(names, part, strict=True)]
+        _finish(editor, folder, rows, "sample", base="")
+    return rows
+
+
+def _finish(editor: Editor, folder: Path, rows: list[Row], what: str, **facts: Any) -> None:
+    write_manifest(folder, rows)
+    write_export(folder, editor.method.origin, editor.meta, what, guides=editor.guides(), **editor.facts() | facts)
+
+
+def _with_images(editor: Editor, faces: Subjects, images: Tensor, request: Request, table: Tensor) -> Subjects:
+    """The ground truth as faces of the editor, with the labels that were asked for."""
+    wanted = requested_labels(request, table, editor.meta)
+    changed, split = editor.from_images(images, faces.names), len(editor.meta["attributes"])
+    if split:
+        changed.batch["attr"] = wanted[:, :split]
+    if editor.meta["classes"]:
+        shown = wanted[:, split:]
+        changed.batch["label"] = torch.where(shown.isnan().any(1), -1, shown.nan_to_num().argmax(1))
+    return changed
+
+
+def save_all(images: Tensor, folder: Path, kind: str, n: int, numbers: Iterable[int] | None = None) -> list[str]:
+    """One PNG an image, (N, C, H, H) in [-1, 1]; their names."""
+    names = [f"{kind}_{i:06d}.png" for i in (range(n) if numbers is None else numbers)]
+    for name, image in zip(names, images, strict=True):
+        to_pil(image).save(folder / name)
+    return names
+
+
+def save_sources(editor: Editor, folder: Path, faces: Subjects) -> list[dict[str, Any]]:
+    """Save the faces that are edited; what a manifest's rows about each have in common."""
+    names, classes = save_all(faces.images, folder, "source", len(faces)), editor.meta["classes"]
+    label = faces.batch["label"].tolist() if classes else [-1] * len(faces)
+    dataset = editor.meta["dataset"]
+    return [
+        {"source": file, "source_index": f"{dataset}:{name}", "source_label": classes[k] if k >= 0 else ""}
+        for file, name, k in zip(names, faces.names, label, strict=True)
+    ]
+
+
+def rows_of(names: list[str], kind: str, common: list[dict[str, Any]], **each: list[Any]) -> list[Row]:
+    """A row for each of `names`; `each`: lists of values of single rows."""
+    return [
+        Row(name, kind, **about | {key: values[i] for key, values in each.items()})
+        for i, (name, about) in enumerate(zip(names, common, strict=True))
+    ]
+
+
+def target_texts(request: Request, table: Tensor, meta: dict) -> list[str]:
+    """What each face was asked for, as the manifest writes it; of a mixture of expressions the strongest."""
+    shown, parts = request.classes, []
+    if shown:
+        strongest = max(shown, key=lambda item: item.value)
+        rest = "neutral" if "neutral" in meta["classes"] else ""
+        parts.append([strongest.name if strongest.value else rest] * len(table))
+    for item in request.attributes:
+        if item.form == "step":
+            sides = [int(item.value > 0)] * len(table)
+        else:
+            wanted = requested_labels(Request((item,)), table, meta)[:, label_names(meta).index(item.name)]
+            sides = (wanted > 0.5).int().tolist()
+        parts.append([f"{item.name}={side}" for side in sides])
+    return [";".join(texts) for texts in zip(*parts, strict=True)]
+
+
+def ground_truth(drawn: DrawnFaces, meta: dict, index: np.ndarray, request: Request, table: Tensor) -> Tensor | None:
+    """Drawn faces (pack rows `index` (N,), labels (N, L)) with the request fulfilled: (N, C, H, H) in [-1, 1].
+
+    None where nobody knows the answer: steps, mixtures of expressions, and where the drawing refuses (the hair colour
+    of a bald head).
+    """
+    if len(request.classes) > 1 or any(item.form == "step" for item in request):
+        return None
+    try:
+        factors = requested_factors(drawn.factors_of(index), request, table, meta)
+    except UserError as error:
+        print(f"no ground truth: {error}")
+        return None
+    images = synthetic.render(factors, meta["image_size"], meta["channels"] == 1)
+    return torch.from_numpy(images).float() / 127.5 - 1
+
+
+def requested_factors(
+    factors: dict[str, np.ndarray], request: Request, table: Tensor, meta: dict
+) -> dict[str, np.ndarray]:
+    """Factors of drawn faces with a request applied, one item after the other."""
+    for item in request:
+        if item.is_class:
+            amount = item.value if item.form == "amount" and item.value else None
+            factors = synthetic.apply(factors, item.name if item.value else "neutral", amount)
+        else:
+            wanted = requested_labels(Request((item,)), table, meta)[:, label_names(meta).index(item.name)]
+            factors = synthetic.apply(factors, item.name, wanted.numpy())
+    return factors
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """The options of `export`."""
+    parser.add_argument("--what", choices=KINDS, required=True)
+    parser.add_argument("--attr", nargs="+", action="extend", help="happy, Smiling=flip; none: each target in turn")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
+    parser.add_argument("--n", type=int, default=0, help="faces; 0: the whole split, or 1024 samples")
+    parser.add_argument("--strength", default="1", help="a number, or from:to:count as 0:1.5:7")
+    parser.add_argument("--detail", choices=DETAILS, default="decode", help="keep the input's pixels or not")

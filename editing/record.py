@@ -1,0 +1,62 @@
+"""Where a mode writes, and the JSON beside each picture: how it was made, and what it shows."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from editing.editor import Editor
+from engine import Grid, UserError, save_grid
+from engine.files import atomic_text
+
+
+def output_path(editor: Editor, args: argparse.Namespace, name: str, suffix: str = ".png") -> Path:
+    """--out as a file, `name` in --out where that is a folder, or pictures/<name> in the run directory."""
+    if args.out is None:
+        return editor.run_dir / "pictures" / f"{name}{suffix}"
+    if args.out.is_dir() or not args.out.suffix:
+        return args.out / f"{name}{suffix}"
+    return args.out
+
+
+def check_outputs(paths: Iterable[Path], inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over a file that was given as input.
+
+    Raises:
+        UserError: names the file.
+    """
+    taken = {Path(path).resolve(): path for path in inputs}
+    for path in paths:
+        if path.resolve() in taken:
+            raise UserError(f"--out {path}: is the photo that is to be edited; give another file or a folder")
+
+
+def unique_paths(folder: Path, stem: str, names: Iterable[tuple[str, str]]) -> list[Path]:
+    """`<stem>_<photo's stem><suffix>` for each (photo, suffix); equal ones are numbered, so that none is lost."""
+    found: list[Path] = []
+    for name, suffix in names:
+        base, number = f"{stem}_{Path(name).stem}", 1
+        path = folder / f"{base}{suffix}"
+        while path in found:
+            number += 1
+            path = folder / f"{base}_{number}{suffix}"
+        found.append(path)
+    return found
+
+
+def write_grid(editor: Editor, args: argparse.Namespace, grid: Grid, name: str, **facts: Any) -> Path:
+    """Save a grid and its JSON."""
+    path = save_grid(grid, output_path(editor, args, name))
+    write_record(editor, args, path, **facts)
+    print(f"wrote {path}")
+    return path
+
+
+def write_record(editor: Editor, args: argparse.Namespace, path: Path, **facts: Any) -> None:
+    """The JSON beside a picture: command, run, step, hash of the weights, options, and `facts`."""
+    origin, family = editor.method.origin, type(editor).__module__.partition(".")[0]
+    record = {"command": ["python", f"{family}/sample.py", *sys.argv[1:]], "seed": args.seed}
+    record |= {"run": origin.run, "step": origin.step, "sha256": origin.sha256} | editor.facts() | facts
+    atomic_text(path.with_suffix(".json"), json.dumps(record, indent=1, default=str))

@@ -1,0 +1,89 @@
+"""Densities and codes of many faces, in batches, for an open run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.labels import label_table
+from flow.directions import Directions, Moments, fit_directions, pooled, save_directions
+from flow.edit import CodedPhoto, encode_photo
+from flow.likelihood import class_log_probs, image_bits
+from losses.quantise import dequantise, to_levels
+
+BATCH = 64  # images at once
+
+
+def slices(n: int) -> Iterator[slice]:
+    """The rows of each batch."""
+    for start in range(0, n, BATCH):
+        yield slice(start, start + BATCH)
+
+
+def coded(editor: Any, x: Tensor, y: Tensor | None) -> Iterator[tuple[slice, CodedPhoto]]:
+    """Codes of faces x (N, C, H, H) under y: their rows, and the batch's codes on the device."""
+    for rows in slices(len(x)):
+        mine = None if y is None else y[rows].to(editor.device)
+        yield rows, encode_photo(editor.flow, x[rows].to(editor.device), editor.n_bits, mine)
+
+
+def stream(editor: Any, split: str, limit: int = 0) -> Iterator[tuple[CodedPhoto, dict[str, Tensor]]]:
+    """Codes of a split under their own labels, batch by batch, at most `limit` faces (0 = all)."""
+    done = 0
+    for batch in editor.split(split).once(BATCH, editor.device):
+        batch = {key: value[: limit - done] for key, value in batch.items()} if limit else batch
+        yield encode_photo(editor.flow, batch["image"], editor.n_bits, editor.y_labels.of(batch)), batch
+        done += len(batch["image"])
+        if limit and done >= limit:
+            return
+
+
+def image_bits_of(
+    editor: Any, x: Tensor, y: Tensor | None, draws: int = 1, generator: torch.Generator | None = None
+) -> Tensor:
+    """Bits per dimension (N,) of faces x (N, C, H, H), on the CPU."""
+    parts = []
+    for rows in slices(len(x)):
+        mine = None if y is None else y[rows].to(editor.device)
+        part = image_bits(editor.flow, x[rows].to(editor.device), mine, editor.n_bits, draws, generator)
+        parts.append(part.cpu())
+    return torch.cat(parts)
+
+
+def best_labels(editor: Any, x: Tensor, y: Tensor | None) -> Tensor:
+    """The label (N, K), one-hot or bits, that makes each face most likely. y: what is known of bits."""
+    parts = []
+    for rows in slices(len(x)):
+        v = dequantise(to_levels(x[rows].to(editor.device), editor.n_bits), editor.n_bits, 0.5)
+        mine = None if y is None else y[rows].to(editor.device)
+        parts.append(class_log_probs(editor.flow, editor.y_labels, v, mine).argmax(-1).cpu())
+    named = torch.cat(parts)
+    return F.one_hot(named, len(editor.y_labels)) if editor.y_labels.are_classes else named
+
+
+def decode_codes(editor: Any, eps_flat: Tensor, y: Tensor | None) -> Tensor:
+    """Codes (N, D), coarsest first -> v (N, C, H, H) before rounding, where an exploded inverse still shows."""
+    parts = []
+    for rows in slices(len(eps_flat)):
+        mine = None if y is None else y[rows].to(editor.device)
+        parts.append(editor.flow.decode(editor.flow.unflatten(eps_flat[rows].to(editor.device)), mine).cpu())
+    return torch.cat(parts)
+
+
+def fit_run_directions(editor: Any, kind: str, limit: int = 0) -> Directions:
+    """Directions from one pass over train and val; writes `directions_<kind>.pt`."""
+    meta = editor.meta
+    moments = Moments(len(meta["attributes"]))
+    train, val = [], []
+    for photo, batch in stream(editor, "train", limit):
+        table = label_table(batch, meta)
+        moments.add(photo.code.flat().cpu(), table)
+        train.append((pooled(photo.code.eps).cpu(), table))
+    for photo, batch in stream(editor, "val"):
+        val.append((pooled(photo.code.eps).cpu(), label_table(batch, meta)))
+    both = [tuple(torch.cat(part) for part in zip(*seen, strict=True)) for seen in (train, val)]
+    fitted = fit_directions(moments, *both, meta, kind, editor.provenance() | {"max": limit})
+    save_directions(fitted, editor.run_dir / f"directions_{kind}.pt")
+    return fitted
