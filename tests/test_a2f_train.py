@@ -179,3 +179,32 @@ def test_every_system_builds_from_its_defaults_and_tells_its_options():
     for name, cfg in CONFIGS.items():
         assert cfg().system == name
         assert "model.width = 64" in describe(cfg)
+
+
+def patches(x: torch.Tensor) -> torch.Tensor:
+    """(N, 4): whether each of a toy's patches is brighter than the picture around it."""
+    corners = [x[:, :, 16 * (k // 2) + 5 : 16 * (k // 2) + 11, 16 * (k % 2) + 5 : 16 * (k % 2) + 11] for k in range(4)]
+    around = x[:, :, 14:18].mean((1, 2, 3))
+    return torch.stack([c.mean((1, 2, 3)) - around for c in corners], 1) > 0.4
+
+
+@pytest.mark.slow
+def test_a_cgan_does_as_it_is_asked():
+    """Four patches, each shown or not: after 250 steps most are as requested (chance .5), and noises differ."""
+    toys = Toys(512)
+    assert (patches(toys.image) == (toys.attr > 0.5)).float().mean() > 0.97
+    method = build("cgan", loss={"r1_every": 4}, total_steps=250, batch_size=32, ema_decay=0.98)
+    batches = toys.batches(32)
+    for step in range(250):
+        torch.manual_seed(step)
+        method.step(next(batches), step)
+    method.eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        x = method.draw(2 * toys.attr[:256] - 1, torch.randn(256, 8))
+    obeyed = (patches(x) == (toys.attr[:256] > 0.5)).float().mean().item()
+    print(f"obeyed {obeyed:.2f}")
+    assert obeyed >= 0.8
+    real = yardstick(toys, [0, 2], lambda b: b["image"])
+    hue = lambda v: v.mean((2, 3)).std(0).mean().item()  # noqa: E731
+    assert hue(x) > 0.4 * hue(toys.image) and real["within"] > 0
