@@ -162,13 +162,17 @@ class NoiseEncoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """(s (N, C_in, H, H), y (N, K)) -> x (N, C, H, H). y: attributes, and the colour code where there is one."""
+    """(s (N, 1, H, H), y (N, K)) -> x (N, C, H, H). y: attributes, and the colour code where there is one.
 
-    def __init__(self, in_channels: int, channels: int, image_size: int, num_conditions: int, width: int) -> None:
+    residual: x = tanh(2 s + network). Stage 2 changes a sketch and need not paint the white paper anew.
+    """
+
+    def __init__(self, channels: int, image_size: int, num_conditions: int, width: int, residual: bool = False) -> None:
         super().__init__()
+        self.residual = residual
         widths = channels_of(image_size, width)  # fine to coarse: w, 2w, 4w, 4w at 32, 16, 8, 4 px
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.inp = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.inp = nn.Conv2d(1, widths[0], 3, padding=1)
         self.down = nn.ModuleList([nn.Conv2d(fine, coarse, 4, 2, 1, bias=False) for fine, coarse in pairs])
         self.down_norms = nn.ModuleList([ConditionalNorm(coarse, num_conditions) for _, coarse in pairs])
         self.up = nn.ModuleList([nn.Conv2d(coarse + fine, fine, 3, padding=1, bias=False) for fine, coarse in pairs])
@@ -184,7 +188,8 @@ class UNet(nn.Module):
         for conv, norm, skip in reversed(list(zip(self.up, self.up_norms, skips, strict=True))):
             h = torch.cat([F.interpolate(h, scale_factor=2), skip], 1)
             h = F.silu(norm(conv(h), y))  # (N, 4w, 8, 8) ... (N, w, 32, 32)
-        return torch.tanh(self.out(h).float())  # (N, C, 32, 32)
+        h = self.out(h).float()  # (N, C, 32, 32)
+        return torch.tanh(h + 2 * s if self.residual else h)
 
 
 class PhotoEncoder(nn.Module):

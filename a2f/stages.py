@@ -28,7 +28,7 @@ class SketchGAN(GANMethod):
             self.needs = (*self.needs, "sketch")
         self.set_requests()
         channels, num = self.channels(), len(self.columns)
-        self.generator = UNet(1, channels, size, num + m.colour_dim, m.width)
+        self.generator = UNet(channels, size, num + m.colour_dim, m.width, residual=cfg.system == "sharp")
         self.critic = Critic(channels, size, num, m.width)
         self.photo_encoder = PhotoEncoder(channels, m.width, m.colour_dim) if m.colour_dim else None
         self.ema_generator = EMA(self.generator)

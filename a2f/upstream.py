@@ -84,7 +84,7 @@ class Chain(nn.Module):
         self.columns = texture_columns(rough.texture, meta["attributes"])
         size, num = meta["image_size"], len(self.columns)
         self.encoder, self.decoder, self.prior = (EMA(net) for net in build_rough(rough, size, num))
-        self.sharp = EMA(UNet(1, 1, size, num, sharp.width)) if sharp is not None else None
+        self.sharp = EMA(UNet(1, size, num, sharp.width, residual=True)) if sharp is not None else None
         self.noise_dim = rough.latent_dim
 
     def load(self, path: Path) -> None:

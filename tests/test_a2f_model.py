@@ -27,7 +27,7 @@ def test_shapes(size):
         made = generator(z, a)
         assert made.shape == x.shape and made.abs().max() <= 1
     assert Critic(3, size, 5, 8)(x, a).shape == (2,) == StudyCritic(3, size, 5)(x, a).shape
-    assert UNet(1, 3, size, 5, 8)(s, a).shape == x.shape
+    assert UNet(3, size, 5, 8)(s, a).shape == x.shape
     mu, logvar = SketchEncoder(size, 5, 8, 7)(s, a)
     assert mu.shape == logvar.shape == (2, 7)
     assert PhotoEncoder(3, 8, 4)(x)[0].shape == (2, 4)
@@ -73,7 +73,11 @@ def test_the_critic_reads_the_request_by_planes_and_by_projection():
 def test_a_sample_does_not_depend_on_its_neighbours():
     torch.manual_seed(0)
     a, z, s = torch.sign(torch.randn(4, 5)), torch.randn(4, 7), torch.randn(4, 1, 32, 32)
-    for net, given in ((Generator(3, 32, 5, 8, 7), (z, a)), (UNet(1, 3, 32, 5, 8), (s, a))):
+    for net, given in (
+        (Generator(3, 32, 5, 8, 7), (z, a)),
+        (UNet(3, 32, 5, 8), (s, a)),
+        (UNet(1, 32, 5, 8, True), (s, a)),
+    ):
         whole = net(*given)
         alone = torch.cat([net(*(v[k : k + 1] for v in given)) for k in range(4)])
         assert torch.allclose(whole, alone, atol=1e-5)
