@@ -19,7 +19,10 @@ from editing.cli import sample_parser
 from editing.modes import shared_modes
 from engine import UserError, load_config
 from engine.config import read_system
+from engine.grids import to_uint8
+from evaluation.figure import Figure
 from evaluation.manifest import read_manifest
+from scripts.a2f_systems import export_baseline, export_system, table
 from tests.editor_contract import camera_photo, check
 
 pytestmark = pytest.mark.slow
@@ -195,6 +198,33 @@ def test_exports_are_read_by_the_evaluation(runs, system, entry, tmp_path):
         one = np.asarray(Image.open(tmp_path / "a" / "sample_000000.png")).astype(int)
         two = np.asarray(Image.open(tmp_path / "b" / "sample_000000.png")).astype(int)
         assert np.abs(one - two).max() <= 1
+
+
+def test_baselines_are_faces_of_the_request_and_their_mean(runs, tmp_path):
+    editor = opened(runs["cgan"])
+    export_system(runs["cgan"], "noise", 12, 0, tmp_path / "like")
+    train, attr = editor.split("train"), editor.split("train").labels["attr"]
+    pictures = to_uint8(train.take(np.arange(len(train)))["image"])
+    for kind in ("retrieval", "mean-request"):
+        export_baseline(kind, tmp_path / "like", editor, 0, tmp_path / kind)
+        for row in read_manifest(tmp_path / kind):
+            found = np.asarray(Image.open(tmp_path / kind / row.file)).transpose(2, 0, 1).astype(int)
+            wanted = [float(row.requests()[name]) for name in editor.attributes]
+            distance = np.abs(attr - wanted).sum(1)
+            group = np.flatnonzero(distance == distance.min())
+            if kind == "retrieval":
+                assert any((pictures[k] == found).all() for k in group)
+            else:
+                assert np.abs(pictures[group].mean(0) - found).max() <= 1
+
+
+def test_the_table_has_real_values_first(tmp_path):
+    figure = Figure(
+        "attribute accuracy", "", 0.9, "high", 5, {"real": 0.95, "shuffled": 0.6}, "", {"per_attribute": {"A": 0.7}}
+    )
+    text = table({"CGAN": {"figures": [figure]}}, 5, "judge")
+    lines = text.splitlines()
+    assert "CGAN A 0.70" in lines[0] and "| real test faces | 0.950 |" in lines[4] and "| CGAN | 0.900 |" in lines[6]
 
 
 def test_a_sketch_entered_by_its_photo_is_the_photo_s(runs):
