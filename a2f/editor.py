@@ -58,6 +58,13 @@ class Editor(editor.Editor):
         """The joint distribution of this system's attributes."""
         return AttributeTable.load(self.run_dir / "attribute_table.npz").only(self.attributes)
 
+    def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
+        return self.codes_for(seeds, self.requests(seeds, labels))
+
+    def codes_for(self, seeds: Sequence[int], attr: Tensor) -> Code:
+        """Codes of generated faces for complete attributes (n, A); row i depends on seeds[i] and attr[i] alone."""
+        raise NotImplementedError
+
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """(n, noise_dim), row i a function of seeds[i] alone."""
         rows = [torch.Generator().manual_seed(seed_of(seed, 0, 0)) for seed in seeds]
@@ -119,8 +126,8 @@ class CGANEditor(Editor):
     def decode(self, code: Code) -> Tensor:
         return self.method.draw(self.a(code["attr"]), code["z"])
 
-    def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
-        return {"z": self.noise(seeds), "attr": self.requests(seeds, labels)}
+    def codes_for(self, seeds: Sequence[int], attr: Tensor) -> Code:
+        return {"z": self.noise(seeds), "attr": attr}
 
     def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
         return code | {"attr": self.requested(code["attr"], request)}
@@ -142,8 +149,8 @@ class SketchEditor(Editor):
             s = method.decode(method.chain.decode(code["z"], a), a, a[:, :0])
         return s.expand(-1, self.meta["channels"], -1, -1)
 
-    def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
-        attr, rough = self.requests(seeds, labels), self.method.cfg.system == "rough"
+    def codes_for(self, seeds: Sequence[int], attr: Tensor) -> Code:
+        rough = self.method.cfg.system == "rough"
         prior = self.method.ema_prior if rough else self.method.chain.prior
         kind = self.method.cfg.model.prior if rough else self.method.chain.rough_model.prior
         return {"z": from_prior(prior, kind, self.a(attr), self.noise(seeds).to(self.device)).cpu(), "attr": attr}
@@ -169,8 +176,8 @@ class FaceEditor(Editor):
     def decode(self, code: Code) -> Tensor:
         return self.method.decode(code["sketch"], self.a(code["attr"]), code["colour"])
 
-    def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
-        attr, size = self.requests(seeds, labels), self.method.chain.noise_dim
+    def codes_for(self, seeds: Sequence[int], attr: Tensor) -> Code:
+        size = self.method.chain.noise_dim
         z, colour = self.noise(seeds).split([size, self.method.cfg.model.colour_dim], 1)
         parts = [
             self.method.dream(self.a(a), part.to(self.device)).cpu()

@@ -5,7 +5,6 @@ samples.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,7 +28,9 @@ def grid(editor: Editor, args: argparse.Namespace) -> None:
     each row."""
     base = editor.draw(range(args.seed, args.seed + args.rows), _request(editor, args))
     attr = editor.codes(base)["attr"]
-    rows = [editor.images(_code_of(editor, row.expand(args.n, -1), args.seed)) for row in attr]
+    rows = [
+        editor.images(editor.codes_for(range(args.seed, args.seed + args.n), row.expand(args.n, -1))) for row in attr
+    ]
     texts = [", ".join(name for name, v in zip(editor.attributes, row, strict=True) if v > 0.5) for row in attr]
     captions = [_two_lines(text) for text in texts]
     write_grid(editor, args, Grid(torch.stack(rows), captions), "grid", requests=texts, n=args.n)
@@ -110,7 +111,7 @@ def samples(editor: Editor, args: argparse.Namespace) -> None:
     for start in range(0, n, editor.batch_size):
         part = subjects.select(range(start, min(start + editor.batch_size, n)))
         seeds = range(args.seed + start, args.seed + start + len(part))
-        code = _code_of(editor, attr[start : start + len(part)], seeds)
+        code = editor.codes_for(seeds, attr[start : start + len(part)])
         if args.entry == "sketch":
             code = code | {"sketch": editor.method.sketch_of({k: v.to(editor.device) for k, v in part.batch.items()})}
         images.append(editor.images(code))
@@ -135,14 +136,6 @@ def _need_face(editor: Editor, what: str) -> None:
     if not isinstance(editor, FaceEditor):
         system = editor.method.cfg.system
         raise UserError(f"{what}: needs a run of system face, and {editor.run_dir} is a run of system {system}")
-
-
-def _code_of(editor: Editor, attr: Tensor, seeds: int | Sequence[int]) -> dict[str, Tensor]:
-    """Codes of complete requests attr (n, A): seeds, or from one seed on."""
-    seeds = range(seeds, seeds + len(attr)) if isinstance(seeds, int) else seeds
-    labels = torch.full((len(attr), len(editor.label_names())), torch.nan)
-    labels[:, editor.columns] = attr.float()
-    return editor.draw_codes(list(seeds), labels)
 
 
 def _target(editor: Editor, row: Tensor) -> str:
