@@ -28,7 +28,7 @@ def family_of(run_dir: str | Path) -> str:
         raise UserError(f"{path}: is not valid JSON; expected the list of launches that train.py writes") from None
     if family not in FAMILIES:
         known = ", ".join(FAMILIES)
-        raise UserError(f"{path}: 'family' is '{family}', expected one of {known}; train the run again with this version")
+        raise UserError(f"{path}: 'family' is '{family}', expected one of {known}; train the run again")
     return family
 
 

@@ -8,7 +8,7 @@ PHASES = ("guide", "autoencode", "gan", "joint")
 
 
 @dataclass(frozen=True)
-class Clock:
+class PhaseState:
     """A step's place. `since` counts from the phase's first step, `turns` the generator's steps in it before this."""
 
     phase: str
@@ -18,7 +18,7 @@ class Clock:
     guided: float  # factor of lambda_guide
 
 
-def clock(step: int, cfg: Config) -> Clock:
+def phase_state(step: int, cfg: Config) -> PhaseState:
     """The clock of `step` = 0 .. total_steps - 1.
 
     One step is one batch and one critic update; the generator moves in every n_critic-th. While the autoencoder
@@ -35,7 +35,7 @@ def clock(step: int, cfg: Config) -> Clock:
     every = cfg.loss.n_critic if phase in ("gan", "joint") else 1
     share = (step - cfg.guide_steps) / max(1, cfg.train.total_steps - cfg.guide_steps)
     guided = float(share < cfg.loss.guide_end)
-    return Clock(phase, since, since // every, (since + 1) % every == 0 and phase != "guide", guided)
+    return PhaseState(phase, since, since // every, (since + 1) % every == 0 and phase != "guide", guided)
 
 
 def boundaries(cfg: Config) -> list[tuple[str, int, int]]:

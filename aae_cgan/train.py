@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aae_cgan.alarms import Watch, symptoms, vital_signs
 from aae_cgan.config import Config
 from aae_cgan.guide import ForeignGuide, Guide
 from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
+from aae_cgan.monitor import Monitor, failed_checks, health_metrics
 from aae_cgan.prepare import prepare_linear
-from aae_cgan.schedule import PHASES, Clock, clock, generator_steps
-from aae_cgan.unlabelled import in_two_parts
+from aae_cgan.schedule import PHASES, PhaseState, generator_steps, phase_state
+from aae_cgan.semi_supervised import semi_supervised
 from data import build_faces
 from data.emotions import class_order
 from data.labels import conditions
@@ -60,7 +60,7 @@ class AAECGAN(Method):
             raise UserError(f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; set it to 0")
         self.register_buffer("prior_noise", torch.randn(16, m.latent_dim, generator=torch.Generator().manual_seed(0)))
 
-        self.phase, self.watch = PHASES[-1], Watch()
+        self.phase, self.watch = PHASES[-1], Monitor()
         betas = (t.beta1, t.beta2)
         self.optimizers["autoencoder"] = adam([*self.encoder.parameters(), *self.generator.parameters()], t.lr, betas)
         self.optimizers["generator"] = adam(self.generator.parameters(), t.lr, betas)
@@ -71,45 +71,45 @@ class AAECGAN(Method):
             self.optimizers["guide"] = adam(self.guide.parameters(), t.lr_guide, weight_decay=5e-2)
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        w, now = self.cfg.loss, clock(step, self.cfg)
+        w, phase = self.cfg.loss, phase_state(step, self.cfg)
         x, y, known = self.faces(batch)  # (N, C, H, H) in [-1, 1], (N, K), rows with a label
-        self.begin(now)
-        if now.phase == "guide":
+        self.start_phase(phase)
+        if phase.phase == "guide":
             return self.teach_guide(x[known], y[known])
-        alone, drawing = now.phase == "autoencode", now.phase == "gan"
-        logs: dict[str, Any] = {"phase": float(PHASES.index(now.phase))}
+        autoencoder_only, gan_only = phase.phase == "autoencode", phase.phase == "gan"
+        logs: dict[str, Any] = {"phase": float(PHASES.index(phase.phase))}
 
         # 1. Codes; while the GAN learns alone the encoder is held. Critics see detached values: neither E nor G has
         #    moved when their own turn comes, so one forward serves both.
-        with torch.set_grad_enabled(now.generator and not drawing):
+        with torch.set_grad_enabled(phase.generator and not gan_only):
             z = self.encoder(x)  # (N, Z)
 
         # 2. Latent critic (AAE): draws of the prior are real, the encoder's codes are fake (1511.05644).
-        if w.lambda_latent and not drawing:
+        if w.lambda_latent and not gan_only:
             logs |= self.update_d_latent(torch.randn_like(z), z.detach())
 
         # 3. Image critic (CGAN): real pairs against edits and draws, and real faces under a wrong label.
-        if not alone:
+        if not autoencoder_only:
             asked = draw_request(x[known], y[known], w.targets == "own", self.attributes)
-            z_from, drawn = self.fake_codes(z[known], drawing)  # (M, Z), (M,) bool: from the prior
+            z_from, drawn = self.fake_codes(z[known], gan_only)  # (M, Z), (M,) bool: from the prior
             y_target = mix_labels(y[known], asked.y_target, self.cfg.train.mixed)  # (M, K)
-            with torch.set_grad_enabled(now.generator):
+            with torch.set_grad_enabled(phase.generator):
                 x_fake = self.generator(z_from, y_target)  # (M, C, H, H)
             logs |= self.update_d_image(x[known], y[known], x_fake.detach(), y_target, asked)
-        if not now.generator:
+        if not phase.generator:
             return logs
 
         # 4. Autoencoder: reconstruct under the own label, with codes that pass for the prior.
         loss = {"recon": w.lambda_rec * self.distance(self.generator(z, y), x, batch)}
-        if w.lambda_latent and not drawing:
-            loss["latent"] = w.lambda_latent * self.fool(self.d_latent, w.gan_latent, z)
+        if w.lambda_latent and not gan_only:
+            loss["latent"] = w.lambda_latent * self.adversarial_loss(self.d_latent, w.gan_latent, z)
 
         # 5. Generator: an edit must convince the critic, keep its code, and lead back to the photo.
-        if not alone:
-            loss |= self.edit_terms(x_fake, z_from, y_target, x[known], y[known], drawn, now)
+        if not autoencoder_only:
+            loss |= self.edit_terms(x_fake, z_from, y_target, x[known], y[known], drawn, phase)
         total = sum(loss.values())
-        self.minimize(total, "generator" if drawing else "autoencoder")
-        self.follow(now)
+        self.minimize(total, "generator" if gan_only else "autoencoder")
+        self.update_ema(phase)
         return logs | {f"G/{name}": value for name, value in loss.items()} | {"loss": total}
 
     def faces(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | slice]:
@@ -117,32 +117,32 @@ class AAECGAN(Method):
         y, known = conditions(batch, len(self.names), self.attributes)
         return batch["image"], y, slice(None) if self.all_known else known
 
-    def begin(self, now: Clock) -> None:
+    def start_phase(self, phase: PhaseState) -> None:
         """At a phase's first step the averages start anew; in the joint phase all rates are scaled."""
-        self.phase = now.phase
-        self.encoder.train(now.phase != "gan")  # held then, and with it a BatchNorm's statistics
-        if now.since == 0:
+        self.phase = phase.phase
+        self.encoder.train(phase.phase != "gan")  # held then, and with it a BatchNorm's statistics
+        if phase.since == 0:
             # A BatchNorm has seen its own rank's faces: what is held from here on must be the same for all.
             broadcast(self.buffers())
             self.ema_encoder.reset(self.encoder)
             self.ema_generator.reset(self.generator)
-        if now.phase == "joint":
+        if phase.phase == "joint":
             for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
                 group["lr"] *= self.cfg.train.joint_lr
 
-    def follow(self, now: Clock) -> None:
+    def update_ema(self, phase: PhaseState) -> None:
         """The averages follow the weights: short memory while everything moves."""
-        decay = min(self.cfg.train.ema_decay, (1 + now.turns) / (10 + now.turns))
+        decay = min(self.cfg.train.ema_decay, (1 + phase.turns) / (10 + phase.turns))
         self.ema_encoder.update(self.encoder, decay)
         self.ema_generator.update(self.generator, decay)
 
     def teach_guide(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """One step of the guide on real faces, shifted and noisy."""
-        loss = self.recognise(self.guide(jitter(x)), y, smoothing=0.05)
+        loss = self.classification_loss(self.guide(jitter(x)), y, smoothing=0.05)
         self.minimize(loss, "guide")
         return {"guide": loss, "phase": torch.zeros(())}
 
-    def recognise(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    def classification_loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of logits (N, K) with requests, which may be soft; with attributes the mean over bits."""
         if self.attributes:
             return F.binary_cross_entropy_with_logits(logits, (y + 1) / 2)
@@ -180,7 +180,7 @@ class AAECGAN(Method):
             loss = loss + w.lambda_mismatch * self.mismatch(real, wrong[0])
             logs["D/gap_label"] = real.mean() - wrong[0].mean()  # W_label
         if w.lambda_class:
-            class_loss = self.recognise(critic.class_logits(x_seen), y)
+            class_loss = self.classification_loss(critic.class_logits(x_seen), y)
             loss, logs["D/class"] = loss + class_loss, class_loss
         with fp32():
             if w.gan == "wgan" and w.lambda_gp:
@@ -210,7 +210,7 @@ class AAECGAN(Method):
         difference = wrong - real
         return (F.softplus(difference) if self.cfg.loss.mismatch == "bounded" else difference).mean()
 
-    def fool(self, critic: nn.Module, gan: str, *pair: Tensor) -> Tensor:
+    def adversarial_loss(self, critic: nn.Module, gan: str, *pair: Tensor) -> Tensor:
         """What critic's opponent minimises."""
         with frozen(critic):
             return generator_loss(critic(*pair), gan)
@@ -225,19 +225,19 @@ class AAECGAN(Method):
         return error.mean()
 
     def edit_terms(
-        self, x_fake: Tensor, z_from: Tensor, y_target: Tensor, x: Tensor, y: Tensor, drawn: Tensor, now: Clock
+        self, x_fake: Tensor, z_from: Tensor, y_target: Tensor, x: Tensor, y: Tensor, drawn: Tensor, phase: PhaseState
     ) -> dict[str, Tensor]:
         """What an edit is paid for: {name: weighted term}. A term of weight 0 costs nothing."""
         w = self.cfg.loss
         seen = diff_augment(x_fake, self.cfg.train.augment)
-        terms = {"adv": w.lambda_adv * self.fool(self.d_image, w.gan, seen, y_target)}
+        terms = {"adv": w.lambda_adv * self.adversarial_loss(self.d_image, w.gan, seen, y_target)}
         if w.lambda_class:
             with frozen(self.d_image):
-                terms["class"] = w.lambda_class * self.recognise(self.d_image.class_logits(seen), y_target)
-        if w.lambda_guide * now.guided:
+                terms["class"] = w.lambda_class * self.classification_loss(self.d_image.class_logits(seen), y_target)
+        if w.lambda_guide * phase.guided:
             with frozen(self.guide):
                 self.guide.eval()  # without dropout
-                terms["guide"] = w.lambda_guide * self.recognise(self.guide(jitter(x_fake)), y_target)
+                terms["guide"] = w.lambda_guide * self.classification_loss(self.guide(jitter(x_fake)), y_target)
                 self.guide.train()
         if w.lambda_code or w.lambda_cycle:
             z_back = self.encoder(x_fake)  # (M, Z)
@@ -281,10 +281,10 @@ class AAECGAN(Method):
             "reconstruction": Grid(torch.stack([x, self.decode(z, y)]), ["input", "reconstruction"]),
         }
         if not self.attributes:
-            edits, draws = self.under_each(z), self.under_each(self.prior_noise)  # (K, N, C, H, H) each
+            edits, draws = self.decode_all_classes(z), self.decode_all_classes(self.prior_noise)  # (K, N, C, H, H) each
             order = class_order(self.names)
             grids["prior"] = Grid(draws[order][:, :4].transpose(0, 1), [], [self.names[i] for i in order])
-            self.say_alarms(x, y, z, edits, draws.transpose(0, 1))
+            self.check_health(x, y, z, edits, draws.transpose(0, 1))
         return grids
 
     def strip(self, x: Tensor, y: Tensor) -> Grid:
@@ -299,23 +299,23 @@ class AAECGAN(Method):
         edited = self.decode(z.repeat_interleave(num, 0), targets.flatten(0, 1)).unflatten(0, (len(x), num))
         return Grid(torch.cat([x[:, None], edited], 1), [], ["input", *names])
 
-    def under_each(self, z: Tensor) -> Tensor:
+    def decode_all_classes(self, z: Tensor) -> Tensor:
         """Faces of codes z (N, Z) under each class: (K, N, C, H, H)."""
         asked = torch.eye(len(self.names), device=z.device).repeat_interleave(len(z), 0)
         return self.decode(z.repeat(len(self.names), 1), asked).unflatten(0, (-1, len(z)))
 
-    def say_alarms(self, x: Tensor, y: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> None:
+    def check_health(self, x: Tensor, y: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> None:
         """Look for what goes wrong unseen, and say what has lasted."""
         k, n = edits.shape[:2]
         asked = torch.arange(k, device=x.device).repeat_interleave(n)
-        signs = vital_signs(x, z, edits, draws)
+        signs = health_metrics(x, z, edits, draws)
         if self.d_image is not None:
             scores = self.d_image(edits.flatten(0, 1), F.one_hot(asked, k).float())
             signs["gap_image"] = float(self.d_image(x, y).mean() - scores.mean())
         reader = self.guide or (self.d_image.class_logits if self.cfg.loss.lambda_class else None)
         if reader is not None:
             signs["recognised"] = float((reader(edits.flatten(0, 1)).argmax(1) == asked).float().mean())
-        for sentence in self.watch.see(self.phase, symptoms(signs, k)):
+        for sentence in self.watch.update(self.phase, failed_checks(signs, k)):
             logger.warning(sentence)
 
 
@@ -331,7 +331,7 @@ def names_of(meta: dict, attributes: bool) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     with start(Config, argv=argv) as run:
         faces = build_faces(run.cfg.data)
-        train = in_two_parts(faces.train, run.cfg.train.unlabelled)
+        train = semi_supervised(faces.train, run.cfg.train.unlabelled)
         method = AAECGAN(run.cfg, faces.meta)
         if isinstance(method.guide, ForeignGuide):
             method.guide.open(run.device)

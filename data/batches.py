@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.order import AUGMENT, Draw, Order, Partners, uniform
+from data.samplers import AUGMENT, BatchIndices, IndexSampler, PairSampler, uniform
 from data.synthetic import MIRROR, MIRROR5
 
 Batch = dict[str, Tensor]
@@ -23,7 +23,7 @@ def resolve(device: str | torch.device) -> torch.device:
     return device
 
 
-class Shelf:
+class ImageStore:
     """Pictures and labels of a pack, shared by its train, val and test sets; one copy for each device."""
 
     def __init__(self, images: np.ndarray, labels: dict[str, np.ndarray], resident: float = 0.5) -> None:
@@ -62,7 +62,7 @@ class Augment:
     def __bool__(self) -> bool:
         return bool(self.crop or self.shift or self.brightness)
 
-    def numbers(self, draw: Draw, seed: int) -> np.ndarray:
+    def numbers(self, draw: BatchIndices, seed: int) -> np.ndarray:
         """(N, 4) float32: scale, x and y of the window's centre in [-1, 1], gain."""
         u = uniform(AUGMENT, seed, draw.epoch[:, None], draw.rows[:, None], np.arange(4)[None])
         scale = 1 - self.crop * u[:, 0]
@@ -97,8 +97,9 @@ def scaled(x8: Tensor) -> Tensor:
     return x8.float().div_(127.5).sub_(1)
 
 
-def assemble(
-    x8: Tensor, labels: dict[str, Tensor], draw: Draw, rows: Tensor, prefix: str = "", augment: Augment | None = None,
+def collate(
+    x8: Tensor, labels: dict[str, Tensor], draw: BatchIndices, rows: Tensor, prefix: str = "",
+    augment: Augment | None = None,
     numbers: Tensor | None = None,
 ) -> Batch:  # fmt: skip
     """One batch from gathered pictures x8 (N, C, H, W) uint8 and all labels on the same device."""
@@ -119,7 +120,7 @@ def assemble(
     return {prefix + "image": x, **batch, prefix + "index": rows}
 
 
-def _sketch(x8: Tensor, draw: Draw, augment: Augment | None, numbers: Tensor | None) -> Tensor:
+def _sketch(x8: Tensor, draw: BatchIndices, augment: Augment | None, numbers: Tensor | None) -> Tensor:
     """Companions (N, 1, H, W), mirrored and framed as their faces; paper keeps its brightness."""
     mirror = _move(draw.mirror, x8.device)[:, None, None, None]
     s = scaled(torch.where(mirror, x8.flip(-1), x8))
@@ -135,20 +136,20 @@ class Batches:
     """Endless batches of one rank: step s is a pure function of (seed, s, rank, world_size)."""
 
     def __init__(
-        self, shelf: Shelf, order: Order, batch_size: int, rank: int = 0, world_size: int = 1,
-        device: str | torch.device = "cpu", first_step: int = 0, partners: Partners | None = None,
+        self, store: ImageStore, order: IndexSampler, batch_size: int, rank: int = 0, world_size: int = 1,
+        device: str | torch.device = "cpu", first_step: int = 0, pair_sampler: PairSampler | None = None,
         augment: Augment | None = None, stride: int = 1,
     ) -> None:  # fmt: skip
         """batch_size is per rank. stride: this set serves every stride-th step only (two sets that take turns)."""
-        self.shelf, self.order, self.partners = shelf, order, partners
+        self.store, self.order, self.pair_sampler = store, order, pair_sampler
         self.augment = augment or None
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.device = resolve(device)
         self.step = first_step
         self.stride = stride
-        images, _ = shelf.on(self.device)
+        images, _ = store.on(self.device)
         # Pictures in host memory for a GPU: one batch ahead, through pinned buffers.
-        self.ahead = Ahead(images, self.device, self._rows_at) if images.device != self.device else None
+        self.ahead = Prefetcher(images, self.device, self._rows_at) if images.device != self.device else None
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -158,7 +159,7 @@ class Batches:
         self.step += 1
         return batch
 
-    def draw(self, step: int) -> Draw:
+    def draw(self, step: int) -> BatchIndices:
         """Which faces step `step` shows on this rank."""
         start = (step // self.stride * self.world_size + self.rank) * self.batch_size
         return self.order.at(np.arange(start, start + self.batch_size, dtype=np.int64))
@@ -166,25 +167,25 @@ class Batches:
     def _rows_at(self, step: int) -> np.ndarray:
         return self._with_partners(self.draw(step))
 
-    def _with_partners(self, draw: Draw) -> np.ndarray:
-        if self.partners is None:
+    def _with_partners(self, draw: BatchIndices) -> np.ndarray:
+        if self.pair_sampler is None:
             return draw.rows
-        return np.concatenate([draw.rows, self.partners.of(draw.rows, draw.epoch, self.order.seed)])
+        return np.concatenate([draw.rows, self.pair_sampler.of(draw.rows, draw.epoch, self.order.seed)])
 
     def _batch(self, step: int) -> Batch:
         draw = self.draw(step)
-        images, labels = self.shelf.on(self.device)
+        images, labels = self.store.on(self.device)
         rows = _move(self._with_partners(draw), self.device)
         x8 = self.ahead.take(step) if self.ahead else images.index_select(0, rows)
         numbers = _move(self.augment.numbers(draw, self.order.seed), self.device) if self.augment else None
         n = self.batch_size
-        batch = assemble(x8[:n], labels, draw, rows[:n], augment=self.augment, numbers=numbers)
-        if self.partners is not None:
-            batch |= assemble(x8[n:], labels, draw, rows[n:], "pair_", self.augment, numbers)
+        batch = collate(x8[:n], labels, draw, rows[:n], augment=self.augment, numbers=numbers)
+        if self.pair_sampler is not None:
+            batch |= collate(x8[n:], labels, draw, rows[n:], "pair_", self.augment, numbers)
         return batch
 
 
-class Ahead:
+class Prefetcher:
     """Gathers the pictures of the next step in a thread while this one is used: two pinned buffers in turn."""
 
     def __init__(self, images: Tensor, device: torch.device, rows_at: Callable[[int], np.ndarray]) -> None:

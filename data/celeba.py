@@ -14,12 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DataConfig
-from data.raw import IMAGE_SUFFIXES, TEST, TRAIN, BadImage, Index, RawFaces, decode, digest, missing
+from data.decode import BadImage, decode
+from data.raw import IMAGE_SUFFIXES, TEST, TRAIN, Index, RawFaces, digest, fingerprint_of, missing
+from data.scan import is_hidden, is_image_name
+from data.tables import read_text
 from engine.errors import UserError
 
 WHERE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Google Drive, 'Align&Cropped Images' and 'Anno')"
 FOLDERS = ("", "celeba", "CelebA", "Img", "Anno", "Eval")  # of the official download, of torchvision, of mirrors
 IMAGES = "img_align_celeba"
+KINDS = (IMAGES, f"{IMAGES}_png")  # the second is the official set of png files; its tables name jpg files
 STARGAN_SEED, STARGAN_TEST = 1234, 1999  # of yunjey/stargan: lines shuffled, the first 1,999 are the test set
 
 
@@ -30,14 +34,31 @@ class Table:
     path: Path
     names: list[str]
     header: list[str]
-    values: np.ndarray  # (N, columns) int64
+    values: np.ndarray  # (N, columns) int64; float64 where a value is no whole number
     lines: list[int]  # where each row stands, for messages
 
     def joined(self, names: list[str], absent: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows in the order of `names`, `absent` where there is none; and (N,) bool: there is one."""
-        place = {name: i for i, name in enumerate(self.names)}
-        rows = np.array([place.get(name, -1) for name in names], np.int64)
+        """Rows in the order of `names`, `absent` where there is none; and (N,) bool: there is one.
+
+        Raises:
+            UserError: two rows of one image that differ.
+        """
+        place: dict[str, int] = {}
+        for i, name in enumerate(self.names):
+            first = place.setdefault(_key(name), i)
+            if first != i and (self.values[first] != self.values[i]).any():
+                raise UserError(
+                    f"{self.path}, line {self.lines[i]}: {name} stands on line {self.lines[first]} too, with other "
+                    "values; keep one of the two"
+                )
+        # Only png files take the rows of jpg names: a table of another set must not fit by chance.
+        found = [place.get(_key(name), place.get(_key(name).removesuffix(".png") + ".jpg", -1)) for name in names]
+        rows = np.array(found, np.int64)
         return np.where(rows[:, None] >= 0, self.values[rows], absent), rows >= 0
+
+
+def _key(name: str) -> str:
+    return name.lower()
 
 
 class CelebA(RawFaces):
@@ -50,10 +71,9 @@ class CelebA(RawFaces):
 
     def __init__(self, cfg: DataConfig) -> None:
         super().__init__(cfg)
-        self.archive, self.folder = self._find_archive(), self._find_folder()
-        if not self.archive and not self.folder:
-            what = f"{IMAGES}/ or {IMAGES}.zip, list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt"
-            raise missing(self.root, "CelebA", what, WHERE)
+        self.found_notes: list[str] = []
+        self.zip: zipfile.ZipFile | None = None
+        self.archive, self.folder, self.members = self._find_images()
         stems = {
             "attr": "list_attr_celeba",
             "split": "list_eval_partition",
@@ -61,14 +81,13 @@ class CelebA(RawFaces):
             "landmarks": "list_landmarks_align_celeba",
         }
         self.texts = {key: path for key, stem in stems.items() if (path := self._find_text(stem))}
-        self.sources = [path for path in (self.folder or self.archive, *self.texts.values()) if path]
-        self.zip: zipfile.ZipFile | None = None
+        self.measures_eyes = "landmarks" not in self.texts
 
     def fingerprint(self) -> str:
-        facts = [super().fingerprint()]
-        if self.archive and not self.folder:
-            facts.append(zlib.crc32(_tail(self.archive)))
-        return digest(facts)
+        texts = fingerprint_of(self.texts.values(), self.root.parent)
+        if self.folder:
+            return digest([texts, fingerprint_of((self.folder / name for name in self.members), self.folder)])
+        return digest([texts, fingerprint_of([self.archive], self.root.parent), zlib.crc32(_tail(self.archive))])
 
     def name(self, i: int) -> str:
         return self.members[i]
@@ -85,8 +104,9 @@ class CelebA(RawFaces):
         return decode(data, name)
 
     def build_index(self) -> Index:
-        notes: list[str] = []
-        self.members = self._members()
+        if self.archive:
+            self.members = self._open_zip(self.archive)
+        notes = list(self.found_notes)
         labels: dict[str, np.ndarray] = {}
         names: dict[str, list[str]] = {}
         tables = {key: read_table(path) for key, path in self.texts.items()}
@@ -112,44 +132,79 @@ class CelebA(RawFaces):
 
     # Files
 
-    def _find_archive(self) -> Path | None:
-        places = [self.root] if self.root.suffix == ".zip" else [self.root / f / f"{IMAGES}.zip" for f in FOLDERS]
-        return next((path for path in places if path.is_file()), None)
+    def _find_images(self) -> tuple[Path | None, Path | None, list[str]]:
+        """The zip, or the folder, that holds more of the images, and their names, sorted."""
+        folder, names = self._find_folder()
+        places = (
+            [self.root] if self.root.suffix == ".zip" else [self.root / f / f"{k}.zip" for k in KINDS for f in FOLDERS]
+        )
+        archive = next((path for path in places if path.is_file()), None)
+        if archive and not names:
+            return archive, None, []  # opened for the index: the list of 200,000 names takes a second
+        if archive:
+            try:
+                zipped = self._open_zip(archive)
+            except UserError as error:
+                self.found_notes.append(f"{folder} is read, since {error}")
+            else:
+                if len(zipped) > len(names):
+                    self.found_notes.append(
+                        f"{folder} holds {len(names)} of the {len(zipped)} images of {archive.name}: the zip is read"
+                    )
+                    return archive, None, zipped
+        if folder and names:
+            return None, folder, names
+        what = f"{IMAGES}/ or {IMAGES}.zip, list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt"
+        empty = f"{folder} holds no images itself; they lie as {folder}/000001.jpg" if folder else ""
+        raise missing(self.root, "CelebA", what, WHERE, empty)
 
-    def _find_folder(self) -> Path | None:
-        for parent in FOLDERS:
-            folder = self.root / parent / IMAGES
-            # Kaggle's copy has the folder in a folder of the same name.
-            for path in (folder / IMAGES, folder):
-                if path.is_dir():
-                    return path
-        return None
+    def _find_folder(self) -> tuple[Path | None, list[str]]:
+        """The first of the usual folders that holds images (else the first that is there), and their names."""
+        empty = None
+        for kind in KINDS:
+            for parent in FOLDERS:
+                folder = self.root / parent / kind
+                # Kaggle's copy has the folder in a folder of the same name.
+                for path in (folder / kind, folder):
+                    if not path.is_dir():
+                        continue
+                    names = sorted(e.name for e in os.scandir(path) if is_image_name(e.name) and e.is_file())
+                    if names:
+                        return path, names
+                    empty = empty or path
+        return empty, []
+
+    def _open_zip(self, archive: Path) -> list[str]:
+        try:
+            self.zip = zipfile.ZipFile(archive)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
+            size = archive.stat().st_size
+            raise UserError(
+                f"{archive}: is no whole zip file ({error}; it has {size:,} bytes, the official one "
+                "1,443,490,838); the download was cut short, get it again"
+            ) from None
+        self.paths: dict[str, str] = {}
+        for path in self.zip.namelist():
+            parts = path.replace("\\", "/").split("/")  # zips made on Windows may have backslashes
+            if any(map(is_hidden, parts)) or os.path.splitext(parts[-1])[1].lower() not in IMAGE_SUFFIXES:
+                continue
+            if parts[-1] in self.paths:
+                raise UserError(
+                    f"{archive}: holds two images of one name ({self.paths[parts[-1]]} and {path}); expected "
+                    f"{IMAGES}/ alone"
+                )
+            self.paths[parts[-1]] = path
+        if not self.paths:
+            raise UserError(f"{archive}: holds no images; expected {IMAGES}/000001.jpg .. 202599.jpg")
+        return sorted(self.paths)
 
     def _find_text(self, stem: str) -> Path | None:
         base = self.root.parent if self.root.is_file() else self.root
         places = [base / parent / f"{stem}{suffix}" for parent in FOLDERS for suffix in (".txt", ".csv")]
-        return next((path for path in places if path.is_file()), None)
-
-    def _members(self) -> list[str]:
-        """Names of the images that are there, sorted."""
-        if self.folder:
-            names = [path.name for path in self.folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-        else:
-            try:
-                self.zip = zipfile.ZipFile(self.archive)
-            except (zipfile.BadZipFile, OSError) as error:
-                size = self.archive.stat().st_size
-                raise UserError(
-                    f"{self.archive}: is no whole zip file ({error}; it has {size:,} bytes, the official one "
-                    "1,443,490,838); the download was cut short, get it again"
-                ) from None
-            inside = [path for path in self.zip.namelist() if "__MACOSX" not in path]
-            paths = [path for path in inside if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES]
-            self.paths = {os.path.basename(path): path for path in paths}
-            names = list(self.paths)
-        if not names:
-            raise UserError(f"{self.folder or self.archive}: holds no images; expected 000001.jpg .. 202599.jpg")
-        return sorted(names)
+        there = [path for path in places if path.is_file()]
+        if len(there) > 1:
+            self.found_notes.append(f"{there[0]} is read, {', '.join(map(str, there[1:]))} not")
+        return there[0] if there else None
 
     # Labels
 
@@ -177,6 +232,8 @@ class CelebA(RawFaces):
                 f"{table.path}, line {table.lines[row]}: value {table.values[row, 0]} for {table.names[row]}; "
                 f"expected {expected}"
             )
+        if table.values.dtype != np.int64:
+            raise UserError(f"{table.path}: holds a value that is no whole number")
         return self._joined(table, 1, -1)[0]
 
     def _attributes(self, table: Table, notes: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -202,56 +259,69 @@ class CelebA(RawFaces):
 
 
 def read_table(path: Path) -> Table:
-    """Read one annotation file in any of its forms: CRLF or LF, blanks or commas, with or without its headers.
+    """Read one annotation file in any of its forms: any line ends, blanks, tabs, commas or semicolons, with or without
+    its headers, and with or without a column of row numbers in front.
 
     Raises:
-        UserError: no rows, a row with more or fewer values than the others, or a value that is no whole number.
+        UserError: no rows, a row with more or fewer values than the others, or a value that is no number.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    comma = path.suffix == ".csv"
+    text = read_text(path).replace('"', "").replace("\t", " ")
+    rows = text.splitlines()
+    sample = next((line for line in rows if any(s in line.lower() for s in IMAGE_SUFFIXES)), "")
+    mark = "," if "," in sample else ";" if ";" in sample else " "
+    numbered = mark != " " and not _is_image(sample.partition(mark)[0]) and _is_image(sample.split(mark)[1])
     names, rests, lines, header = [], [], [], []
-    for number, line in enumerate(text.splitlines(), start=1):
-        name, _, rest = (line.strip().partition(",") if comma else line.strip().partition(" "))  # fmt: skip
-        if not name:
+    for number, line in enumerate(rows, start=1):
+        line = line.partition(mark)[2] if numbered else line.strip()
+        name, _, rest = line.partition(mark)
+        name = name.strip()
+        if not line.strip():
             continue
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+        if _is_image(name):
             names.append(name)
             rests.append(rest)
             lines.append(number)
         elif names:
             raise UserError(f"{path}, line {number}: starts with '{name[:30]}'; expected an image name as 000001.jpg")
-        elif rest or not name.isdigit():
-            header = [word.strip() for word in line.split(",")] if comma else line.split()
+        elif rest or not (name.isascii() and name.isdigit()):
+            header = [word.strip() for word in line.split(mark)] if mark != " " else line.split()
     if not names:
         raise UserError(f"{path}: has no row that starts with an image name; expected rows as '000001.jpg 1 -1'")
-    if header and len(header) == _count(rests[0], comma) + 1:
+    if header and len(header) == _count(rests[0], mark) + 1:
         header = header[1:]  # csv files name the first column too
-    expected = len(header) if len(header) > 1 else _count(rests[0], comma)
-    return Table(path, names, header, _whole_numbers(path, rests, lines, names, expected), lines)
+    expected = len(header) if len(header) > 1 else _count(rests[0], mark)
+    return Table(path, names, header, _numbers(path, rests, lines, names, expected, mark), lines)
 
 
-def _count(rest: str, comma: bool) -> int:
-    return len(rest.split(",")) if comma else len(rest.split())
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name.strip())[1].lower() in IMAGE_SUFFIXES
 
 
-def _whole_numbers(path: Path, rests: list[str], lines: list[int], names: list[str], expected: int) -> np.ndarray:
-    """(N, expected) int64. All rows at once, since 8 million words would take half a gigabyte; then look for faults."""
-    comma = path.suffix == ".csv"
-    if not any(_count(rest, comma) != expected for rest in rests):
-        text = " ".join(rests).replace(",", " ")
-        if not text.translate(str.maketrans("", "", "0123456789-+ ")):
-            values = np.fromstring(text, dtype=np.int64, sep=" ")
+def _count(rest: str, mark: str) -> int:
+    return len(rest.split(mark)) if mark != " " else len(rest.split())
+
+
+def _numbers(path: Path, rests: list[str], lines: list[int], names: list[str], expected: int, mark: str) -> np.ndarray:
+    """(N, expected) int64, or float64 where a value is no whole number.
+
+    All rows at once, since 8 million words would take half a gigabyte; then look for faults.
+    """
+    if not any(_count(rest, mark) != expected for rest in rests):
+        text = " ".join(rests).replace(mark, " ")
+        if not text.translate(str.maketrans("", "", "0123456789-+. ")):
+            values = np.fromstring(text, dtype=np.float64 if "." in text else np.int64, sep=" ")
             if len(values) == expected * len(rests):
-                return values.reshape(len(rests), expected)
+                whole = values.astype(np.int64)
+                return (whole if (whole == values).all() else values).reshape(len(rests), expected)
     for rest, line, name in zip(rests, lines, names, strict=True):
-        words = rest.split(",") if comma else rest.split()
+        words = rest.split(mark) if mark != " " else rest.split()
         if len(words) != expected:
             raise UserError(
                 f"{path}, line {line}: {len(words)} values for {name}, expected {expected}; the file is damaged, "
                 "get it again"
             )
         for word in words:
-            if not word.strip().lstrip("+-").isdigit():
+            if not (word.strip().lstrip("+-").isascii() and word.strip().lstrip("+-").isdigit()):
                 raise UserError(f"{path}, line {line}: '{word[:30]}' is no whole number")
     raise UserError(f"{path}: the numbers cannot be read; the file is damaged, get it again")
 

@@ -114,17 +114,37 @@ class DataConfig:
             return tuple(crop)
         if str(crop) in ("auto", "full"):
             return str(crop)
-        _require(str(crop).isdigit() and int(crop) >= 8, "crop", expected, crop)
+        number = str(crop).isascii() and str(crop).isdigit()
+        _require(number and int(crop) >= 8, "crop", expected, crop)
         return int(crop)
 
     def root_folder(self) -> Path:
         """Where the raw files are."""
-        return Path(self.root or f"datasets/{self.dataset}").expanduser()
+        return home_path(self.root or f"datasets/{self.dataset}", "data.root")
 
     def cache_folder(self) -> Path:
         """Where the packs are."""
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(self.cache or os.environ.get("FACES_CACHE") or f"{home}/faces").expanduser()
+        return home_path(self.cache or os.environ.get("FACES_CACHE") or f"{home}/faces", "data.cache")
+
+
+@dataclass
+class DataBlock:
+    """The data of any family's config file: `load_config(DataBlock, FILE, overrides, only="data").data`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def home_path(text: str, key: str) -> Path:
+    """The path with ~ replaced by the home folder.
+
+    Raises:
+        UserError: nobody knows the home folder (no HOME, no entry for the user), or there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}: the home folder in '{text}' is not known here; give a path without ~") from None
 
 
 def _require(condition: bool, key: str, expected: str, value: object) -> None:

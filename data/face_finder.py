@@ -47,6 +47,20 @@ def find_faces(grey: np.ndarray) -> list[Face]:
     return fallback
 
 
+def find_upright(grey: np.ndarray) -> np.ndarray | None:
+    """Both eyes (2, 2) x, y in px of the widest upright face of a picture (H, W) uint8, or None.
+
+    A quick look for pictures that are cut to faces; it turns nothing, and hidden eyes are not guessed.
+    """
+    scale = WORK_SIDE / 2 / max(grey.shape)
+    size = tuple(max(1, round(side * scale)) for side in grey.shape[::-1])
+    pad = max(size) // 8
+    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    small = cv2.copyMakeBorder(small, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    faces = [face for face in _upright_faces(small, 0) if face.seen]
+    return (max(faces, key=lambda face: face.width).eyes - pad) / scale if faces else None
+
+
 def _main_faces(faces: list[Face]) -> list[Face]:
     """The widest face and its rivals: faces with eyes count before those without."""
     seen = [face for face in faces if face.seen] or faces

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from data.batches import Augment, Batch, Batches, Shelf, assemble, resolve
+from data.batches import Augment, Batch, Batches, ImageStore, collate, resolve
 from data.config import DataConfig
 from data.crop import BLACK, FLAT, REFUSED, UNREADABLE
 from data.emotions import canonical, nearest
-from data.order import Draw, Order, Partners, mixed
 from data.pack import Pack, open_pack
 from data.raw import TEST, TRAIN, VAL, digest, say
+from data.samplers import BatchIndices, IndexSampler, PairSampler, mixed
 from engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -23,9 +23,9 @@ HASHED_SHARE = 0.1  # of the training images (or persons) become val, or test, w
 class Faces:
     """A data set ready for a run. `meta` holds plain values that travel with runs and checkpoints."""
 
-    train: "FaceSet | TakingTurns"
-    val: "FaceSet | TakingTurns"
-    test: "FaceSet | TakingTurns"
+    train: "FaceSet | AlternatingDataset"
+    val: "FaceSet | AlternatingDataset"
+    test: "FaceSet | AlternatingDataset"
     meta: dict
 
 
@@ -33,12 +33,12 @@ class FaceSet:
     """Rows of a pack: one of train, val, test. `labels` are arrays with one row for each face of this set."""
 
     def __init__(
-        self, shelf: Shelf, rows: np.ndarray, cfg: DataConfig, training: bool, num_classes: int = 0,
-        partners: Partners | None = None,
+        self, store: ImageStore, rows: np.ndarray, cfg: DataConfig, training: bool, num_classes: int = 0,
+        pair_sampler: PairSampler | None = None,
     ) -> None:  # fmt: skip
-        self.shelf, self.rows, self.cfg, self.training = shelf, np.asarray(rows, np.int64), cfg, training
-        self.num_classes, self.partners = num_classes, partners
-        self.labels = {key: value.numpy()[self.rows] for key, value in shelf.labels.items() if key != "sketch"}
+        self.store, self.rows, self.cfg, self.training = store, np.asarray(rows, np.int64), cfg, training
+        self.num_classes, self.pair_sampler = num_classes, pair_sampler
+        self.labels = {key: value.numpy()[self.rows] for key, value in store.labels.items() if key != "sketch"}
         self.labels["index"] = self.rows
         augment = Augment(cfg.augment_crop, cfg.augment_shift, cfg.augment_brightness)
         self.augment = augment if training and augment else None
@@ -55,9 +55,9 @@ class FaceSet:
         Training sets are flipped, balanced and augmented as their config says; others only shuffled. The first
         `first_step` batches cost nothing.
         """
-        order = Order(self._decks(), seed, self.cfg.flip if self.training else "none")
+        order = IndexSampler(self._class_indices(), seed, self.cfg.flip if self.training else "none")
         return Batches(
-            self.shelf, order, batch_size, rank, world_size, device, first_step, self.partners, self.augment, stride
+            self.store, order, batch_size, rank, world_size, device, first_step, self.pair_sampler, self.augment, stride
         )
 
     def fixed(self, n: int, device: str | torch.device = "cpu") -> Batch:
@@ -87,25 +87,25 @@ class FaceSet:
         """The faces at these places (N,) of the set, unflipped."""
         device = resolve(device)
         rows = self.rows[np.asarray(places, np.int64)]
-        draw = Draw(rows, np.zeros(len(rows), bool), np.zeros(len(rows), np.int64))
+        draw = BatchIndices(rows, np.zeros(len(rows), bool), np.zeros(len(rows), np.int64))
         batch = self._plain(rows, draw, device)
-        if self.partners is not None:
-            batch |= self._plain(self.partners.of(rows, draw.epoch, 0), draw, device, "pair_")
+        if self.pair_sampler is not None:
+            batch |= self._plain(self.pair_sampler.of(rows, draw.epoch, 0), draw, device, "pair_")
         return batch
 
-    def _plain(self, rows: np.ndarray, draw: Draw, device: torch.device, prefix: str = "") -> Batch:
-        images, labels = self.shelf.on(device)
+    def _plain(self, rows: np.ndarray, draw: BatchIndices, device: torch.device, prefix: str = "") -> Batch:
+        images, labels = self.store.on(device)
         index = torch.from_numpy(rows)
         x8 = images.index_select(0, index.to(images.device)).to(device)
-        return assemble(x8, labels, draw, index.to(device), prefix)
+        return collate(x8, labels, draw, index.to(device), prefix)
 
-    def _decks(self) -> list[np.ndarray]:
+    def _class_indices(self) -> list[np.ndarray]:
         if not (self.cfg.balanced and self.training):
             return [self.rows]
         return [self.rows[self.labels["label"] == k] for k in range(self.num_classes)]
 
 
-class TakingTurns:
+class AlternatingDataset:
     """Two sets that take turns: step s draws from set s mod 2, and `batch["source"]` (N,) says which."""
 
     def __init__(self, sets: tuple[FaceSet, FaceSet]) -> None:
@@ -159,16 +159,22 @@ def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
     if cfg.sketch:
         rows, more = _with_sketches(cfg, pack, labels, rows)
         notes += more
-    partners: list[Partners | None] = [None, None, None]
+    pair_sampler: list[PairSampler | None] = [None, None, None]
     if cfg.pair:
-        partners, rows, more = _pairs(labels, pack.labels.get("take"), rows)
+        pair_sampler, rows, more = _pairs(labels, pack.labels.get("take"), rows)
         notes += more
-    _check_balanced(cfg, names["classes"], labels, rows[TRAIN])
     for note in notes:
         say(f"{cfg.dataset}: {note}")
-    shelf = Shelf(pack.images, labels, cfg.resident)
+    if not len(rows[TRAIN]):
+        counts = ", ".join(f"{len(part)} {name}" for part, name in zip(rows, SPLITS, strict=True))
+        raise UserError(
+            f"{cfg.root_folder()}: no training image is left ({counts}); expected a training part with readable images "
+            "of the classes in data.classes"
+        )
+    _check_balanced(cfg, names["classes"], labels, rows[TRAIN])
+    store = ImageStore(pack.images, labels, cfg.resident)
     sets = [
-        FaceSet(shelf, rows[part], cfg, part == TRAIN, len(names["classes"]), partners[part])
+        FaceSet(store, rows[part], cfg, part == TRAIN, len(names["classes"]), pair_sampler[part])
         for part in (TRAIN, VAL, TEST)
     ]
     return Faces(*sets, meta=_meta(cfg, pack, names, labels, sets))
@@ -203,7 +209,7 @@ def _build_two(cfg: DataConfig) -> Faces:
         "fingerprint": digest([first["fingerprint"], second["fingerprint"]]),
         "sets": [first, second],
     }
-    joint = [TakingTurns((getattr(parts[0], name), getattr(parts[1], name))) for name in SPLITS]
+    joint = [AlternatingDataset((getattr(parts[0], name), getattr(parts[1], name))) for name in SPLITS]
     return Faces(*joint, meta=meta)
 
 
@@ -251,14 +257,15 @@ def _with_expression(cfg: DataConfig, pack: Pack) -> tuple[dict[str, np.ndarray]
 def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
     asked = getattr(cfg, key)
     chosen = []
-    for name in asked:
+    for text in asked:
+        name = text if text in known else text.partition("=")[2] or text  # 1=surprise: what a folder's number means
         match = name if name in known else canonical(name) if key == "classes" else None
         if match not in known:
             if not known:
                 raise UserError(f"data.{key}: {cfg.dataset} has none; leave the list empty")
             raise UserError(f"data.{key}: {cfg.dataset} has no '{name}'; the nearest are {nearest(name, known)}")
         chosen.append(match)
-    return chosen or list(known)
+    return list(dict.fromkeys(chosen)) or list(known)
 
 
 def _found_landmarks(pack: Pack) -> np.ndarray:
@@ -279,16 +286,21 @@ def _complete_split(cfg: DataConfig, pack: Pack) -> tuple[np.ndarray, list[str]]
     if not (split == TEST).any() and (split == VAL).any():
         split[split == VAL] = TEST
         notes.append("there is no third part, so what came as validation is the test set")
+    missing = [part for part in (TEST, VAL) if not (split == part).any() and not (part == VAL and cfg.merge_val)]
     # A person stays on one side, and so do copies of one picture.
-    identity = pack.labels.get("identity", np.full(len(split), -1))
-    key = np.where(identity >= 0, mixed(1, identity), mixed(2, pack.labels["pixels"]))
-    for part in (TEST, VAL):
-        if not (split == part).any() and not (part == VAL and cfg.merge_val):
-            # The keys with the smallest hashes: their number is exact, also in a set of 30 persons.
-            keys = np.unique(key[split == TRAIN])
-            chosen = keys[: int(np.ceil(HASHED_SHARE * len(keys)))] if len(keys) > 2 else keys[:0]
-            split[(split == TRAIN) & np.isin(key, chosen)] = part
-            notes.append(f"{SPLITS[part]} is a hashed {HASHED_SHARE:.0%} of the training part")
+    identity, pixels = pack.labels.get("identity", np.full(len(split), -1)), mixed(2, pack.labels["pixels"])
+    key = np.where(identity >= 0, mixed(1, identity), pixels)
+    usable = (split == TRAIN) & (pack.labels["fault"] != UNREADABLE)
+    if missing and len(np.unique(key[usable])) <= len(missing):
+        if (identity[usable] >= 0).any():
+            notes.append("there are too few persons to keep apart, so the parts share persons")
+        key = pixels
+    for part in missing:
+        # The keys with the smallest hashes: their number is exact, also in a set of 30 persons.
+        keys = np.unique(key[usable & (split == TRAIN)])
+        chosen = keys[: int(np.ceil(HASHED_SHARE * len(keys)))] if len(keys) > 1 else keys[:0]
+        split[(split == TRAIN) & np.isin(key, chosen)] = part
+        notes.append(f"{SPLITS[part]} is a hashed {HASHED_SHARE:.0%} of the training part")
     return split, notes
 
 
@@ -326,22 +338,22 @@ def _limited(rows: np.ndarray, limit: int) -> np.ndarray:
 
 def _pairs(
     labels: dict[str, np.ndarray], take: np.ndarray | None, rows: list[np.ndarray]
-) -> tuple[list[Partners], list[np.ndarray], list[str]]:
+) -> tuple[list[PairSampler], list[np.ndarray], list[str]]:
     """Partners within each part; faces without one leave it."""
     missing = [key for key in ("label", "identity") if key not in labels]
     if missing:
         raise UserError(f"data.pair: expected a set with {' and '.join(missing)} labels; use pair: false")
-    partners, kept, notes = [], [], []
+    pair_sampler, kept, notes = [], [], []
     for part, mine in enumerate(rows):
-        found = Partners(mine, labels["label"][mine], labels["identity"][mine], None if take is None else take[mine])
+        found = PairSampler(mine, labels["label"][mine], labels["identity"][mine], None if take is None else take[mine])
         has_one = found.exists(mine)
         if not has_one.all():
             notes.append(f"pair leaves out {(~has_one).sum()} {SPLITS[part]} faces without another expression")
-        partners.append(found)
+        pair_sampler.append(found)
         kept.append(mine[has_one])
     if not len(kept[TRAIN]):
         raise UserError("data.pair: no person of the training set shows two expressions; use pair: false")
-    return partners, kept, notes
+    return pair_sampler, kept, notes
 
 
 def _with_sketches(

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data.config import DataConfig
+from data.config import DataConfig, home_path
+from data.decode import BadImage, decode
 from data.emotions import EMOTIONS, canonical
 from data.folder import Entry, classify, scan
-from data.raw import TEST, TRAIN, VAL, BadImage, Index, RawFaces, decode, digest, missing
+from data.raw import TEST, TRAIN, VAL, Index, RawFaces, digest, fingerprint_of, missing
+from data.scan import is_hidden
+from data.tables import read_text
 from engine.errors import UserError
 
 CLASSES = list(EMOTIONS[:7])
 USAGES = {"Training": TRAIN, "PublicTest": VAL, "PrivateTest": TEST}
+VAL_FILES = ("val.csv", "valid.csv", "validation.csv")
 SIDE = 48
 WHERE = (
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge "
@@ -53,20 +57,22 @@ class FER2013(RawFaces):
 
     def __init__(self, cfg: DataConfig) -> None:
         super().__init__(cfg)
-        self.files = self._csv_files()
-        self.entries = [] if self.files else scan(self.root)
+        self.notes: list[str] = []
+        self.files, self.entries = self._csv_files(), []
+        if not self.files:
+            self.entries, self.notes = scan(self.root)
         if not self.files and not self.entries:
             what = "fer2013.csv, icml_face_data.csv, train.csv (and test.csv), or train/ and test/ with emotion folders"
-            raise missing(self.root, "FER2013", what, WHERE)
-        self.sources = list(self.files) or sorted({entry.path.parent for entry in self.entries})
+            raise missing(self.root, "FER2013", what, WHERE, "; ".join(self.notes))
+        self.sources = list(self.files)
         self.votes_file = self._votes_file()
         if self.votes_file:
             self.sources.append(self.votes_file)
         self.handles: list[int] = []
 
     def fingerprint(self) -> str:
-        names = [entry.path.name for entry in self.entries]
-        return digest([super().fingerprint(), names])
+        pictures = fingerprint_of((entry.path for entry in self.entries), self.root)
+        return digest([super().fingerprint(), pictures])
 
     def name(self, i: int) -> str:
         if self.entries:
@@ -96,9 +102,14 @@ class FER2013(RawFaces):
         if self.root.is_file():
             return [self.root]
         for folder in (self.root, self.root / "fer2013"):
-            for names in (("fer2013.csv",), ("icml_face_data.csv",), ("train.csv", "test.csv")):
+            for names in (("fer2013.csv",), ("icml_face_data.csv",), ("train.csv", *VAL_FILES, "test.csv")):
                 if (folder / names[0]).is_file():
-                    return [folder / name for name in names if (folder / name).is_file()]
+                    found = [folder / name for name in names if (folder / name).is_file()]
+                    others = sorted(path.name for path in folder.glob("*.csv") if path not in found)
+                    others = [name for name in others if not is_hidden(name) and name != self.cfg.ferplus]
+                    if others:
+                        self.notes.append(f"{folder}: {found[0].name} is read, {', '.join(others)} not")
+                    return found
         return []
 
     def _index_of_csv(self) -> Index:
@@ -107,10 +118,9 @@ class FER2013(RawFaces):
             self.handles.append(os.open(path, os.O_RDONLY))
             _read_csv(path, number, self.rows)
         label = np.array(self.rows.label, np.int64)
-        usage, notes = self.rows.usage, []
-        if "" in usage:
-            usage, note = _usage_of_kaggle_pair(self.rows, self.files)
-            notes += note
+        usage, notes = _usage_of_files(self.rows, self.files), list(self.notes)
+        if (label < 0).any():
+            notes.append(f"{self.files[-1]} has no labels: its {(label < 0).sum()} faces get -1; fer2013.csv has them")
         split = np.array([USAGES[name] for name in usage], np.int8)
         labels, bad = {"label": label}, {}
         if self.votes_file:
@@ -125,7 +135,7 @@ class FER2013(RawFaces):
         if self.entries:
             raise UserError("data.ferplus: votes join by csv row; expected fer2013.csv, not folders of images")
         folder = self.root.parent if self.root.is_file() else self.root
-        for path in (folder / self.cfg.ferplus, Path(self.cfg.ferplus).expanduser()):
+        for path in (folder / self.cfg.ferplus, home_path(self.cfg.ferplus, "data.ferplus")):
             if path.is_file():
                 return path
         raise missing(folder / self.cfg.ferplus, "FER+", "fer2013new.csv", "https://github.com/microsoft/FERPlus")
@@ -133,7 +143,7 @@ class FER2013(RawFaces):
     # Folders
 
     def _index_of_folders(self) -> Index:
-        label, present = classify(self.entries, self.root, [])
+        label, present = classify(self.entries, self.root, [], dict(enumerate(CLASSES)))
         unknown = [name for name in present if name not in CLASSES]
         if unknown:
             raise UserError(f"{self.root}: FER2013 has no '{unknown[0]}'; use dataset: folder for other collections")
@@ -144,7 +154,7 @@ class FER2013(RawFaces):
         else:
             split = np.array([TRAIN if e.split is None else e.split for e in self.entries], np.int8)
             split = _split_of_counted_names(self.entries, label, split)
-        return Index(split, {"label": label}, {"classes": CLASSES})
+        return Index(split, {"label": label}, {"classes": CLASSES}, {}, self.notes)
 
 
 def _read_csv(path: Path, number: int, rows: Rows) -> None:
@@ -194,15 +204,21 @@ def _label(cell: bytes, where: str) -> int:
     return int(text)
 
 
-def _usage_of_kaggle_pair(rows: Rows, files: list[Path]) -> tuple[list[str], list[str]]:
-    """Usage of train.csv and test.csv, which have no such column: test.csv is PublicTest, then PrivateTest."""
-    test = [row for row, file in enumerate(rows.file) if files[file].name == "test.csv"]
-    usage = ["Training"] * len(rows.file)
+def _usage_of_files(rows: Rows, files: list[Path]) -> list[str]:
+    """The usage of every row; where there is no such column, by the file's name.
+
+    test.csv is PrivateTest beside a val.csv. Without one it is PublicTest, and then PrivateTest if it is the whole
+    official file.
+    """
+    names = [files[file].name for file in rows.file]
+    test = [row for row, name in enumerate(names) if name == "test.csv" and not rows.usage[row]]
+    has_val = any(path.name in VAL_FILES for path in files)
     whole = len(test) == sum(PUBLIC_COUNTS) + sum(PRIVATE_COUNTS)
+    usage = [given or ("PublicTest" if name in VAL_FILES else "Training") for given, name in zip(rows.usage, names)]
     for place, row in enumerate(test):
-        usage[row] = "PrivateTest" if whole and place >= sum(PUBLIC_COUNTS) else "PublicTest"
-    notes = [f"{files[-1]} has no labels: its {len(test)} faces get -1; fer2013.csv has them"] if test else []
-    return usage, notes
+        private = has_val or (whole and place >= sum(PUBLIC_COUNTS))
+        usage[row] = "PrivateTest" if private else "PublicTest"
+    return usage
 
 
 def _usage_by_name(name: str) -> int | None:
@@ -225,7 +241,7 @@ def _split_of_counted_names(entries: list[Entry], label: np.ndarray, split: np.n
 
 def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
     """(N, 10) votes, joined by row: the numbers in FER+'s image names drift away from the rows of fer2013.csv."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = read_text(path).splitlines()
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     absent = [name for name in ("Usage", *FERPLUS_COLUMNS) if name not in header]
     if absent:
@@ -243,7 +259,7 @@ def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
             raise UserError(f"{where}: Usage is {cells[header.index('Usage')]}, the face there is {expected}; "
                             "the two files are not of the same rows")  # fmt: skip
         counts = [cells[place].strip() for place in places]
-        if not all(count.isdigit() for count in counts):
+        if not all(count.isascii() and count.isdigit() for count in counts):
             raise UserError(f"{where}: expected ten whole numbers of votes")
         votes[number] = counts
     return votes

@@ -1,17 +1,18 @@
 """Folders of images: one folder for each expression, or for each person."""
 
-import os
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data.config import DataConfig
+from data.decode import decode, is_grey
 from data.emotions import EMOTIONS, canonical, nearest
-from data.raw import IMAGE_SUFFIXES, TEST, TRAIN, VAL, Index, RawFaces, decode, digest, missing, natural, numbered
+from data.raw import TEST, TRAIN, VAL, Index, RawFaces, fingerprint_of, missing, natural, numbered
+from data.scan import Tree, read_tree
 from engine.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -30,61 +31,131 @@ class Entry:
     split: int | None
 
 
-def scan(root: Path) -> list[Entry]:
-    """Images of `root/<group>/…` or `root/{train,val,test}/<group>/…`, in natural order of their paths."""
-    tops = _subfolders(root)
-    if [top.name.lower() for top in tops] == ["images"]:
-        return scan(tops[0])
-    entries = []
-    for top in tops:
-        split = SPLIT_FOLDERS.get(top.name.lower())
-        for group in [top] if split is None else _subfolders(top):
-            entries += [Entry(path, group.name, split) for path in _images(group)]
-    return sorted(entries, key=lambda entry: natural(entry.path.as_posix()))
+def scan(root: Path, kind: str = "expression", own: Sequence[str] = ()) -> tuple[list[Entry], list[str]]:
+    """Images of `root/<group>/…` or `root/{train,val,test}/<group>/…` in natural order of their paths, and notes.
+
+    A folder that holds nothing but one other folder of groups (archives unpack that way) is passed through.
+
+    Args:
+        kind: what a group is, expression or identity; own: names of classes that are no usual expression.
+
+    Raises:
+        UserError: pictures without a group, or folders of which it is not clear what they are.
+    """
+    if not root.is_dir():
+        return [], []
+    tree = read_tree(root)
+    top = _descend(tree, kind, own)
+    notes = [f"{root}: the folders are those of {top.path.relative_to(root)}"] if top is not tree else []
+    splits = [folder for folder in top.filled if _split_of(folder) is not None]
+    entries: list[Entry] = []
+    loose = [*top.images]
+    for folder in top.filled:
+        split = _split_of(folder)
+        if split is None:
+            if splits:
+                _require_group_beside_split(folder, splits[0], kind, own)
+            groups = [folder]
+        else:
+            inner = _descend(folder, kind, own)
+            groups = inner.filled
+            loose += inner.images
+        entries += [Entry(path, group.name, split) for group in groups for path in group.all_images()]
+    if loose and not entries:
+        raise UserError(
+            f"{loose[0].parent}: its {len(loose)} images lie in no folder of a class; expected a folder for each "
+            f"expression, as {loose[0].parent}/happy/*.jpg, or for each person with data.folders: identity"
+        )
+    if loose:
+        tree.left_out["images that lie beside the folders of classes"] += len(loose)
+    if splits and any(entry.split is None for entry in entries):
+        notes.append(f"{top.path}: folders of classes stand beside {splits[0].name}/; their images join train")
+    notes += [tree.note()] if tree.note() else []
+    return sorted(entries, key=lambda entry: natural(entry.path.as_posix())), notes
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+def _split_of(folder: Tree) -> int | None:
+    return SPLIT_FOLDERS.get(folder.name.lower())
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield Path(place, name)
+def _descend(tree: Tree, kind: str, own: Sequence[str]) -> Tree:
+    """The folder whose subfolders are the groups (or the splits)."""
+    while len(tree.filled) == 1 and not tree.images:
+        inner = tree.filled[0]
+        named = kind == "expression" and class_of_folder(inner.name, own) is not None
+        if inner.images or _split_of(inner) is not None or named:
+            break
+        tree = inner
+    return tree
 
 
-def class_of_folder(name: str, own: list[str], numeric: bool) -> str | None:
-    """The class that a folder's name means: an own class, an emotion word, a FER2013 code; None if unknown."""
+def _require_group_beside_split(folder: Tree, split: Tree, kind: str, own: Sequence[str]) -> None:
+    named = kind == "expression" and class_of_folder(folder.name, own) is not None
+    if not folder.images and not named:
+        raise UserError(
+            f"{folder.path}: stands beside {split.name}/ and is none of train, val, test; rename it to one of them, or "
+            "move it away"
+        )
+
+
+def class_of_folder(name: str, own: Sequence[str], codes: dict[int, str] | None = None) -> str | None:
+    """The class that a folder's name means: an own class, a number of `codes`, an emotion word; None if unknown."""
     for word in own:
         if word.lower() == name.lower():
             return canonical(word) or word
-    if numeric and name.isdigit() and int(name) < len(EMOTIONS):
-        return EMOTIONS[int(name)]
-    return canonical(name) or canonical(re.sub(r"^\d+[\W_]+", "", name))
+    if is_number(name):
+        return (codes or {}).get(int(name))
+    return canonical(name) or canonical(re.sub(r"^[0-9]+[\W_]+", "", name))
 
 
-def classify(entries: list[Entry], root: Path, own: list[str]) -> tuple[np.ndarray, list[str]]:
+def is_number(text: str) -> bool:
+    """Whether a name is written in the digits 0 .. 9 alone."""
+    return re.fullmatch(r"[0-9]+", text) is not None
+
+
+def codes_of(own: Sequence[str], groups: set[str]) -> dict[int, str]:
+    """What numbers mean as names of folders, by data.classes: `1=surprise`, or a class for each number in their order.
+
+    Empty if data.classes says nothing about numbers.
+    """
+    pairs = [word.partition("=") for word in own]
+    codes = {int(number): canonical(name) or name for number, equals, name in pairs if equals and is_number(number)}
+    if codes or any(is_number(word) for word in own):
+        return codes
+    numbers = sorted({int(group) for group in groups if is_number(group)})
+    if len(numbers) != len(own) or len(numbers) != len(groups):
+        return {}
+    return {number: canonical(word) or word for number, word in zip(numbers, own, strict=True)}
+
+
+def classify(
+    entries: list[Entry], root: Path, own: Sequence[str], codes: dict[int, str]
+) -> tuple[np.ndarray, list[str]]:
     """(N,) labels by folder name, never by sorted order, and the class names that occur.
+
+    codes: what a number means as a folder's name.
 
     Raises:
         UserError: a folder's name is no known expression.
     """
-    groups = {entry.group for entry in entries}
-    numeric = all(group.isdigit() for group in groups)
-    meaning = {}
-    for group in sorted(groups):
-        found = class_of_folder(group, own, numeric)
-        if found is None:
-            raise UserError(
-                f"{root}: folder '{group}' is no known expression; the nearest are {nearest(group, EMOTIONS)}; rename "
-                "it, list your own names in data.classes, or set data.folders: identity for a folder per person"
-            )
-        meaning[group] = found
+    groups = sorted({entry.group for entry in entries}, key=natural)
+    meaning = {group: class_of_folder(group, own, codes) for group in groups}
+    unknown = [group for group in groups if meaning[group] is None]
+    if unknown and is_number(unknown[0]):
+        raise UserError(
+            f"{root}: the folder '{unknown[0]}' is a number, which means another expression in each collection; say "
+            f"what the numbers mean with data.classes=[{int(unknown[0])}=happy, …], or set data.folders: identity for "
+            "a folder per person"
+        )
+    if unknown:
+        raise UserError(
+            f"{root}: folder '{unknown[0]}' is no known expression; the nearest are {nearest(unknown[0], EMOTIONS)}; "
+            "rename it, list your own names in data.classes, or set data.folders: identity for a folder per person"
+        )
     present = set(meaning.values())
-    classes = [name for name in EMOTIONS if name in present] + [n for n in own if n in present and n not in EMOTIONS]
+    own_names = [word.partition("=")[2] or word for word in own]
+    extra = dict.fromkeys(name for name in own_names if name in present and name not in EMOTIONS)
+    classes = [name for name in EMOTIONS if name in present] + list(extra)
     return np.array([classes.index(meaning[entry.group]) for entry in entries], np.int64), classes
 
 
@@ -92,20 +163,19 @@ class Folder(RawFaces):
     """`root/<expression>/*` or `root/<person>/*`, with or without `train`, `val`, `test` above."""
 
     options = ("folders", "identity_regex", "take_regex", "classes")
+    measures_eyes = True
 
     def __init__(self, cfg: DataConfig) -> None:
         super().__init__(cfg)
-        self.entries = scan(self.root)
+        self.entries, self.notes = scan(self.root, cfg.folders, cfg.classes)
         if not self.entries:
             what = f"root/<{cfg.folders}>/*.png or .jpg, or the same below train, val, test"
-            raise missing(self.root, "image", what, "your own collection")
-        self.sources = sorted({entry.path.parent for entry in self.entries})
-        self.channels = self._channels()
+            raise missing(self.root, "image", what, "your own collection", "; ".join(self.notes))
+        if cfg.folders == "identity" and not cfg.identity_regex:
+            self._check_persons()
 
     def fingerprint(self) -> str:
-        """Names of all files and times of all folders; 290,000 files need not be opened for it."""
-        times = [path.stat().st_mtime_ns for path in self.sources]
-        return digest([times, [entry.path.relative_to(self.root).as_posix() for entry in self.entries]])
+        return fingerprint_of((entry.path for entry in self.entries), self.root)
 
     def name(self, i: int) -> str:
         return self.entries[i].path.relative_to(self.root).as_posix()
@@ -113,21 +183,46 @@ class Folder(RawFaces):
     def read(self, i: int) -> np.ndarray:
         # A photo of 4000 px need not be decoded whole, unless a crop counts its pixels.
         draft = 2 * self.cfg.image_size if self.cfg.crop_box() in ("auto", "full") else 0
-        return decode(self.entries[i].path, self.name(i), draft=draft, upright=True)
+        return decode(self.entries[i].path, self.name(i), draft=draft)
 
     def build_index(self) -> Index:
         split = np.array([TRAIN if e.split is None else e.split for e in self.entries], np.int8)
         labels: dict[str, np.ndarray] = {}
         names: dict[str, list[str]] = {}
+        notes = list(self.notes)
         if self.cfg.folders == "identity":
             labels["identity"] = numbered([entry.group for entry in self.entries])
         else:
-            labels["label"], names["classes"] = classify(self.entries, self.root, self.cfg.classes)
+            codes = codes_of(self.cfg.classes, {entry.group for entry in self.entries})
+            labels["label"], names["classes"] = classify(self.entries, self.root, self.cfg.classes, codes)
+            if codes:
+                said = ", ".join(f"{number} {name}" for number, name in sorted(codes.items()))
+                notes.append(f"{self.root}: the folders' numbers mean {said} (data.classes)")
         for key in ("identity", "take"):
             found = self._by_regex(key)
             if found is not None:
                 labels[key] = found
-        return Index(split, labels, names)
+        return Index(split, labels, names, {}, notes)
+
+    def _check_persons(self) -> None:
+        """Refuse a root one level too high, where everything would be one person; say where it may be so."""
+        places: dict[str, set[Path]] = {}
+        for entry in self.entries:
+            places.setdefault(entry.group, set()).add(entry.path.parent)
+        deep = [name for name, found in places.items() if all(parent.name != name for parent in found)]
+        group, parents = next(iter(places.items()))
+        if len(places) == 1 and any(parent.name != group for parent in parents):
+            raise UserError(
+                f"{self.root}: all {len(self.entries)} images would be one person, '{group}', and not all lie in that "
+                "folder itself; set data.root to the folder whose folders are the persons"
+            )
+        if len(places) == 1:
+            self.notes.append(f"{self.root}: all {len(self.entries)} images are one person, '{group}'")
+        elif len(deep) == len(places):
+            self.notes.append(
+                f"{self.root}: its {len(places)} folders are taken as persons, and no image lies in them directly (as "
+                f"{self.name(0)}); if the persons are one level deeper, set data.root there or data.identity_regex"
+            )
 
     def _by_regex(self, key: str) -> np.ndarray | None:
         text = getattr(self.cfg, f"{key}_regex")
@@ -144,14 +239,13 @@ class Folder(RawFaces):
             raise UserError(f"data.{key}_regex: {text!r} fits none of the paths below {self.root}, as {self.name(0)}")
         return numbered([match.group(1) or "" if match else "" for match in matches])
 
-    def _channels(self) -> int:
-        """1 if a sample of the files is grey, else 3."""
-        chosen = self.entries[:: max(1, len(self.entries) // 16)]
-        modes = set()
-        for entry in chosen:
-            try:
-                with Image.open(entry.path) as image:
-                    modes.add(image.mode)
-            except OSError:
-                continue  # the pack names and counts it
-        return 1 if modes and modes <= {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA"} else 3
+    @functools.cached_property
+    def channels(self) -> int:
+        """1 if all files are grey, else 3. Every header is read, up to the first picture in colour."""
+        found_grey = False
+        for entry in self.entries:
+            grey = is_grey(entry.path)
+            if grey is False:
+                return 3
+            found_grey = found_grey or grey is True
+        return 1 if found_grey else 3

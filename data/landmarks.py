@@ -4,7 +4,7 @@
 left), 5 points in CelebA's (eyes, nose, corners of the mouth). In a batch they lie in [-1, 1] from edge to edge, NaN
 where unknown; here also in px of a picture, continuous: the middle of the first pixel is 0.5.
 
-    python -m data.landmarks --config configs/gcgan/fer2013_48.yaml [--from FOLDER]
+    python -m data.landmarks --config FILE [--from FOLDER] [data.key=value ...]
 
 writes `landmarks.npz` beside the pack of that config, for `data.landmarks: file`: points found by mediapipe, or read
 from FOLDER, one file (.npy, .csv, .pts) per image under the image's name.
@@ -126,7 +126,8 @@ def find_mediapipe() -> Callable[[np.ndarray], np.ndarray | None]:
     except ImportError:
         raise UserError(
             "landmarks: no detector is installed; pip install --no-deps mediapipe==0.10.14 and pip install absl-py "
-            "attrs flatbuffers 'protobuf>=4.25.3,<5' (Python up to 3.12), or give the points as files"
+            "attrs flatbuffers opencv-python-headless 'protobuf>=4.25.3,<5' (Python up to 3.12), or give "
+            "the points as files"
         ) from None
     mesh = mediapipe.solutions.face_mesh.FaceMesh(
         static_image_mode=True, max_num_faces=1, min_detection_confidence=MESH_CONFIDENCE
@@ -204,10 +205,17 @@ def points_from_folder(folder: Path, names: Sequence[str], boxes: np.ndarray) ->
     names: the images' names or paths within the set; boxes (N, 4): left, top, right, bottom of each crop in px.
     """
     read: list[np.ndarray | None] = []
+    taken: dict[Path, str] = {}
     for name in names:
         stems = (folder / name).with_suffix(""), folder / Path(name).stem
         files = [Path(f"{stem}{suffix}") for stem in stems for suffix in (".npy", ".csv", ".pts")]
         file = next((f for f in files if f.is_file()), None)
+        if file in taken:
+            raise UserError(
+                f"{file}: would be of two images, {taken[file]} and {name}; put it into folders as the images"
+            )
+        if file is not None:
+            taken[file] = name
         read.append(None if file is None else read_landmarks(file))
     counts = {len(points) for points in read if points is not None}
     if len(counts) != 1:
@@ -227,30 +235,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--from", dest="folder", help="folder with one .npy, .csv or .pts per image, instead of mediapipe"
     )
-    arguments = parser.parse_args(argv)
+    parser.add_argument("overrides", nargs="*", metavar="data.key=value", help="as train.py reads them")
+    arguments = parser.parse_intermixed_args(argv)
     with exit_on_user_error():
         _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    import yaml
-
-    from data import DataConfig
+    from data.config import DataBlock
     from data.crop import crop_box
     from data.pack import open_pack, resolve_crop
+    from engine.config import load_config  # the command line alone reads configs
 
-    path = Path(arguments.config)
-    if not path.is_file():
-        raise UserError(f"--config {path}: no such file")
-    block = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data", {})
-    unknown = set(block) - set(DataConfig.__dataclass_fields__)
-    if unknown:
-        raise UserError(f"{path}: data has no {', '.join(sorted(unknown))}")
-    cfg = DataConfig(**block)
+    cfg = load_config(DataBlock, arguments.config, arguments.overrides, only="data").data
     pack = open_pack(cfg)
     if arguments.folder:
         from data import READERS
-        from data.raw import BadImage
+        from data.decode import BadImage
 
         reader = READERS[cfg.dataset](cfg)
         boxes = np.zeros((len(reader), 4))

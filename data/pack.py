@@ -18,8 +18,10 @@ from typing import BinaryIO
 import numpy as np
 
 from data.config import DataConfig
-from data.crop import FAULTS, REFUSED, UNREADABLE, crop_box, cut, fault_of, pixel_hash
-from data.raw import BadImage, RawFaces, digest, say
+from data.crop import FAULTS, FINE, REFUSED, UNREADABLE, crop_box, cut, fault_of, pixel_hash
+from data.decode import BadImage
+from data.eyes import measured_eyes
+from data.raw import MissingFiles, RawFaces, digest, say
 from engine.errors import UserError
 from engine.files import atomic_dir, lock
 
@@ -46,7 +48,8 @@ class Pack:
 def open_pack(cfg: DataConfig) -> Pack:
     """Open the pack of `cfg`, making it first if it is missing, damaged or older than its raw files.
 
-    A second process that wants the same pack waits for the first. Without the raw files an existing pack is used.
+    A second process that wants the same pack waits for the first. Where the raw files are gone, the pack that was made
+    from the same data.root is used, and it is said.
 
     Raises:
         UserError: neither a pack nor raw files are there, or the raw files are not as expected.
@@ -57,10 +60,11 @@ def open_pack(cfg: DataConfig) -> Pack:
     reader_class = READERS[cfg.dataset]
     try:
         reader = reader_class(cfg)
-    except UserError:
-        folder = _pack_without_source(cfg, reader_class)
-        if folder is None:
+    except MissingFiles as error:
+        folder = pack_folder(cfg, reader_class)
+        if not _is_complete(folder, None):
             raise
+        say(f"{str(error).partition(';')[0]}: the pack that was made from this data.root is used, {folder}")
         return _load(folder)
     folder = pack_folder(cfg, reader_class)
     source = reader.fingerprint()
@@ -82,7 +86,7 @@ def _make_cache(folder: Path) -> None:
 
 
 def pack_folder(cfg: DataConfig, reader_class: type[RawFaces]) -> Path:
-    """cache/<set>-<size>-<options>-<root>: two digests, so that a pack whose raw files are gone can be found."""
+    """cache/<set>-<size>-<options>-<root>, the last two as digests."""
     root = "" if cfg.dataset == "synthetic" else str(cfg.root_folder().resolve())
     return cfg.cache_folder() / f"{_stem(cfg, reader_class)}-{digest(root)[:6]}"
 
@@ -101,15 +105,6 @@ def resolve_crop(cfg: DataConfig, reader_class: type[RawFaces]) -> str | int | t
     if reader_class.auto_crop == "celeba":
         return 148 if cfg.image_size < 128 else 178
     return reader_class.auto_crop
-
-
-def _pack_without_source(cfg: DataConfig, reader_class: type[RawFaces]) -> Path | None:
-    exact = pack_folder(cfg, reader_class)
-    others = sorted(cfg.cache_folder().glob(f"{_stem(cfg, reader_class)}-??????"))
-    for folder in [exact, *(others if len(others) == 1 else [])]:
-        if _is_complete(folder, None):
-            return folder
-    return None
 
 
 def _is_complete(folder: Path, source: str | None) -> bool:
@@ -149,6 +144,8 @@ def _make(folder: Path, reader: RawFaces, cfg: DataConfig, source: str) -> None:
             content.update(key.encode() + np.ascontiguousarray(labels[key]).tobytes())
         np.savez(temporary / "labels.npz", **labels)
         meta = _describe(reader, cfg, facts, channels)
+        for note in meta["notes"][len(index.notes) :]:
+            say(note)
         meta |= {"source": source, "fingerprint": content.hexdigest()[:16]}
         meta["image_bytes"] = (temporary / "images.npy").stat().st_size
         meta["label_bytes"] = (temporary / "labels.npz").stat().st_size
@@ -282,6 +279,9 @@ def _from_zero(numbers: np.ndarray) -> np.ndarray:
 
 def _describe(reader: RawFaces, cfg: DataConfig, facts: Chunk, channels: int) -> dict:
     crop = resolve_crop(cfg, type(reader))
+    eyes, note = _eyes(reader, facts), ""
+    if reader.measures_eyes and not cfg.eyes and "landmarks" not in reader.labels:
+        eyes, note = measured_eyes(reader, facts.fault == FINE, facts.box, eyes)
     return {
         "version": VERSION,
         "dataset": cfg.dataset,
@@ -290,13 +290,13 @@ def _describe(reader: RawFaces, cfg: DataConfig, facts: Chunk, channels: int) ->
         "channels": channels,
         "image_size": cfg.image_size,
         "crop": crop if isinstance(crop, str) else ",".join(str(v) for v in np.atleast_1d(crop)),
-        "eyes": _eyes(reader, facts),
+        "eyes": eyes,
         "classes": list(reader.names.get("classes", [])),
         "attributes": list(reader.names.get("attributes", [])),
         "options": {name: getattr(cfg, name) for name in type(reader).options},
         "faults": {FAULTS[k]: int((facts.fault == k).sum()) for k in range(1, 4)},
         "faulty": _faulty(reader, facts)[:1000],
-        "notes": reader.index.notes,
+        "notes": [*reader.index.notes, *([f"{cfg.root_folder()}: {note}"] if note else [])],
     }
 
 

@@ -8,6 +8,7 @@ them, and `paste` takes the way back. What an edit does not change stays the pho
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from data.crop import cut
+from data.decode import FAULTY_FILE, BadImage, decode, plain_mode
 from engine.errors import UserError
 
 MIN_SIDE = 16  # px of a photo; smaller ones show no face
 MIN_EYES = 4.0  # px between the eyes
+TINY = 0.7  # px of the photo for each px of the crop; below it the model is shown a magnified, blurred face
 SQUARE = 1.25  # longer to shorter side: up to here a photo may be taken whole
 DEFAULT_EYES = ((-0.35, -0.2), (0.35, -0.2))  # FER2013's mean (127 faces, by `face_finder`); for sets that know none
 CHANGE = 0.1  # of [-1, 1], mean over channels: from here on a pixel is replaced altogether
@@ -75,21 +78,17 @@ def load_face(source: str | Path | Image.Image, meta: dict, eyes: str | Sequence
 def open_photo(path: str | Path) -> Image.Image:
     """Any image file as an upright RGB picture: EXIF rotation applied, transparency over white, 16 bits to 8."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such photo")
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{path}: the picture is too large to open; scale it down to less than 150 megapixels"
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable picture ({error}); save it again as JPEG or PNG") from None
-    if min(image.size) < MIN_SIDE:
-        raise UserError(f"{path}: {image.width} x {image.height} px show no face; at least {MIN_SIDE} px are needed")
-    return _rgb(image)
+        pixels = decode(path, str(path))
+    except BadImage as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: not a readable picture ({reason}); save it again as JPEG or PNG") from None
+    height, width = pixels.shape[:2]
+    if min(width, height) < MIN_SIDE:
+        raise UserError(f"{path}: {width} x {height} px show no face; at least {MIN_SIDE} px are needed")
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3))))
 
 
 def change_mask(before: Tensor, after: Tensor) -> Tensor:
@@ -153,15 +152,12 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 # --- in ------------------------------------------------------------------------------------------------------------
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        top = 255 if values.max() <= 255 else max(65535.0, values.max())
-        image = Image.fromarray(np.rint(values.clip(0) / top * 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        over = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(over, image.convert("RGBA"))
-    return image.convert("RGB")
+def _rgb(picture: Image.Image) -> Image.Image:
+    """A picture that is open already, in any mode, with the pixels that `open_photo` gives for its file."""
+    try:
+        return plain_mode(picture).convert("RGB")
+    except FAULTY_FILE as error:
+        raise UserError(f"the photo: not a readable picture ({error}); save it again as JPEG or PNG") from None
 
 
 def _given_eyes(eyes: str | Sequence[float] | None, photo: Image.Image, path: str | Path) -> np.ndarray | None:
@@ -214,11 +210,22 @@ def _look_for_eyes(photo: Image.Image, path: str | Path) -> tuple[np.ndarray | N
 def _whole(photo: Image.Image, size: int, grey: bool, note: str) -> AlignedFace:
     """The largest square in the middle of the photo, resized as packs are."""
     side = min(photo.size)
+    _warn_if_tiny(side / size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     x8 = cut(np.asarray(photo), (left, top, left + side, top + side), size, 1 if grey else 3)
     scale = size / side
     matrix = np.array([[scale, 0.0, -left * scale], [0.0, scale, -top * scale]])
     return AlignedFace(torch.from_numpy(x8.copy()).float()[None] / 127.5 - 1, matrix, photo, note)
+
+
+def _warn_if_tiny(scale: float) -> None:
+    """scale: photo px per px of the crop."""
+    if scale < TINY:
+        print(
+            f"warning: the face is small: each pixel of the photo becomes {1 / scale:.1f} of the model's, so the edit "
+            "will be blurred; give a larger photo of the face",
+            file=sys.stderr,
+        )
 
 
 def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
@@ -229,6 +236,7 @@ def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
     right, bottom = np.ceil(corners.max(0)).astype(int) + 3
     region = _region(photo, left, top, right, bottom)
     scale = math.hypot(back[0, 0], back[1, 0])  # photo px per px of the crop
+    _warn_if_tiny(scale)
     shrink = max(1, int(scale // 2))  # large photos: box-averaged first, so that sampling stays cheap
     if shrink > 1:
         region = region.reduce(shrink)

@@ -7,7 +7,6 @@ once for all readers in `data.pack` and `data.faces`.
 
 import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,19 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.config import DataConfig
+from data.decode import BadImage
 from engine.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2
-SMALL = 2**20  # bytes of a JPEG that is decoded without asking how many pixels it claims (at most some 100 million)
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
-
-
-class BadImage(Exception):
-    """A picture that cannot be read; the pack leaves it out, names it and counts it."""
+IMAGE_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".avif", ".gif"),
+    *(".tif", ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".jp2"),
+}
 
 
 @dataclass
@@ -57,6 +53,7 @@ class RawFaces:
     eyes: list[list[float]] | None = None
     auto_crop: str | int = "centre"  # what crop: auto means here
     crop_width: int | None = None  # width in px that a crop's numbers refer to; None: the picture's own
+    measures_eyes = False  # whether the pack looks for the eyes in a sample of the pictures (data.eyes)
 
     def __init__(self, cfg: DataConfig) -> None:
         self.cfg = cfg
@@ -85,8 +82,7 @@ class RawFaces:
 
     def fingerprint(self) -> str:
         """Changes when the raw files change: their names, sizes and times."""
-        facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.sources]
-        return digest(facts)
+        return fingerprint_of(self.sources, self.root.parent)
 
     @functools.cached_property
     def index(self) -> Index:
@@ -117,86 +113,40 @@ def digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def decode(source: bytes | Path, name: str, draft: int = 0, upright: bool = False) -> np.ndarray:
-    """Decode one image file to (H, W, 1|3) uint8.
+class MissingFiles(UserError):
+    """The raw files of a set are not there."""
 
-    Transparent pictures are laid on white, 16-bit ones keep their upper byte, palettes and CMYK become RGB. `draft`:
-    a JPEG may be decoded at a half, quarter or eighth of its size while its shorter side stays >= `draft` px.
-    `upright` turns the picture as its EXIF tag says.
 
-    Raises:
-        BadImage: the file is empty, cut short, or no image.
+def missing(path: Path, dataset: str, what: str, where: str, instead: str = "") -> MissingFiles:
+    """The error for a set that is not there: what to download, from where, and where to put it.
+
+    instead: what is there, if that helps to find the mistake.
     """
-    try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise BadImage(f"{name}: cannot be read ({error.strerror})") from None
-    if not data:
-        raise BadImage(f"{name}: the file is empty (0 bytes)")
-    if data[:3] == b"\xff\xd8\xff" and not draft and len(data) < SMALL:
-        array = _small_jpeg(data, upright)
-        if array is not None:
-            return array
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if draft:
-                image.draft(None, (draft, draft))
-            image.load()
-            array = np.asarray(plain_mode(ImageOps.exif_transpose(image) if upright else image))
-    except UnidentifiedImageError:
-        raise BadImage(f"{name}: is no image of a known format") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise BadImage(f"{name}: cannot be decoded ({error})") from None
-    return array if array.ndim == 3 else array[:, :, None]
-
-
-def _small_jpeg(data: bytes, upright: bool) -> np.ndarray | None:
-    """A grey or RGB JPEG as (H, W, C) uint8 by torchvision: Pillow's pixels, without holding the interpreter's lock.
-
-    None where it has anything to object: then Pillow decides, and says why.
-    """
-    from torchvision.io import decode_jpeg  # a second to import: not before a set of JPEGs is packed
-
-    try:
-        x = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=upright)
-    except RuntimeError:
-        return None
-    return x.permute(1, 2, 0).contiguous().numpy() if len(x) in (1, 3) else None
-
-
-def plain_mode(image: Image.Image) -> Image.Image:
-    """Any mode as L or RGB."""
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
-    if image.mode in ("1", "F"):
-        return image.convert("L")
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def missing(path: Path, dataset: str, what: str, where: str) -> UserError:
-    """The error for a set that is not there: what to download, from where, and where to put it."""
-    return UserError(
-        f"{path}: no {dataset} files here; expected {what}; get them from {where}, "
+    return MissingFiles(
+        f"{path}: no {dataset} files here{f' ({instead})' if instead else ''}; expected {what}; get them from {where}, "
         f"put them there or set data.root to their folder (data/README.md)"
     )
 
 
-def natural(text: str) -> list:
-    """Sort key under which s2 comes before s10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.lower())]
+def natural(text: str) -> tuple[list, str]:
+    """Sort key under which s2 comes before s10; texts that differ only in case or in leading zeros keep one order."""
+    parts = re.split(r"([0-9]+)", text.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
 
 
 def numbered(values: Sequence[str]) -> np.ndarray:
     """(N,) int64: equal strings get equal numbers from 0 in natural order; '' gets -1."""
     order = {value: i for i, value in enumerate(sorted({v for v in values if v}, key=natural))}
     return np.array([order.get(value, -1) for value in values], dtype=np.int64)
+
+
+def fingerprint_of(paths: Iterable[Path], base: Path) -> str:
+    """Of the names below `base`, the sizes and the times of files: it changes when one of them is overwritten."""
+    facts, base_text = hashlib.sha256(), os.path.join(base, "")
+    for path in paths:
+        state, name = os.stat(path), os.fspath(path).removeprefix(base_text)
+        facts.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return facts.hexdigest()[:16]
 
 
 def say(text: str) -> None:

@@ -72,7 +72,7 @@ SIGNED = rf"[+-]?(?:{NUMBER})"
 
 
 @dataclass(frozen=True)
-class Move:
+class AttributeEdit:
     """One thing asked for. `value` is 0 or 1 (`set`), the amount, step, reading or probability; None for `flip` and
     `any`; for a `range` its first value, with `stop` and `num`.
     """
@@ -112,15 +112,15 @@ class Request:
     """What was asked, in the order given. `str(request)` is its canonical text, which reads back to the same
     request."""
 
-    moves: tuple[Move, ...]
+    moves: tuple[AttributeEdit, ...]
 
-    def __iter__(self) -> Iterator[Move]:
+    def __iter__(self) -> Iterator[AttributeEdit]:
         return iter(self.moves)
 
     def __len__(self) -> int:
         return len(self.moves)
 
-    def __getitem__(self, name: str) -> Move:
+    def __getitem__(self, name: str) -> AttributeEdit:
         return next(move for move in self.moves if move.name == name)
 
     def __contains__(self, name: str) -> bool:
@@ -135,12 +135,12 @@ class Request:
         return [move.name for move in self.moves]
 
     @property
-    def classes(self) -> tuple[Move, ...]:
+    def classes(self) -> tuple[AttributeEdit, ...]:
         """The moves that name an expression."""
         return tuple(move for move in self.moves if move.is_class)
 
     @property
-    def attributes(self) -> tuple[Move, ...]:
+    def attributes(self) -> tuple[AttributeEdit, ...]:
         """The moves that name an attribute."""
         return tuple(move for move in self.moves if not move.is_class)
 
@@ -178,7 +178,7 @@ def parse_request(text: str | Sequence[str], classes: Sequence[str] = (), attrib
     items = [item for item in re.split(r"[\s,;]+", text) if item]
     if not items:
         raise UserError(f"nothing is asked for; write for example {_example(classes, attributes)}")
-    moves: dict[str, Move] = {}
+    moves: dict[str, AttributeEdit] = {}
     for item in items:
         for move in _read(item, classes, attributes):
             old = moves.get(move.name)
@@ -209,7 +209,7 @@ def parse_names(text: str | Sequence[str], classes: Sequence[str] = (), attribut
     return names
 
 
-def _read(item: str, classes: Sequence[str], attributes: Sequence[str]) -> list[Move]:
+def _read(item: str, classes: Sequence[str], attributes: Sequence[str]) -> list[AttributeEdit]:
     word, equals, value = item.partition("=")
     if word.lower() in GROUPS and equals:
         return _read_group(word.lower(), value.lower(), attributes)
@@ -217,12 +217,12 @@ def _read(item: str, classes: Sequence[str], attributes: Sequence[str]) -> list[
     if not equals:
         if not is_class:
             raise UserError(f"{item}: say which way, {word}=1 or {word}=0")
-        return [Move(name, "set", 1.0, is_class=True)]
+        return [AttributeEdit(name, "set", 1.0, is_class=True)]
     move = _read_value(item, word, value.lower())
     if opposite:
         turn = _OPPOSITE.get(move[0], lambda v: -v)
         move = (move[0], *(turn(v) if v is not None else None for v in move[1:3]), *move[3:])
-    return [Move(name, *move, is_class=is_class)]
+    return [AttributeEdit(name, *move, is_class=is_class)]
 
 
 def _read_value(item: str, word: str, value: str) -> tuple:
@@ -252,13 +252,16 @@ def _read_value(item: str, word: str, value: str) -> tuple:
     raise UserError(f"{item}: '{value}' is no value; the forms are {forms}")
 
 
-def _read_group(group: str, value: str, attributes: Sequence[str]) -> list[Move]:
+def _read_group(group: str, value: str, attributes: Sequence[str]) -> list[AttributeEdit]:
     known = [row for row in GROUPS[group] if set(row.values()) & set(attributes)]
     for row in known:
         name = row.get(value)
         if name in attributes:
             rest = [other for other in dict.fromkeys(row.values()) if other != name and other in attributes]
-            return [Move(name, "set", 1.0), *(Move(other, "set", 0.0, implied=True) for other in rest)]
+            return [
+                AttributeEdit(name, "set", 1.0),
+                *(AttributeEdit(other, "set", 0.0, implied=True) for other in rest),
+            ]
     choices = [word for row in known for word, name in row.items() if name in attributes]
     raise UserError(f"{group}={value}: expected one of {', '.join(choices) or 'none, this model knows no hair'}")
 

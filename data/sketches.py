@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.config import DataConfig
+from data.config import DataConfig, home_path
 from data.crop import crop_box, cut
+from data.decode import BadImage, decode
 from data.pack import Pack, resolve_crop
-from data.raw import BadImage, RawFaces, decode, digest, say
+from data.raw import RawFaces, digest, say
+from data.scan import list_images
 from engine.errors import UserError
 from engine.files import atomic_write, lock
 
@@ -26,11 +28,17 @@ def open_sketches(cfg: DataConfig, pack: Pack, reader: RawFaces) -> tuple[np.nda
     Raises:
         UserError: the folder is missing, or holds no sketch of any face.
     """
-    folder = Path(cfg.sketch).expanduser()
+    folder = home_path(cfg.sketch, "data.sketch")
     if not folder.is_dir():
         raise UserError(f"data.sketch: {folder} is no folder; expected sketches with the names of the faces in it")
-    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.*"))
-             if path.suffix.lower() in SUFFIXES}  # fmt: skip
+    files: dict[str, Path] = {}
+    for path in list_images(folder)[0]:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        if name in files:
+            raise UserError(f"data.sketch: {files[name]} and {path} are both the sketch of one face; keep one of them")
+        files[name] = path
     stats = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()]
     key = digest([str(folder.resolve()), stats, pack.meta["fingerprint"]])
     path, shape = pack.folder / f"sketch_{key}.npy", (pack.meta["count"], 1, *pack.images.shape[2:])
@@ -44,10 +52,17 @@ def open_sketches(cfg: DataConfig, pack: Pack, reader: RawFaces) -> tuple[np.nda
 
 def _make(path: Path, files: dict[str, Path], shape: tuple[int, ...], cfg: DataConfig, reader: RawFaces) -> None:
     crop, sketches, bad = resolve_crop(cfg, type(reader)), np.zeros(shape, np.uint8), []
+    taken: dict[Path, str] = {}
     for row in range(len(reader)):
         file = files.get(Path(reader.name(row)).with_suffix("").as_posix())
         if file is None:
             continue
+        if file in taken:
+            raise UserError(
+                f"data.sketch: {file} would be the sketch of two faces, {taken[file]} and {reader.name(row)}; "
+                "give them names that differ in more than the suffix"
+            )
+        taken[file] = reader.name(row)
         try:
             picture = decode(file, file.name)
         except BadImage as error:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from data.config import DataConfig
+from data.decode import FAULTY_FILE
 from data.emotions import EMOTIONS
 from data.raw import TEST, TRAIN, VAL, Index, RawFaces, missing
 from engine.errors import UserError
@@ -22,7 +23,7 @@ class TFD(RawFaces):
 
     def __init__(self, cfg: DataConfig) -> None:
         super().__init__(cfg)
-        found = [self.root] if self.root.is_file() else sorted(self.root.glob("TFD_*.mat"))
+        found = [self.root] if self.root.is_file() else sorted(self.root.glob("TFD_*.mat"), key=lambda path: path.name)
         found = [path for path in found if "info" not in path.name.lower()]
         if not found:
             raise missing(self.root, "TFD", "TFD_48x48.mat or TFD_96x96.mat", WHERE)
@@ -62,10 +63,11 @@ class TFD(RawFaces):
 
     def _load(self) -> dict[str, np.ndarray]:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
         try:
             stored = loadmat(self.path)
-        except (ValueError, OSError, TypeError, KeyError, NotImplementedError) as error:
+        except (*FAULTY_FILE, MatReadError) as error:
             raise UserError(f"{self.path}: is no MATLAB file of version 5 or 7 ({error}); get it again") from None
         absent = [key for key in ("images", "labs_ex", "labs_id", "folds") if key not in stored]
         if absent:

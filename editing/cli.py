@@ -16,7 +16,7 @@ import torch
 from editing.editor import Editor
 from engine import UserError
 from engine.errors import exit_on_user_error
-from engine.journal import start_logging
+from engine.metric_logger import start_logging
 
 
 @dataclass(frozen=True)

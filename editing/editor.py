@@ -189,6 +189,9 @@ class Editor:
                 parts.append(replace(self.from_images(photos[name].image, [name]), photos=[photos[name]]))
             elif name not in files:
                 parts.append(self._numbered(*self._by_number(name)))
+        if any(part.code is not None for part in parts):  # a drawn face keeps its code, so the others need theirs
+            for part in parts:
+                self.codes(part)
         faces = join(parts)
         if source is not None:
             faces = self._relabel(faces, source)
@@ -308,8 +311,8 @@ class Editor:
     def draw(self, seeds: Sequence[int], to: Request | None = None) -> Subjects:
         """Generated faces, one a seed. What the run is conditioned on is drawn so; the rest is edited afterwards."""
         free = torch.full((len(seeds), len(self.label_names())), torch.nan)
-        told = [item for item in to or () if item.name in self.conditioned_on]
-        rest = [item for item in to or () if item.name not in self.conditioned_on]
+        told = [item for item in to or () if item.name in self.conditioned_on and item.form == "set"]
+        rest = [item for item in to or () if item not in told]  # also amounts: of what the drawn face shows
         labels = requested_labels(Request(tuple(told)), free, self.meta) if told else free
         code = self.draw_codes(list(seeds), labels)
         images = self.images(code)

@@ -36,12 +36,14 @@ def run_export(editor: Editor, args: argparse.Namespace) -> None:
     if args.what == "sample":
         rows = export_samples(editor, args.out, range(args.seed, args.seed + (args.n or 1024)))
     else:
-        faces = editor.subjects(editor.spread(args.split, args.n))
+        drawn = "read" in editor.unsupported
+        names = [f"seed:{args.seed + i}" for i in range(args.n)] if drawn else editor.spread(args.split, args.n)
+        faces = editor.subjects(names)
         if args.what == "reconstruction":
             rows = export_reconstructions(editor, args.out, faces)
         else:
             requests = [editor.parse(args.attr)] if args.attr else editor.targets()
-            truth = DrawnFaces(editor.method.cfg.data) if editor.meta["dataset"] == "synthetic" else None
+            truth = DrawnFaces(editor.method.cfg.data) if editor.meta["dataset"] == "synthetic" and not drawn else None
             rows = export_edits(editor, args.out, faces, requests, parse_strengths(args.strength), args.detail, truth)
     print(f"wrote {len(rows)} images into {args.out}")
 

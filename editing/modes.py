@@ -13,7 +13,7 @@ from data.request import Request
 from editing.changes import describe_changes, sentences
 from editing.cli import Mode
 from editing.editor import Editor, partway
-from editing.export import add_export, run_export
+from editing.export import add_export, run_export, target_texts
 from editing.paint import DETAILS, paint, paint_photo, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths, write_grid
 from editing.sheets import animate, blocks, square
@@ -28,9 +28,7 @@ VERB_OF = {"edit": "edit", "strip": "edit", "slider": "edit", "recon": "read", "
 def edit(editor: Editor, args: argparse.Namespace) -> None:
     """Edit faces; write a grid and, for each own photo, the whole photo."""
     to, faces = _request_and_faces(editor, args)
-    strengths = parse_strengths(args.strength)
-    if len(strengths) > 1:
-        raise UserError(f"edit --strength {args.strength}: takes one strength; `slider` shows several")
+    strength = one_strength(args)
     photos = [i for i, photo in enumerate(faces.photos) if photo is not None]
     grid_path = output_path(editor, args, "edit")
     names = [(faces.names[i], photo_suffix(faces.photos[i], args.detail)) for i in photos]
@@ -38,11 +36,11 @@ def edit(editor: Editor, args: argparse.Namespace) -> None:
     check_outputs([grid_path, *paths], [faces.names[i] for i in photos])
     code, target = editor.codes(faces), editor.target(faces, to)
     changes = _say_changes(editor, faces, to, target)
-    before, after = editor.images(code), editor.images(partway(code, target, strengths[0]))
+    before, after = editor.images(code), editor.images(partway(code, target, strength))
     edited = paint(faces.images, before, after, args.detail)
     name, request = (f"like {args.like}", None) if args.like else (str(to), to)
     grid = blocks([faces.images, before, edited], ["input", "reconstruction", name])
-    facts = {"attr": name, "strength": strengths[0], "detail": args.detail, "faces": changes or faces.names}
+    facts = {"attr": name, "strength": strength, "detail": args.detail, "faces": changes or faces.names}
     if args.judge:
         judge = Judge(args.judge, editor)
         facts |= {"judge": str(args.judge), "verdicts": judge.tiles(edited, request)}
@@ -59,7 +57,7 @@ def strip(editor: Editor, args: argparse.Namespace) -> None:
     """One row a face, one column a target; with a judge, what it reads stands below each tile."""
     faces = _faces(editor, args)
     requests = [editor.parse(args.attr)] if args.attr else editor.targets()
-    strength = parse_strengths(args.strength)[0]
+    strength = one_strength(args)
     before, columns = editor.reconstruct(faces), []
     for request in requests:
         columns.append(paint(faces.images, before, editor.edit(faces, request, [strength])[0], args.detail))
@@ -84,7 +82,7 @@ def _agreement(
         return {}
     own, names, right, counted = editor.predict_labels(faces), editor.label_names(), 0, 0
     for images, request in zip(columns, requests, strict=True):
-        name = max(request.classes, key=lambda item: item.value).name
+        name = target_texts(request, own[:1], editor.meta)[0].split(";")[0]
         other = own[:, names.index(name)] != 1
         verdict = judge.probabilities(images, judge.classes).argmax(1) == judge.classes.index(name)
         right, counted = right + int((verdict & other).sum()), counted + int(other.sum())
@@ -172,6 +170,14 @@ def parse_strengths(text: str) -> list[float]:
             f"--strength {text}: expected a number, or from:to:count with 2 to 1000 pictures, as -1:2:7"
         ) from None
     return [round(v, 6) for v in torch.linspace(first, last, count).tolist()]
+
+
+def one_strength(args: argparse.Namespace) -> float:
+    """--strength of a mode that shows one."""
+    strengths = parse_strengths(args.strength)
+    if len(strengths) > 1:
+        raise UserError(f"{args.mode} --strength {args.strength}: takes one strength; `slider` shows several")
+    return strengths[0]
 
 
 def take_images(words: list[str] | None, images: list[str]) -> None:

@@ -1,17 +1,29 @@
 """From a decoded edit to a picture: blended with the input, and pasted back into the photo that it came from."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 from torch import Tensor
 
+from data.decode import FAULTY_FILE
 from data.photo import AlignedFace, change_mask, paste
 from engine.files import atomic_write
 from engine.grids import to_pil
 
+ORIENTATION = 0x0112  # the EXIF tag
 DETAILS = ("blend", "decode")
+TIFF_TAGS = (
+    0x010E,
+    0x010F,
+    0x0110,
+    0x0131,
+    0x0132,
+    0x013B,
+    0x8298,
+)  # title, maker, model, software, date, author, rights
 SAVED_AS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 
 
@@ -63,13 +75,29 @@ def save_photo(picture: Image.Image, photo: AlignedFace, path: Path) -> None:
 
 
 def _needs_turning(path: Path) -> bool:
-    with Image.open(path) as file:
-        return file.getexif().get(0x0112, 1) != 1
+    with Image.open(path) as file, contextlib.suppress(*FAULTY_FILE):
+        return file.getexif().get(ORIENTATION, 1) != 1
+    return False
+
+
+def _tiff_exif(file: Image.Image) -> Image.Exif:
+    """The tags of a TIFF that describe the picture; the others lay out the file."""
+    found, exif = file.getexif(), Image.Exif()
+    for tag in TIFF_TAGS:
+        if tag in found:
+            exif[tag] = found[tag]
+    return exif
 
 
 def _metadata(path: Path) -> dict[str, bytes]:
-    """`icc_profile` and `exif` of a photo as `Image.save` takes them; the orientation is left out."""
+    """`icc_profile` and `exif` of a photo as `Image.save` takes them.
+
+    The orientation is left out, and so is an EXIF block that cannot be read.
+    """
     with Image.open(path) as file:
         found = {"icc_profile": file.info.get("icc_profile") if file.mode == "RGB" else None}
-        exif = ImageOps.exif_transpose(file).info.get("exif")
-    return {key: value for key, value in (found | {"exif": exif}).items() if value}
+        with contextlib.suppress(*FAULTY_FILE):
+            exif = _tiff_exif(file) if file.format == "TIFF" else file.getexif()
+            exif.pop(ORIENTATION, None)
+            found["exif"] = exif.tobytes() if exif else None
+    return {key: value for key, value in found.items() if value}

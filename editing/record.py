@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from editing.editor import Editor
+from editing.subjects import expand_folders
 from engine import Grid, UserError, save_grid
 from engine.files import atomic_text
 
@@ -48,7 +49,10 @@ def unique_paths(folder: Path, stem: str, names: Iterable[tuple[str, str]]) -> l
 
 def write_grid(editor: Editor, args: argparse.Namespace, grid: Grid, name: str, **facts: Any) -> Path:
     """Save a grid and its JSON."""
-    path = save_grid(grid, output_path(editor, args, name))
+    path = output_path(editor, args, name)
+    inputs = [*getattr(args, "images", []), getattr(args, "image", None), getattr(args, "like", None)]
+    check_outputs([path, path.with_suffix(".webp")], expand_folders([word for word in inputs if word]))
+    save_grid(grid, path)
     write_record(editor, args, path, **facts)
     print(f"wrote {path}")
     return path

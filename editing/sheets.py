@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from engine import Grid, save_animation
 
 COLUMNS = 12  # faces side by side
-SHOWN = 128  # px of a face in an animation, at least
+NUM_SHOWN = 128  # px of a face in an animation, at least
 
 
 def square(images: Tensor) -> Grid:
@@ -34,4 +35,11 @@ def filled(images: Tensor, columns: int) -> Tensor:
 def animate(images: Tensor, path: Path, back: bool = True) -> Path:
     """Write images (T, R, C, H, W): a frame shows R faces below each other; `back`: there and back again."""
     frames = torch.cat([images, images.flip(0)[1:-1]]) if back else images
-    return save_animation(frames.transpose(1, 2).flatten(2, 3), path, scale=max(1, SHOWN // images.shape[-1]))
+    return save_animation(frames.transpose(1, 2).flatten(2, 3), path, scale=max(1, NUM_SHOWN // images.shape[-1]))
+
+
+def same_size(image: Tensor, size: int) -> Tensor:
+    """(C, H, H) -> (3, size, size), so that pictures of several models fit into one sheet."""
+    if image.shape[-1] != size:
+        image = interpolate(image[None], (size, size), mode="bilinear", align_corners=False)[0]
+    return image.expand(3, -1, -1)

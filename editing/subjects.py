@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.photo import AlignedFace
-from data.raw import IMAGE_SUFFIXES, natural
+from data.scan import list_images
 from engine import UserError
 
 SPLITS = ("train", "val", "test")
@@ -90,7 +90,7 @@ def is_face_name(word: str) -> bool:
 
 
 def expand_folders(names: Sequence[str]) -> list[str]:
-    """Replace each folder by the picture files directly in it, in natural order. Hidden files are left out.
+    """Replace each folder by the pictures in it and in its subfolders, in natural order; what is left out is said.
 
     Raises:
         UserError: a folder without pictures.
@@ -100,8 +100,9 @@ def expand_folders(names: Sequence[str]) -> list[str]:
         if is_face_name(name) or not Path(name).is_dir():
             found.append(name)
             continue
-        inside = [p for p in Path(name).iterdir() if p.is_file() and not p.name.startswith(".")]
-        pictures = sorted((p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: natural(p.name))
+        pictures, note = list_images(name)
+        if note:
+            print(f"{name}: {note}", file=sys.stderr)
         if not pictures:
             raise UserError(f"{name}: the folder holds no picture; expected files such as me.jpg or me.png in it")
         found += [str(p) for p in pictures]

@@ -23,11 +23,15 @@ class _Summing(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
-        self.file, self.crc = file, 0
+        self.file, self.crc, self.error = file, 0, None
 
     def write(self, data: Any) -> int:
         self.crc = zlib.crc32(data, self.crc)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def writable(self) -> bool:
         return True
@@ -59,7 +63,10 @@ def save_checkpoint(path: Path, state: dict) -> None:
     plain = to_plain(state)
     with atomic_write(path) as file:
         summing = _Summing(file)
-        torch.save(plain, summing)
+        try:
+            torch.save(plain, summing)
+        except RuntimeError as error:  # torch's own, in place of the disk's
+            raise summing.error or error from None
         file.write(TAIL.pack(MARK, summing.crc))
 
 
@@ -104,8 +111,16 @@ def step_of(path: Path) -> int:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The numbered checkpoints of a run, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step_*.pt"), key=step_of)
+    """The numbered checkpoints of a run, oldest first; copies under other names are nobody's business here."""
+    found = (
+        path for path in (run_dir / "checkpoints").glob("step_*.pt") if re.fullmatch(r"step_[0-9]+\.pt", path.name)
+    )
+    return sorted((path for path in found if path.name == name_of(step_of(path)) and path.is_file()), key=step_of)
+
+
+def name_of(step: int) -> str:
+    """The file name of a numbered checkpoint."""
+    return f"step_{step:07d}.pt"
 
 
 def latest_checkpoint(run_dir: Path, log: Any = print) -> Path | None:
@@ -133,7 +148,7 @@ def find_checkpoint(run_dir: Path, step: int | None = None) -> Path:
         if found is None:
             raise UserError(f"{run_dir}: has no checkpoint yet; let it train up to its first save (train.save_every)")
         return found
-    path = run_dir / "checkpoints" / f"step_{step:07d}.pt"
+    path = run_dir / "checkpoints" / name_of(step)
     if not path.is_file():
         steps = ", ".join(str(step_of(p)) for p in checkpoints(run_dir)) or "none"
         raise UserError(f"{run_dir}: has no checkpoint of step {step}; there are: {steps}")

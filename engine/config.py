@@ -71,20 +71,23 @@ def require(condition: bool, key: str, expected: str, value: Any) -> None:
         raise UserError(f"{key}: expected {expected}, got {value!r}")
 
 
-def load_config(config_class: type, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Any:
+def load_config(
+    config_class: type, path: str | Path | None = None, overrides: Sequence[str] = (), only: str = ""
+) -> Any:
     """Build `config_class` from its defaults, a YAML file and `key=value` strings, later ones winning.
+
+    only: the one block of the file that is read; its other blocks are of another class and do not matter here.
 
     Raises:
         UserError: an unknown key, a wrong type or an impossible value, with file, line, key and remedy.
     """
     hints = _hints(config_class)
-    pairs = [] if path is None else list(_file_pairs(Path(path), hints))
+    pairs = [] if path is None else list(_file_pairs(Path(path), hints, only))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"command line: '{text}' is not of the form key=value, as in train.total_steps=6")
-        node = _compose(value, f"command line: {key}") or yaml.ScalarNode("tag:yaml.org,2002:null", "")
-        pairs += _pairs(node, key, "command line", hints)
+        pairs += _pairs(_typed(value, key, hints.get(key)), key, "command line", hints)
     values, places = {}, {}
     for key, node, where in pairs:
         if key not in hints:
@@ -95,10 +98,20 @@ def load_config(config_class: type, path: str | Path | None = None, overrides: S
     return _build(config_class, values, places, prefix="")
 
 
+def _typed(text: str, key: str, kind: Any) -> yaml.Node:
+    """What the command line gives for a key: a text is taken as it was typed, anything else is read as YAML."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    is_list = any(get_origin(k) in (list, tuple) for k in kinds) and text.lstrip().startswith("[")
+    if str in kinds and not is_list and not (type(None) in kinds and text in ("", "~", "null")):
+        return yaml.ScalarNode("tag:yaml.org,2002:str", text, style="'")
+    return _compose(text, f"command line: {key}") or yaml.ScalarNode("tag:yaml.org,2002:null", "")
+
+
 def read_system(path: str | Path, overrides: Sequence[str], known: Iterable[str]) -> str:
     """The value of the top-level key `system` of a family with several systems."""
     node = _compose(_read_text(Path(path)), str(path))
-    pairs = {k.value: v.value for k, v in node.value} if isinstance(node, yaml.MappingNode) else {}
+    items = _items(node, str(path)) if isinstance(node, yaml.MappingNode) else ()
+    pairs = {key: value.value for key, value, _ in items if isinstance(value, yaml.ScalarNode)}
     pairs |= dict(text.split("=", 1) for text in overrides if text.startswith("system="))
     if pairs.get("system") not in known:
         raise UserError(f"{path}: system: expected one of {', '.join(known)}, got {pairs.get('system')!r}")
@@ -165,14 +178,25 @@ def _compose(text: str, where: str) -> yaml.Node | None:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: is not valid YAML ({problem or 'not readable'})") from None
+    except RecursionError:
+        raise UserError(f"{where}: is nested too deeply; expected blocks of 'key: value' lines") from None
 
 
-def _file_pairs(path: Path, hints: dict[str, Any]) -> Iterator[tuple[str, yaml.Node, str]]:
+def _items(node: yaml.MappingNode, where: str) -> Iterator[tuple[str, yaml.Node, int]]:
+    """(key, value, line) of a mapping."""
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise UserError(f"{where}, line {key.start_mark.line + 1}: expected 'key: value' with a name as key")
+        yield key.value, value, key.start_mark.line + 1
+
+
+def _file_pairs(path: Path, hints: dict[str, Any], only: str = "") -> Iterator[tuple[str, yaml.Node, str]]:
     root = _compose(_read_text(path), str(path))
     if root is not None and not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}, line 1: expected blocks of 'key: value' lines")
-    for key, value in root.value if root else ():
-        yield from _pairs(value, key.value, f"{path}, line {key.start_mark.line + 1}", hints)
+    for key, value, line in _items(root, str(path)) if root else ():
+        if not only or key == only:
+            yield from _pairs(value, key, f"{path}, line {line}", hints)
 
 
 def _pairs(node: yaml.Node, key: str, where: str, hints: dict[str, Any]) -> Iterator[tuple[str, yaml.Node, str]]:
@@ -182,9 +206,9 @@ def _pairs(node: yaml.Node, key: str, where: str, hints: dict[str, Any]) -> Iter
         return
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{where}: {key}: expected a block of 'key: value' lines")
-    for name, value in node.value:
-        place = where if where == "command line" else f"{where.partition(', line')[0]}, line {name.start_mark.line + 1}"
-        yield from _pairs(value, f"{key}.{name.value}", place, hints)
+    for name, value, line in _items(node, where.partition(", line")[0]):
+        place = where if where == "command line" else f"{where.partition(', line')[0]}, line {line}"
+        yield from _pairs(value, f"{key}.{name}", place, hints)
 
 
 def _nearest(key: str, hints: dict[str, Any]) -> str:
@@ -207,8 +231,8 @@ def _convert(node: yaml.Node, kind: Any, where: str, key: str) -> Any:
     """A YAML node as the declared type; the type decides, so that `1e-4` is a float and `[0, 0.9]` two floats."""
     try:
         return _coerce(node, kind)
-    except ValueError:
-        text = yaml.serialize(node).strip().removesuffix("\n...").strip()
+    except (ValueError, yaml.YAMLError):
+        text = " ".join(yaml.serialize(node).removesuffix("...\n").split())[:80]
         close = difflib.get_close_matches(text, [str(a) for a in get_args(kind)], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"{where}: {key}: expected {_type_name(kind)}, got {text}{hint}") from None

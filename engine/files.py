@@ -1,10 +1,12 @@
 """Files that are never half there: write beside, fsync, rename; and locks that tell who holds them."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +14,33 @@ from typing import BinaryIO
 
 from engine.errors import UserError
 
+MADE_HERE = ("meta.json", "export.json")  # of a pack, of an export; a manifest may stand in anybody's folder
+
 
 def sync_directory(folder: Path) -> None:
-    """Make a rename inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Make a rename inside `folder` durable, where the file system can (some network ones refuse)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_file(file: BinaryIO) -> None:
+    """fsync, where the file system knows it."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The message for a file or folder that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free some space" if full else "check its permissions, or choose another place"
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; nothing was lost")
 
 
 @contextlib.contextmanager
@@ -36,15 +57,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file)
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space; nothing was lost"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def atomic_text(path: str | Path, text: str) -> None:
@@ -57,9 +77,19 @@ def atomic_text(path: str | Path, text: str) -> None:
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its place when the block ends without an exception.
 
-    A folder that stood under `path` is replaced. Temporary folders that a killed process left are removed.
+    A folder that this function wrote earlier (it holds one of MADE_HERE) or an empty one is replaced. Temporary folders
+    that a killed process left are removed.
+
+    Raises:
+        UserError: other files stand under `path` (they are not touched); the disk is full or not writable.
     """
     path = Path(path)
+    made_here = any((path / name).is_file() for name in MADE_HERE)
+    if path.exists() and not made_here and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"{path}: is not empty, and nothing in it says that this project wrote it; delete it or choose another "
+            "folder"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmpdir"):
         shutil.rmtree(left, ignore_errors=True)
@@ -72,9 +102,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,6 +122,8 @@ def lock(path: str | Path, wait: bool = True, message: str = "is in use") -> Ite
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{path.parent} {message} by {file.read().strip() or 'another process'}") from None
+        except OSError as error:  # NFS without a lock server, and others
+            print(f"note: {path} cannot be locked ({error.strerror}); start one process at a time", file=sys.stderr)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")

@@ -17,6 +17,7 @@ from engine.checkpoint import (
     init_from,
     latest_checkpoint,
     load_weights,
+    name_of,
     read_checkpoint,
     save_checkpoint,
 )
@@ -24,8 +25,8 @@ from engine.config import to_dict
 from engine.errors import UserError
 from engine.files import atomic_text
 from engine.grids import save_grid
-from engine.journal import Journal, Pending, cut_back, logger, mean_scalars
 from engine.method import Method
+from engine.metric_logger import MetricBuffer, MetricLogger, logger, mean_scalars, spared, truncate_log
 from engine.precision import seed_everything, seed_of
 from engine.run import Run
 from engine.schedule import lr
@@ -48,11 +49,12 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
     if state.step >= t.total_steps:
         logger.info(f"{run.dir} is complete ({state.step} steps); a larger train.total_steps goes on")
         return
+    _check_validation(t, val, run.world_size)
     batches = train.batches(t.batch_size // run.world_size, t.seed, run.rank, run.world_size, device, state.step)
     shown = (val or train).fixed(t.sample_size, device)
-    journal = Journal(run.dir, run.rank == 0, state.step, t.total_steps, t.batch_size)
+    metric_logger = MetricLogger(run.dir, run.rank == 0, state.step, t.total_steps, t.batch_size)
     method.train()
-    with _signals() as told, contextlib.closing(journal):
+    with _signals() as told, contextlib.closing(metric_logger):
         for step in range(state.step, t.total_steps):
             seed_everything(seed_of(t.seed, run.rank, step), device)
             batch = next(batches)
@@ -60,7 +62,7 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
                 _prepare(run, method, batch, step)
             _set_rates(method, t, step)
             with _autocast(t, device):
-                state.pending.add(step, method.step(batch, step))
+                state.metric_buffer.add(step, method.step(batch, step))
 
             done, signal_told = step + 1, ranks.any_rank(told[0])
             last = done == t.total_steps
@@ -68,16 +70,16 @@ def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
             validate = val is not None and _due(done, t.validate_every, last)
             sample, save = _due(done, t.sample_every, last), _due(done, t.save_every, leave)
             if _due(done, t.log_every, last):
-                journal.scalars(done, state.pending.row(state.last_good), final=last)
+                metric_logger.scalars(done, state.metric_buffer.row(state.last_good), final=last)
             if validate or sample or save:
                 ranks.broadcast(method.buffers())
                 if validate:
-                    state.validated(done, _validate(run, method, val), journal)
+                    state.validated(done, _validate(run, method, val), metric_logger)
                 if sample:
                     _sample(run, method, shown, done)
                 if save:
                     state.save(done)
-                journal.restart_clock(done)
+                metric_logger.restart_clock(done)
             if leave:
                 break
     if signal_told:
@@ -108,7 +110,7 @@ class _State:
 
     def __init__(self, run: Run, method: Method) -> None:
         self.run, self.method, self.t = run, method, run.cfg.train
-        self.step, self.best, self.pending, self.last_good = 0, None, Pending(), None
+        self.step, self.best, self.metric_buffer, self.last_good = 0, None, MetricBuffer(), None
         method.to(run.device)
         if self.t.channels_last:
             method.to(memory_format=torch.channels_last)
@@ -124,14 +126,14 @@ class _State:
         elif had_checkpoint:
             logger.warning(f"{run.dir}: no intact checkpoint is left; starting from nothing")
         if run.rank == 0:
-            cut_back(run.dir / "log.jsonl", self.step)
+            truncate_log(run.dir / "log.jsonl", self.step)
             atomic_text(run.dir / "meta.json", json.dumps(method.meta, indent=1))
         if self.step == 0:
             for line in init_from(method, self.t.init_from):
                 logger.info(f"start from {line}")
         if self.t.compile:
             for name in method.compilable:
-                getattr(method, name).compile()
+                _compile(getattr(method, name), run.device)
 
     def _resume(self, path: Path) -> None:
         saved = read_checkpoint(path, self.run.device)
@@ -144,7 +146,7 @@ class _State:
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
         self.step, self.best, self.last_good = saved["step"], saved["best"], path
-        self.pending = Pending(saved["pending"])
+        self.metric_buffer = MetricBuffer(saved["pending"])
         if saved["total_steps"] != self.t.total_steps:
             was, now = (_rate(self.t, self.step, total) for total in (saved["total_steps"], self.t.total_steps))
             logger.warning(
@@ -155,12 +157,12 @@ class _State:
 
     def save(self, step: int, name: str = "") -> None:
         """Write the checkpoint of `step` (or one of that name) and drop old ones."""
-        path = self.run.dir / "checkpoints" / (name or f"step_{step:07d}.pt")
+        path = self.run.dir / "checkpoints" / (name or name_of(step))
         state = {
             "step": step,
             "method": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
-            "pending": self.pending.plain(self.last_good),
+            "pending": self.metric_buffer.plain(self.last_good),
             "best": self.best,
             "total_steps": self.t.total_steps,
             "meta": self.plain_meta,
@@ -172,15 +174,23 @@ class _State:
         self.last_good = path
         ranks.barrier()
 
-    def validated(self, step: int, row: dict[str, float], journal: Journal) -> None:
+    def validated(self, step: int, row: dict[str, float], metric_logger: MetricLogger) -> None:
         """Log a validation; keep the weights if the method's figure has never been better."""
-        journal.validation(step, row)
+        metric_logger.validation(step, row)
         if self.method.best is None:
             return
         name, sense = self.method.best
         if self.best is None or (row[name] < self.best if sense == "min" else row[name] > self.best):
             self.best = row[name]
             self.save(step, "best.pt")
+
+
+def _compile(network: torch.nn.Module, device: torch.device) -> None:
+    """Compile a network in place; what the compiler lacks stays as it is, with the same numbers."""
+    for layer in network.modules() if device.type == "cpu" else ():
+        if getattr(layer, "padding_mode", "") == "replicate":  # torch 2.15 on a CPU: no replication_pad2d_backward
+            layer.forward = torch.compiler.disable(layer.forward)
+    network.compile()
 
 
 def _rate(t: Any, step: int, total: int) -> float:
@@ -209,14 +219,19 @@ def _evaluating(method: Method, seed: int, device: torch.device) -> Iterator[Non
     method.train()
 
 
+def _check_validation(t: Any, val: Any, world: int) -> None:
+    """Before the first step, since the first validation may come hours later and before the first save."""
+    if val is not None and t.validate_every and min(t.val_images, len(val)) < world:
+        raise UserError(
+            f"the validation part has {len(val)} images, fewer than the {world} processes; give more images, or set "
+            "train.validate_every=0"
+        )
+
+
 def _validate(run: Run, method: Method, val: Any) -> dict[str, float]:
     """Means of `method.validate` over the first `train.val_images` images, an equal share a rank."""
     t, world = run.cfg.train, run.world_size
     images = min(t.val_images, len(val)) // world * world
-    if images == 0:
-        raise UserError(
-            f"the validation set has {len(val)} images, fewer than the {world} processes; set train.validate_every=0"
-        )
     with _evaluating(method, t.seed, run.device):
         mine = {k: v[run.rank :: world] for k, v in val.fixed(images, run.device).items()}
         sums: dict[str, torch.Tensor] = {}
@@ -234,13 +249,18 @@ def _sample(run: Run, method: Method, shown: dict, step: int) -> None:
         return
     with _evaluating(method, run.cfg.train.seed, run.device):
         for name, grid in method.sample(shown).items():
-            path = save_grid(grid, run.dir / "samples" / f"step_{step:07d}_{name}.png")
-            logger.debug(f"wrote {path}")
+            path = run.dir / "samples" / f"step_{step:07d}_{name}.png"
+            with spared(str(path)):
+                save_grid(grid, path)
+                logger.debug(f"wrote {path}")
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGTERM and Ctrl-C are noted, and the loop leaves after the step; a second Ctrl-C interrupts at once."""
+    """SIGTERM, a closed terminal (SIGHUP) and Ctrl-C are noted, and the loop leaves after the step.
+
+    A second Ctrl-C interrupts at once. Under nohup SIGHUP stays ignored.
+    """
     told = [0]
 
     def note(number: int, frame: Any) -> None:
@@ -248,7 +268,9 @@ def _signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         told[0] = number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield told
     finally:

@@ -21,8 +21,8 @@ from engine.checkpoint import checkpoints, find_checkpoint, load_weights, read_c
 from engine.config import CHANGEABLE, describe, flatten, load_config, read_system, to_dict, to_yaml
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text, lock, sha256
-from engine.journal import start_logging
 from engine.method import Origin
+from engine.metric_logger import start_logging
 from engine.precision import seed_everything, seed_of
 
 
@@ -50,7 +50,7 @@ def start(
 
     Exit codes: 2 for a `UserError` or for memory that does not suffice, 143 after SIGTERM, 130 after Ctrl-C.
     """
-    with exit_on_user_error(), _memory_is_a_sentence() as current, contextlib.ExitStack() as stack:
+    with exit_on_user_error(), catch_out_of_memory() as current, contextlib.ExitStack() as stack:
         args, config_class = _parse(config, sys.argv[1:] if argv is None else argv)
         cfg = load_config(config_class, args.config, args.overrides)
         cfg = resolve(cfg) if resolve else cfg
@@ -166,15 +166,12 @@ def _refuse_changes(run_dir: Path, cfg: Any) -> None:
 
 
 def _write_environment(run_dir: Path, cfg: Any, device: torch.device, world: int) -> None:
-    git = lambda *a: subprocess.run(  # noqa: E731
-        ["git", "-C", str(Path(__file__).parent), *a], capture_output=True, text=True, check=False
-    ).stdout.strip()
     facts = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "family": type(cfg).__module__.partition(".")[0],
         "command": sys.argv,
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -183,16 +180,38 @@ def _write_environment(run_dir: Path, cfg: Any, device: torch.device, world: int
         "seed": cfg.train.seed,
     }
     path = run_dir / "environment.json"
-    launches = json.loads(path.read_text()) if path.is_file() else []
+    launches = _earlier_launches(path)
     before = launches[-1] if launches else facts
     for key in ("threads", "world_size", "torch"):
-        if before[key] != facts[key] and checkpoints(run_dir):
-            print(f"note: {key} was {before[key]}, is {facts[key]}: the run goes on, but not bit for bit", flush=True)
+        if before.get(key) != facts[key] and checkpoints(run_dir):
+            print(
+                f"note: {key} was {before.get(key)}, is {facts[key]}: the run goes on, but not bit for bit", flush=True
+            )
     atomic_text(path, json.dumps([*launches, facts], indent=1))
 
 
+def _git(*words: str) -> str:
+    """What git says of this repository; "" where git is not installed or this is no repository."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _earlier_launches(path: Path) -> list[dict]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(launch, dict) for launch in found):
+        print(f"note: {path} is damaged; it is begun anew", flush=True)
+        return []
+    return found
+
+
 @contextlib.contextmanager
-def _memory_is_a_sentence() -> Iterator[list]:
+def catch_out_of_memory() -> Iterator[list]:
     """Out of memory, on a GPU or a CPU, becomes one sentence with the batch size. Yields a list for the config."""
     current: list = []
     try:

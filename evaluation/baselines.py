@@ -1,6 +1,6 @@
-"""What any method must beat: the identity map and the class-mean difference, exported like a method's edits.
+"""Baselines, exported like a method's edits: no edit, the class-mean difference, and the ground truth.
 
-python -m evaluation.baselines --like EXPORT --kind identity|mean-difference [--real RUN] --out DIR
+python -m evaluation.baselines --like EXPORT --kind no-edit|class-mean-difference|ground-truth [--real RUN] --out DIR
 """
 
 import argparse
@@ -18,7 +18,7 @@ from evaluation.folder import Export, read_folders
 from evaluation.manifest import Row, write_export, write_manifest
 from evaluation.real import Real, at_size, open_real
 
-KINDS = ("identity", "mean-difference")
+KINDS = ("no-edit", "class-mean-difference", "ground-truth")
 
 
 def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, gain: float = 1.0) -> Path:
@@ -26,14 +26,21 @@ def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, g
 
     Args:
         like: the folders whose sources, targets, truths and strengths are taken over.
-        kind: identity (nothing is changed) or mean-difference (add gain x strength x the difference of class means).
-        real: labelled training faces; needed for mean-difference only.
+        kind: no-edit (nothing is changed), class-mean-difference (add gain x strength x the difference of class
+            means), or ground-truth (the right answer, where the export has one).
+        real: labelled training faces; needed for class-mean-difference only.
     """
+    for folder in like:
+        if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"--out {out}: is or holds {folder}, which is read; choose another folder")
     export = read_folders(like)
     rows = [i for i, row in enumerate(export.rows) if row.kind == "edit" and export.source[i] >= 0]
+    if kind == "ground-truth":
+        rows = [i for i in rows if export.truth[i] >= 0]
     if not rows:
-        raise UserError(f"{like[0]}: holds no edits with sources; baselines imitate edits")
-    means = class_means(real, export) if kind == "mean-difference" else {}
+        what = "no edits with a known ground truth" if kind == "ground-truth" else "no edits with sources"
+        raise UserError(f"{like[0]}: holds {what}; export edits first")
+    means = class_means(real, export) if kind == "class-mean-difference" else {}
     with atomic_dir(out) as folder:
         written = [_write(export, i, n, kind, means, gain, folder) for n, i in enumerate(rows)]
         write_manifest(folder, written)
@@ -46,7 +53,9 @@ def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, g
 def class_means(real: Real | None, export: Export) -> dict[str, Tensor]:
     """{class or "Name=1" or "Name=0": mean face (C, H, W)} of the labelled real faces, at the export's size."""
     if real is None:
-        raise UserError("mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)")
+        raise UserError(
+            "class-mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)"
+        )
     x = at_size(real.images, export.images.shape[-2:], export.images.shape[1]).float()
     means = {name: x[real.label == k].mean(0) for k, name in enumerate(real.classes) if (real.label == k).any()}
     for a, name in enumerate(real.attributes if real.attr.shape[1] else ()):
@@ -71,7 +80,9 @@ def difference(row: Row, means: dict[str, Tensor]) -> Tensor | float:
 
 def _write(export: Export, i: int, n: int, kind: str, means: dict[str, Tensor], gain: float, folder: Path) -> Row:
     row, x = export.rows[i], export.images[export.source[i]].float()
-    if kind == "mean-difference":
+    if kind == "ground-truth":
+        x = export.images[export.truth[i]].float()
+    if kind == "class-mean-difference":
         x = (x + gain * row.strength * difference(row, means)).clamp(0, 255)
     name = f"edit_{n:06d}.png"
     to_pil(x / 127.5 - 1).save(folder / name)
@@ -94,12 +105,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--like", nargs="+", type=Path, required=True, help="exports of edits whose sources are taken")
     parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--real", help="a run, YAML file, pack or folder with labelled faces, for mean-difference")
+    parser.add_argument(
+        "--real", help="a run, YAML file, pack or folder with labelled faces, for class-mean-difference"
+    )
     parser.add_argument("--gain", type=float, default=1.0, help="how often the difference is added")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     with exit_on_user_error():
-        real = labelled(args.real) if args.kind == "mean-difference" else None
+        real = labelled(args.real) if args.kind == "class-mean-difference" else None
         export_baseline(args.like, args.kind, real, args.out, args.gain)
         print(f"wrote {args.out}")
 
@@ -107,7 +120,9 @@ def main(argv: list[str] | None = None) -> None:
 def labelled(where: str | None) -> Real:
     """Training faces with labels: the means must not know the test faces."""
     if where is None:
-        raise UserError("mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)")
+        raise UserError(
+            "class-mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)"
+        )
     return open_real(where, DataConfig(), most=0, split="train")
 
 

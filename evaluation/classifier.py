@@ -15,7 +15,7 @@ from engine.errors import UserError
 from evaluation.config import ClassifierConfig
 from evaluation.network import EMBEDDING, Network, erase, prepare
 
-GRADE = "grade.json"  # in the run directory: temperatures and test figures, written after training
+TEST_METRICS = "test_metrics.json"  # in the run directory: temperatures and test figures, written after training
 NEEDS = {"expression": "label", "attributes": "attr", "landmarks": "landmarks", "identity": "identity"}
 
 
@@ -111,19 +111,20 @@ class Classifier(Method):
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Accuracy of expressions and attributes, mean error of landmarks, how far persons stand apart."""
-        out, figures = self.ema(batch["image"]), {}
+        out, metrics = self.ema(batch["image"]), {}
         if "expression" in out:
-            figures["accuracy"] = (out["expression"].argmax(1) == batch["label"]).float().mean()
+            metrics["accuracy"] = (out["expression"].argmax(1) == batch["label"]).float().mean()
         if "attributes" in out:
-            right = ((out["attributes"] > 0) == (batch["attr"] > 0.5)) & ~batch["attr"].isnan()
-            figures["attributes"] = right.sum() / (~batch["attr"].isnan()).sum().clamp_min(1)
+            read = out["attributes"] > self.pos_weight.log()
+            right = (read == (batch["attr"] > 0.5)) & ~batch["attr"].isnan()
+            metrics["attributes"] = right.sum() / (~batch["attr"].isnan()).sum().clamp_min(1)
         if "landmarks" in out:
-            figures["landmarks"] = self.landmarks_loss(out["landmarks"], batch, 0)
+            metrics["landmarks"] = self.landmarks_loss(out["landmarks"], batch, 0)
         if "identity" in out:
             cosines, who = out["identity"] @ out["identity"].T, batch["identity"]
             same = (who[:, None] == who) & ~torch.eye(len(who), dtype=torch.bool, device=who.device)
-            figures["apart"] = (cosines * same).sum() / same.sum().clamp_min(1) - cosines[who[:, None] != who].mean()
-        return figures
+            metrics["apart"] = (cosines * same).sum() / same.sum().clamp_min(1) - cosines[who[:, None] != who].mean()
+        return metrics
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         """What the classifier says of the fixed faces; for identity, each face above the most similar other one."""
@@ -134,7 +135,7 @@ class Classifier(Method):
         if "expression" in out:
             told = [self.classes[k] for k in out["expression"].argmax(1).tolist()]
         else:
-            told = [f"{self.attributes[0]} {p:.2f}" for p in out["attributes"][:, 0].sigmoid().tolist()]
+            told = [f"{self.attributes[0]} {p:.2f}" for p in self._logits(out)[:, 0].sigmoid().tolist()]
         return {"read": Grid(x[None], [], told)}
 
     # Use.
@@ -199,7 +200,13 @@ class Classifier(Method):
         return self.ema.module(prepare(x, self.meta["image_size"], self.meta["channels"]))
 
     def _logits(self, out: dict[str, Tensor]) -> Tensor:
-        parts = [out[head] for head in ("expression", "attributes") if head in out]
+        """Logits of what the classifier reads, of the training faces' own frequencies.
+
+        A weight w on the positive term moves the best logit to log(w p / (1 - p)), so that a rare attribute would be
+        read far too often; log(w) is taken off again.
+        """
+        parts = [out["expression"]] if "expression" in out else []
+        parts += [out["attributes"] - self.pos_weight.log()] if "attributes" in out else []
         return torch.cat(parts, 1) if parts else out["features"].new_empty(len(out["features"]), 0)
 
     def _refuse_judge(self) -> None:
@@ -208,6 +215,24 @@ class Classifier(Method):
             raise UserError(
                 f"{name} is a judge, and a judge must not teach; train a guide (model.role: guide) for losses"
             )
+
+
+def read_grade(run: str | Path) -> dict:
+    """What stands in a run's test_metrics.json; empty where it has not been graded yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = Path(run) / TEST_METRICS
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(key, {}), dict) for key in ("temperature", "test")):
+        raise UserError(f"{path}: is damaged; the training command of this run writes it again")
+    return found
 
 
 def load(run: str | Path, role: str | None = None, step: int | None = None, device: str = "auto") -> Classifier:
@@ -225,9 +250,8 @@ def load(run: str | Path, role: str | None = None, step: int | None = None, devi
             found.role
         ]
         raise UserError(f"{run} is a {found.role}: {why}; give a run with model.role: {role}")
-    graded = Path(run) / GRADE
-    if graded.is_file():
-        temperatures = json.loads(graded.read_text())["temperature"]
+    temperatures = read_grade(run).get("temperature")
+    if temperatures:
         each = [temperatures.get("expression", 1.0)] * len(found.classes)
         each += [temperatures.get("attributes", 1.0)] * len(found.attributes)
         found.temperature.copy_(torch.tensor(each))

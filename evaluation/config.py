@@ -46,7 +46,7 @@ class LossConfig:
     label_smoothing: float = 0.05  # share of a label spread over all classes, 0 .. 0.5
     lambda_attributes: float = 1.0  # binary cross-entropy, mean over known bits, against the expression's nats
     lambda_landmarks: float = 2.0  # mean distance in half picture sides
-    pos_weight_max: float = 4.0  # rare attributes count up to this much more, >= 1
+    pos_weight_max: float = 4.0  # rare attributes count up to this much more in the loss, >= 1; the reading undoes it
     erase: float = 0.25  # share of faces with a rectangle greyed out, 0 .. 1
     arc_margin: float = 0.3  # radians, identity (ArcFace, Deng et al. 1801.07698)
     arc_scale: float = 24.0  # inverse temperature of its cosines

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from evaluation.case import Case
-from evaluation.figure import Figure
+from evaluation.eval_data import EvalData
+from evaluation.metric import Metric
 from evaluation.pictures import CAP
 
 BROWS, EYES, MOUTH = list(range(17, 27)), list(range(36, 48)), list(range(48, 68))
@@ -27,7 +27,7 @@ PARTS = {
     "Bushy_Eyebrows": [BROWS],
 }
 # Of a face in the middle of the picture, where no judge finds landmarks: left, top, right, bottom in [-1, 1].
-USUAL = ((-0.7, -0.5, 0.7, 0.1), (-0.45, 0.25, 0.45, 0.85))
+DEFAULT_BOXES = ((-0.7, -0.5, 0.7, 0.1), (-0.45, 0.25, 0.45, 0.85))
 
 
 def boxes(points: Tensor, groups: list[list[int]], size: int) -> Tensor:
@@ -47,7 +47,7 @@ def usual_boxes(n: int, size: int) -> Tensor:
     """The same for faces without landmarks."""
     centres = (torch.arange(size) + 0.5) * 2 / size - 1
     mask = torch.zeros(size, size, dtype=torch.bool)
-    for left, top, right, bottom in USUAL:
+    for left, top, right, bottom in DEFAULT_BOXES:
         mask |= ((centres >= top) & (centres <= bottom))[:, None] & ((centres >= left) & (centres <= right))
     return mask.expand(n, -1, -1)
 
@@ -59,69 +59,69 @@ def masked_psnr(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return (10 * torch.log10(255.0**2 / mse.clamp_min(1e-9))).clamp_max(CAP)
 
 
-def region(case: Case, rows: Tensor) -> tuple[Tensor, str]:
+def region(eval_data: EvalData, rows: Tensor) -> tuple[Tensor, str]:
     """Where each request should act, from landmarks that a judge finds on source and truth; and how it was found."""
-    e, size = case.export, case.export.images.shape[-1]
-    judged = next((j for j in case.judges_with("landmarks") if j.fake["landmarks"].shape[1] == 68), None)
-    if judged is None:
+    e, size = eval_data.export, eval_data.export.images.shape[-1]
+    predictions = next((j for j in eval_data.judges_with("landmarks") if j.fake["landmarks"].shape[1] == 68), None)
+    if predictions is None:
         return usual_boxes(len(rows), size), "boxes of a usual face"
     mask = torch.zeros(len(rows), size, size, dtype=torch.bool)
     for r, i in enumerate(rows.tolist()):
         groups = [g for name in e.rows[i].requests() for g in PARTS.get(name, [BROWS, EYES, MOUTH])]
         for place in (e.source[i], e.truth[i]):
-            mask[r] |= boxes(judged.fake["landmarks"][place][None], groups, size)[0]
-    return mask, f"landmarks of {judged.name}"
+            mask[r] |= boxes(predictions.fake["landmarks"][place][None], groups, size)[0]
+    return mask, f"landmarks of {predictions.name}"
 
 
-def per_box(case: Case, rows: Tensor) -> dict[str, float]:
+def per_box(eval_data: EvalData, rows: Tensor) -> dict[str, float]:
     """Mean PSNR of edit and truth in the boxes of brows, eyes and mouth; empty where no judge finds landmarks."""
-    e, size = case.export, case.export.images.shape[-1]
-    judged = next((j for j in case.judges_with("landmarks") if j.fake["landmarks"].shape[1] == 68), None)
-    if judged is None:
+    e, size = eval_data.export, eval_data.export.images.shape[-1]
+    predictions = next((j for j in eval_data.judges_with("landmarks") if j.fake["landmarks"].shape[1] == 68), None)
+    if predictions is None:
         return {}
-    points, found = judged.fake["landmarks"], {}
+    points, found = predictions.fake["landmarks"], {}
     for name, group in (("brows", BROWS), ("eyes", EYES), ("mouth", MOUTH)):
         mask = boxes(points[e.source[rows]], [group], size) | boxes(points[e.truth[rows]], [group], size)
         found[name] = float(masked_psnr(e.images[e.file[rows]], e.images[e.truth[rows]], mask).nanmean())
     return found
 
 
-def figures(case: Case) -> list[Figure]:
+def metrics(eval_data: EvalData) -> list[Metric]:
     """PSNR to the truth where the request acts and elsewhere; the share of the way that an edit goes (gap closed)."""
-    e = case.export
-    rows = e.main("edit") if case.has("edit") else torch.empty(0, dtype=torch.long)
+    e = eval_data.export
+    rows = e.main("edit") if eval_data.has("edit") else torch.empty(0, dtype=torch.long)
     rows = rows[(e.truth[rows] >= 0) & (e.source[rows] >= 0)]
     # A face that shows the target already has no way to go.
     differs = (e.images[e.truth[rows]] != e.images[e.source[rows]]).flatten(1).any(1)
     rows = rows[differs]
     if not len(rows):
         return []
-    mask, how = region(case, rows)
+    mask, how = region(eval_data, rows)
     truth = e.images[e.truth[rows]]
     inside = lambda places: masked_psnr(e.images[places], truth, mask)  # noqa: E731
     outside = lambda places: masked_psnr(e.images[places], truth, ~mask)  # noqa: E731
     files, sources, bases, best = e.file[rows], e.source[rows], e.base[rows], e.truth_recon[rows]
     have = best >= 0
-    beside = [{"identity map": float(f(sources).nanmean())} for f in (inside, outside)]
+    beside = [{"no edit": float(f(sources).nanmean())} for f in (inside, outside)]
     if (bases != sources).any():
         for f, b in zip((inside, outside), beside, strict=True):
             b["base"] = float(f(bases).nanmean())
     if have.all():
         for f, b in zip((inside, outside), beside, strict=True):
             b["reconstructed truth"] = float(f(best).nanmean())
-    per = {t: float(inside(files)[m].nanmean()) for t, m in _targets(case, rows).items()}
+    per = {t: float(inside(files)[m].nanmean()) for t, m in _targets(eval_data, rows).items()}
     found = [
-        Figure(
-            "truth PSNR inside",
+        Metric(
+            "PSNR inside",
             f"PSNR to the truth in dB where the request acts ({how})",
             float(inside(files).nanmean()),
             "high",
             len(rows),
             beside[0],
-            detail={"per_target": per, "per_box": per_box(case, rows)},
+            detail={"per_target": per, "per_box": per_box(eval_data, rows)},
         ),
-        Figure(
-            "truth PSNR outside",
+        Metric(
+            "PSNR outside",
             f"PSNR to the truth in dB elsewhere ({how})",
             float(outside(files).nanmean()),
             "high",
@@ -129,28 +129,30 @@ def figures(case: Case) -> list[Figure]:
             beside[1],
         ),
     ]
-    return found + gap(case, rows[have], inside(files)[have], inside(bases)[have], inside(best.clamp_min(0))[have], how)
+    return found + gap(
+        eval_data, rows[have], inside(files)[have], inside(bases)[have], inside(best.clamp_min(0))[have], how
+    )
 
 
-def _targets(case: Case, rows: Tensor) -> dict[str, Tensor]:
-    targets = [case.export.rows[i].target for i in rows.tolist()]
+def _targets(eval_data: EvalData, rows: Tensor) -> dict[str, Tensor]:
+    targets = [eval_data.export.rows[i].target for i in rows.tolist()]
     return {t: torch.tensor([x == t for x in targets]) for t in sorted(set(targets))}
 
 
-def gap(case: Case, rows: Tensor, edit: Tensor, base: Tensor, best: Tensor, how: str) -> list[Figure]:
+def gap(eval_data: EvalData, rows: Tensor, edit: Tensor, base: Tensor, best: Tensor, how: str) -> list[Metric]:
     """(edit - base) / (reconstruction of the truth - base), of mean PSNRs inside; 1 = all that the model can paint."""
     room = float((best - base).nanmean()) if len(rows) else math.nan
     if not len(rows) or abs(room) < 0.05:
         return []
     per = {
         t: float((edit - base)[m].nanmean() / (best - base)[m].nanmean())
-        for t, m in _targets(case, rows).items()
+        for t, m in _targets(eval_data, rows).items()
         if abs(float((best - base)[m].nanmean())) >= 0.05
     }
     name = f"gap closed (of {room:.2f} dB between what the edit starts from and the reconstructed truth, {how})"
     value = float((edit - base).nanmean()) / room
     return [
-        Figure(
+        Metric(
             "gap closed",
             name,
             value,

@@ -6,10 +6,10 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from evaluation.case import Case
-from evaluation.figure import SMALL, Figure
+from evaluation.eval_data import EvalData
+from evaluation.metric import SMALL, Metric
 
-NEIGHBOURS = 3  # of the k-NN balls (Kynkäänniemi et al. 1904.06991)
+NUM_NEIGHBORS = 3  # of the k-NN balls (Kynkäänniemi et al. 1904.06991)
 LEAST = 50  # images; a distribution of fewer is not looked at
 CHUNK = 1024
 
@@ -90,7 +90,7 @@ def _covered(points: Tensor, centres: Tensor, radii: Tensor) -> float:
     return float(torch.cat(inside).double().mean())
 
 
-def precision_recall(fake: Tensor, real: Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(fake: Tensor, real: Tensor, k: int = NUM_NEIGHBORS) -> tuple[float, float]:
     """Share of fakes among real faces, and of real faces among fakes: balls to the k-th neighbour, float64."""
     fake, real = fake.double(), real.double()
     return _covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k))
@@ -101,26 +101,28 @@ def spread(rows: Tensor, n: int) -> Tensor:
     return rows[torch.arange(n) * len(rows) // n]
 
 
-def figures(case: Case) -> list[Figure]:
+def metrics(eval_data: EvalData) -> list[Metric]:
     """Whole and per target; beside each the same figure between two real sets of that N."""
-    network, fake, real, train = case.features()
-    found: list[Figure] = []
-    for kind in case.kinds():
-        rows = case.export.main(kind)
-        whole = compare(kind, fake[case.export.file[rows]], real, train, network, case.real.name)
-        for figure in whole:
-            figure.detail["per_target"] = {}
-        for target, members in case.conditions(kind).items() if whole else ():
-            of_real = case.real_of(target)
+    network, fake, real, train = eval_data.features()
+    found: list[Metric] = []
+    for kind in eval_data.kinds():
+        rows = eval_data.export.main(kind)
+        whole = compare(kind, fake[eval_data.export.file[rows]], real, train, network, eval_data.real.name)
+        for metric in whole:
+            metric.detail["per_target"] = {}
+        for target, members in eval_data.conditions(kind).items() if whole else ():
+            of_real = eval_data.real_of(target)
             if target and min(len(members), len(of_real)) >= LEAST:
-                parts = compare(kind, fake[case.export.file[members]], real[of_real], real, network, case.real.name)
-                for figure, part in zip(whole, parts, strict=True):
-                    figure.detail["per_target"][target] = {"value": part.value, "n": part.n}
+                parts = compare(
+                    kind, fake[eval_data.export.file[members]], real[of_real], real, network, eval_data.real.name
+                )
+                for metric, part in zip(whole, parts, strict=True):
+                    metric.detail["per_target"][target] = {"value": part.value, "n": part.n}
         found += whole
-    return found + scores(case)
+    return found + scores(eval_data)
 
 
-def compare(kind: str, fake: Tensor, real: Tensor, other: Tensor, network: str, real_name: str) -> list[Figure]:
+def compare(kind: str, fake: Tensor, real: Tensor, other: Tensor, network: str, real_name: str) -> list[Metric]:
     """FID, KID, precision, recall of `fake` against `real`, and of `other` against `real`, at one N."""
     n = min(len(fake), len(real), len(other))
     if n < LEAST:
@@ -132,7 +134,7 @@ def compare(kind: str, fake: Tensor, real: Tensor, other: Tensor, network: str, 
     remarks = [f"{n} images are few for a distance of distributions (2,048 are usual)"] if n < SMALL else []
     (p, r), (p2, r2) = precision_recall(fake, real), precision_recall(other, real)
     (k, se), (k2, se2) = kid(fake, real), kid(other, real)
-    made = lambda key, what, value, better, beside, **d: Figure(  # noqa: E731
+    made = lambda key, what, value, better, beside, **d: Metric(  # noqa: E731
         f"{kind} {prefix}{key}",
         f"{kind} {prefix}{key} ({what}{where})",
         value,
@@ -153,34 +155,37 @@ def compare(kind: str, fake: Tensor, real: Tensor, other: Tensor, network: str, 
             1000 * k2,
             standard_error=1000 * se,
         ),
-        made("precision", f"{NEIGHBOURS} neighbours, ", p, "high", p2),
-        made("recall", f"{NEIGHBOURS} neighbours, ", r, "high", r2),
+        made("precision", f"{NUM_NEIGHBORS} neighbours, ", p, "high", p2),
+        made("recall", f"{NUM_NEIGHBORS} neighbours, ", r, "high", r2),
     ]
 
 
-def scores(case: Case) -> list[Figure]:
-    """The inception score, for the record."""
+def attribute_score(logits: Tensor) -> float:
+    """exp of the mean, over images and attributes, of KL(p(a | x) || p(a)) of each bit: 1 (nothing is read) .. 2."""
+    p = logits.double().sigmoid()
+    mean = p.mean(0, keepdim=True)
+    term = lambda a, b: torch.special.xlogy(a, a) - torch.special.xlogy(a, b)  # noqa: E731
+    return float((term(p, mean) + term(1 - p, 1 - mean)).mean().exp())
+
+
+def scores(eval_data: EvalData) -> list[Metric]:
+    """The inception score, for the record: of expressions, or of attributes where a judge reads nothing else."""
     found = []
-    for judged in case.judges_with("expression"):
-        k = len(judged.classes)
-        for kind in case.kinds():
-            logits = judged.fake["logits"][case.export.file[case.export.main(kind)], :k]
+    for predictions in eval_data.judges:
+        k = len(predictions.classes)
+        for kind in eval_data.kinds() if predictions.judge.names else ():
+            logits = predictions.fake["logits"][eval_data.export.file[eval_data.export.main(kind)]]
             if len(logits) < LEAST:
                 continue
-            (value, wide), (real, _) = inception_score(logits), inception_score(judged.real["logits"][:, :k])
-            name = (
-                f"{kind} inception score (expressions of {judged.name}, 10 splits, N {len(logits)}, {case.real.name})"
-            )
+            real, detail, n = predictions.real["logits"], {}, len(logits)
+            if k:
+                (value, wide), (beside, _) = inception_score(logits[:, :k]), inception_score(real[:, :k])
+                of, detail = f"expressions of {predictions.name}, 10 splits", {"spread": wide}
+            else:
+                value, beside = attribute_score(logits), attribute_score(real)
+                of = f"mean over {logits.shape[1]} attributes of {predictions.name}, at most 2"
+            name = f"{kind} inception score ({of}, N {n}, {eval_data.real.name})"
             found.append(
-                Figure(
-                    f"{kind} inception score",
-                    name,
-                    value,
-                    "",
-                    len(logits),
-                    {"real": real},
-                    judged.name,
-                    {"spread": wide},
-                )
+                Metric(f"{kind} inception score", name, value, "", n, {"real": beside}, predictions.name, detail)
             )
     return found

@@ -5,23 +5,23 @@ import math
 import torch
 from torch import Tensor
 
-from evaluation.case import Case, Judged
-from evaluation.figure import Figure
-from evaluation.grade import confusion
+from evaluation.eval_data import EvalData, Predictions
+from evaluation.metric import Metric
+from evaluation.classifier_metrics import confusion
 
 WORST = 8
 
 
-def requested(case: Case, rows: Tensor, judged: Judged) -> tuple[Tensor, Tensor]:
+def requested(eval_data: EvalData, rows: Tensor, predictions: Predictions) -> tuple[Tensor, Tensor]:
     """Rows that ask for a class, and which (n,) long. Sources that show it already are left out of edits."""
     kept, targets = [], []
     for i in rows.tolist():
-        row = case.export.rows[i]
+        row = eval_data.export.rows[i]
         wanted = [name for name, value in row.requests().items() if value == ""]
         if len(wanted) != 1 or wanted[0] == row.source_label:
             continue
         kept.append(i)
-        targets.append(judged.class_index(wanted[0], row.file))
+        targets.append(predictions.class_index(wanted[0], row.file))
     return torch.tensor(kept, dtype=torch.long), torch.tensor(targets, dtype=torch.long)
 
 
@@ -32,35 +32,39 @@ def by_target(told: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tenso
     return table, recall, float(recall[table.sum(1) > 0].mean()) if len(target) else math.nan
 
 
-def figures(case: Case) -> list[Figure]:
+def metrics(eval_data: EvalData) -> list[Metric]:
     """Accuracy of edits, samples, reconstructions (retention), and the gain of edits, for every judge that can say."""
     found = []
-    for judged in case.judges_with("expression"):
+    for predictions in eval_data.judges_with("expression"):
         for kind in ("edit", "sample"):
-            rows, target = requested(case, case.export.main(kind), judged) if case.has(kind) else (torch.empty(0), None)
+            rows, target = (
+                requested(eval_data, eval_data.export.main(kind), predictions)
+                if eval_data.has(kind)
+                else (torch.empty(0), None)
+            )
             if len(rows):
-                found.append(accuracy(case, judged, kind, rows, target))
+                found.append(accuracy(eval_data, predictions, kind, rows, target))
                 if kind == "edit":
-                    found += gain(case, judged, rows, target)
-        found += retention(case, judged)
+                    found += gain(eval_data, predictions, rows, target)
+        found += retention(eval_data, predictions)
     return found
 
 
-def accuracy(case: Case, judged: Judged, kind: str, rows: Tensor, target: Tensor) -> Figure:
+def accuracy(eval_data: EvalData, predictions: Predictions, kind: str, rows: Tensor, target: Tensor) -> Metric:
     """Share judged as requested, mean over the targets; the identity map's is that of the sources."""
-    k, names = len(judged.classes), judged.classes
-    files, sources = case.export.file[rows], case.export.source[rows]
-    told = judged.fake["logits"][files, :k].argmax(1)
+    k, names = len(predictions.classes), predictions.classes
+    files, sources = eval_data.export.file[rows], eval_data.export.source[rows]
+    told = predictions.fake["logits"][files, :k].argmax(1)
     table, recall, macro = by_target(told, target, k)
     beside, real_recall = {}, None
-    if figures_real := judged.real_expression(case):
+    if figures_real := predictions.real_expression(eval_data):
         beside["real"], real_recall = figures_real["macro"], figures_real["recall"]
     if (sources >= 0).all():
-        beside["identity map"] = by_target(judged.fake["logits"][sources, :k].argmax(1), target, k)[2]
+        beside["no edit"] = by_target(predictions.fake["logits"][sources, :k].argmax(1), target, k)[2]
     beside["chance"] = 1 / k
-    probability = judged.probabilities("fake")[files, target]
+    probability = predictions.probabilities("fake")[files, target]
     lowest = probability.argsort(stable=True)[:WORST]
-    rows_out = [case.export.rows[rows[i]] for i in lowest.tolist()]
+    rows_out = [eval_data.export.rows[rows[i]] for i in lowest.tolist()]
     worst = [
         {
             "file": r.file,
@@ -73,14 +77,14 @@ def accuracy(case: Case, judged: Judged, kind: str, rows: Tensor, target: Tensor
     ]
     each = {names[c]: float(recall[c]) for c in range(k) if table[c].sum()}
     what = {"edit": "sources of the target's class left out", "sample": "no source"}[kind]
-    return Figure(
-        f"{kind} accuracy",
-        f"{kind} accuracy (mean over {len(each)} targets, {what}, judge {judged.name})",
+    return Metric(
+        "target accuracy" if kind == "edit" else "sample accuracy",
+        f"{kind} accuracy (mean over {len(each)} targets, {what}, judge {predictions.name})",
         macro,
         "high",
         len(rows),
         beside,
-        judged.name,
+        predictions.name,
         {
             "overall": float((told == target).double().mean()),
             "per_target": each,
@@ -108,42 +112,49 @@ def texture(each: dict[str, float], table: Tensor, names: list[str], real_recall
     return found
 
 
-def gain(case: Case, judged: Judged, rows: Tensor, target: Tensor) -> list[Figure]:
+def gain(eval_data: EvalData, predictions: Predictions, rows: Tensor, target: Tensor) -> list[Metric]:
     """Mean of p(target | edit) - p(target | source), calibrated. Nothing where a source is missing."""
-    files, sources = case.export.file[rows], case.export.source[rows]
+    files, sources = eval_data.export.file[rows], eval_data.export.source[rows]
     if (sources < 0).any():
         return []
-    p = judged.probabilities("fake")
+    p = predictions.probabilities("fake")
     value = (p[files, target] - p[sources, target]).double()
-    beside = {"identity map": 0.0}
-    truths = case.export.truth[rows]
+    beside = {"no edit": 0.0}
+    truths = eval_data.export.truth[rows]
     if (truths >= 0).all():
-        beside["truth"] = float((p[truths, target] - p[sources, target]).double().mean())
-    each = {judged.classes[c]: float(value[target == c].mean()) for c in target.unique().tolist()}
-    name = f"target gain (p of the target, edit - source, judge {judged.name})"
+        beside["ground truth"] = float((p[truths, target] - p[sources, target]).double().mean())
+    each = {predictions.classes[c]: float(value[target == c].mean()) for c in target.unique().tolist()}
+    name = f"target gain (p of the target, edit - source, judge {predictions.name})"
     return [
-        Figure("target gain", name, float(value.mean()), "high", len(rows), beside, judged.name, {"per_target": each})
+        Metric(
+            "target gain", name, float(value.mean()), "high", len(rows), beside, predictions.name, {"per_target": each}
+        )
     ]
 
 
-def retention(case: Case, judged: Judged) -> list[Figure]:
+def retention(eval_data: EvalData, predictions: Predictions) -> list[Metric]:
     """The judge on reconstructions, against the sources' own labels, over the same on the sources."""
     rows = (
-        [i for i in case.export.main("reconstruction").tolist() if case.export.rows[i].source_label]
-        if case.has("reconstruction")
+        [i for i in eval_data.export.main("reconstruction").tolist() if eval_data.export.rows[i].source_label]
+        if eval_data.has("reconstruction")
         else []
     )
     if not rows:
         return []
-    k, index = len(judged.classes), torch.tensor(rows)
-    label = torch.tensor([judged.class_index(case.export.rows[i].source_label, case.export.rows[i].file) for i in rows])
-    told = judged.fake["logits"][:, :k].argmax(1)
-    table, recall, macro = by_target(told[case.export.file[index]], label, k)
-    sources = case.export.source[index]
+    k, index = len(predictions.classes), torch.tensor(rows)
+    label = torch.tensor(
+        [predictions.class_index(eval_data.export.rows[i].source_label, eval_data.export.rows[i].file) for i in rows]
+    )
+    told = predictions.fake["logits"][:, :k].argmax(1)
+    table, recall, macro = by_target(told[eval_data.export.file[index]], label, k)
+    sources = eval_data.export.source[index]
     beside = {"source": by_target(told[sources], label, k)[2]} if (sources >= 0).all() else {}
-    each = {judged.classes[c]: float(recall[c]) for c in range(k) if table[c].sum()}
-    name = f"expression retained (reconstructions judged as the source's label, mean over classes, judge {judged.name})"
-    detail = {"per_class": each, "confusion": table.tolist(), "classes": judged.classes}
+    each = {predictions.classes[c]: float(recall[c]) for c in range(k) if table[c].sum()}
+    about = f"reconstructions judged as the source's label, mean over classes, judge {predictions.name}"
+    name = f"expression retained ({about})"
+    detail = {"per_class": each, "confusion": table.tolist(), "classes": predictions.classes}
     return [
-        Figure("expression retained", name, macro, "high", len(rows), beside | {"chance": 1 / k}, judged.name, detail)
+        Metric(
+            "expression retained", name, macro, "high", len(rows), beside | {"chance": 1 / k}, predictions.name, detail
+        )
     ]

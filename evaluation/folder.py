@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from data.decode import BadImage, decode
 from engine.errors import UserError
 from evaluation.manifest import Row, read_export, read_manifest
 
@@ -135,11 +135,9 @@ def read_images(paths: Sequence[str | Path]) -> Tensor:
     arrays = []
     for path in tqdm(paths, desc="reading images", disable=None, leave=False):
         try:
-            with Image.open(path) as picture:
-                array = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise UserError(f"{path}: cannot be decoded ({error}); export it again") from None
-        arrays.append(array[:, :, None] if array.ndim == 2 else array)
+            arrays.append(decode(Path(path), str(path)))
+        except BadImage as error:
+            raise UserError(f"{error}; export it again") from None
         if arrays[-1].shape[:2] != arrays[0].shape[:2]:
             size = "{1} x {0}".format(*arrays[-1].shape), "{1} x {0}".format(*arrays[0].shape)
             raise UserError(

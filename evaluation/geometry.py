@@ -4,32 +4,34 @@ import numpy as np
 import torch
 
 from engine.errors import UserError
-from evaluation.case import Case
-from evaluation.figure import Figure
-from evaluation.grade import normalised_error
+from evaluation.eval_data import EvalData
+from evaluation.metric import Metric
+from evaluation.classifier_metrics import normalised_error
 
 FAILED = 0.1  # of the distance between the eyes
 
 
-def figures(case: Case) -> list[Figure]:
+def metrics(eval_data: EvalData) -> list[Metric]:
     """NME of requested against re-detected landmarks, and how often the detector is lost, on real faces beside."""
-    e = case.export
+    e = eval_data.export
     rows = e.rows_where(lambda row: bool(row.landmarks))
-    found: list[Figure] = []
-    for judged in case.judges_with("landmarks") if len(rows) else ():
-        asked = torch.stack([_read(e.rows[i].landmarks, judged.fake["landmarks"].shape[1:]) for i in rows.tolist()])
-        error = normalised_error(judged.fake["landmarks"][e.file[rows]], asked)
+    found: list[Metric] = []
+    for predictions in eval_data.judges_with("landmarks") if len(rows) else ():
+        asked = torch.stack(
+            [_read(e.rows[i].landmarks, predictions.fake["landmarks"].shape[1:]) for i in rows.tolist()]
+        )
+        error = normalised_error(predictions.fake["landmarks"][e.file[rows]], asked)
         error = error[error.isfinite()]
         beside, lost = {}, {}
-        if case.real.landmarks.shape[1] == asked.shape[1]:
-            real = normalised_error(judged.real["landmarks"], case.real.landmarks)
+        if eval_data.real.landmarks.shape[1] == asked.shape[1]:
+            real = normalised_error(predictions.real["landmarks"], eval_data.real.landmarks)
             real = real[real.isfinite()]
             beside, lost = {"real": float(real.mean())}, {"real": float((real > FAILED).double().mean())}
-        name = f"NME (requested against re-detected landmarks, over the eye distance, judge {judged.name})"
-        found.append(Figure("NME", name, float(error.mean()), "low", len(error), beside, judged.name))
+        name = f"NME (requested against re-detected landmarks, over the eye distance, judge {predictions.name})"
+        found.append(Metric("NME", name, float(error.mean()), "low", len(error), beside, predictions.name))
         share = float((error > FAILED).double().mean())
-        name = f"landmark failures (NME above {FAILED}, judge {judged.name})"
-        found.append(Figure("landmark failures", name, share, "low", len(error), lost, judged.name))
+        name = f"landmark failures (NME above {FAILED}, judge {predictions.name})"
+        found.append(Metric("landmark failures", name, share, "low", len(error), lost, predictions.name))
     return found
 
 

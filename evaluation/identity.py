@@ -3,60 +3,69 @@
 import torch
 from torch import Tensor
 
-from evaluation.case import Case, Judged
-from evaluation.figure import Figure
+from evaluation.eval_data import EvalData, Predictions
+from evaluation.metric import Metric
 from evaluation.pictures import ssim
 from evaluation.verification import pair_cosines, threshold, verification
 
 
-def figures(case: Case) -> list[Figure]:
+def metrics(eval_data: EvalData) -> list[Metric]:
     """Cosine and verification rate of edits and reconstructions; SSIM to the source where no judge knows persons."""
-    found: list[Figure] = []
-    judges = list(case.judges_with("identity"))
+    found: list[Metric] = []
+    judges = list(eval_data.judges_with("identity"))
     for kind in ("edit", "reconstruction"):
-        rows = case.export.main(kind) if case.has(kind) else torch.empty(0, dtype=torch.long)
-        rows = rows[case.export.source[rows] >= 0]
+        rows = eval_data.export.main(kind) if eval_data.has(kind) else torch.empty(0, dtype=torch.long)
+        rows = rows[eval_data.export.source[rows] >= 0]
         if not len(rows):
             continue
-        for judged in judges:
-            found += by_embedding(case, judged, kind, rows)
+        for predictions in judges:
+            found += by_embedding(eval_data, predictions, kind, rows)
         if not judges:
-            value = ssim(case.export.images[case.export.file[rows]], case.export.images[case.export.source[rows]])
-            name = f"SSIM to the source ({kind}, no judge of persons was given)"
-            found.append(
-                Figure(f"{kind} identity", name, float(value.mean()), "high", len(rows), {"identity map": 1.0})
+            value = ssim(
+                eval_data.export.images[eval_data.export.file[rows]],
+                eval_data.export.images[eval_data.export.source[rows]],
             )
+            name = f"SSIM to the source ({kind}, no judge of persons was given)"
+            found.append(Metric(similarity_key(kind), name, float(value.mean()), "high", len(rows), {"no edit": 1.0}))
     return found
 
 
-def by_embedding(case: Case, judged: Judged, kind: str, rows: Tensor) -> list[Figure]:
+def by_embedding(eval_data: EvalData, predictions: Predictions, kind: str, rows: Tensor) -> list[Metric]:
     """Mean cosine to the source and share above the threshold that one impostor pair in 100 exceeds."""
-    e, vectors = case.export, judged.fake["features"].double()
+    e, vectors = eval_data.export, predictions.fake["features"].double()
     cosine = (vectors[e.file[rows]] * vectors[e.source[rows]]).sum(1)
-    beside, detail = {"identity map": 1.0}, {}
+    beside, detail = {"no edit": 1.0}, {}
     truths = e.truth[rows]
     if (truths >= 0).all():
-        beside["truth"] = float((vectors[truths] * vectors[e.source[rows]]).sum(1).mean())
-    name = f"identity (cosine of {kind} and source, judge {judged.name})"
-    found = [Figure(f"{kind} identity", name, float(cosine.mean()), "high", len(rows), beside, judged.name, detail)]
-    if not (case.real.identity >= 0).any():
+        beside["ground truth"] = float((vectors[truths] * vectors[e.source[rows]]).sum(1).mean())
+    name = f"identity (cosine of {kind} and source, judge {predictions.name})"
+    found = [
+        Metric(similarity_key(kind), name, float(cosine.mean()), "high", len(rows), beside, predictions.name, detail)
+    ]
+    if not (eval_data.real.identity >= 0).any():
         return found
-    pairs = verification(judged.real["features"], case.real.identity)
+    pairs = verification(predictions.real["features"], eval_data.real.identity)
     beside |= {"one person (real)": pairs["genuine"], "two persons (real)": pairs["impostor"]}
-    _, impostor = pair_cosines(judged.real["features"], case.real.identity)
+    _, impostor = pair_cosines(predictions.real["features"], eval_data.real.identity)
     if len(impostor):
         limit = threshold(impostor)
-        name = f"verified ({kind} accepted as the source's person at one false acceptance in 100, judge {judged.name})"
+        about = f"{kind} accepted as the source's person at one false acceptance in 100, judge {predictions.name}"
+        name = f"verified ({about})"
         rate = float((cosine > limit).double().mean())
         found.append(
-            Figure(
+            Metric(
                 f"{kind} verified",
                 name,
                 rate,
                 "high",
                 len(rows),
-                {"real": pairs["rate"], "identity map": 1.0},
-                judged.name,
+                {"real": pairs["rate"], "no edit": 1.0},
+                predictions.name,
             )
         )
     return found
+
+
+def similarity_key(kind: str) -> str:
+    """The figure's key for a kind of images."""
+    return "identity similarity" if kind == "edit" else f"{kind} identity similarity"

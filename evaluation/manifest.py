@@ -1,6 +1,5 @@
 """The manifest: what every image of an export is, so that one judge can read all methods and other people's results."""
 
-import csv
 import difflib
 import hashlib
 import json
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from data.tables import read_csv, read_text
 from engine.errors import UserError
 from engine.files import atomic_text
 
@@ -42,6 +42,12 @@ class Row:
 def write_manifest(folder: str | Path, rows: Iterable[Row]) -> Path:
     """Write `manifest.csv` into `folder` (UTF-8, one line a row, header first)."""
     path = Path(folder) / MANIFEST
+    atomic_text(path, manifest_text(path, rows))
+    return path
+
+
+def manifest_text(path: Path, rows: Iterable[Row]) -> str:
+    """What stands in `manifest.csv`; `path` is for messages."""
     names = [f.name for f in fields(Row)]
     lines = [",".join(names)]
     for row in rows:
@@ -49,8 +55,7 @@ def write_manifest(folder: str | Path, rows: Iterable[Row]) -> Path:
         if any("," in cell or "\n" in cell or '"' in cell for cell in cells):
             raise UserError(f"{path}: {row.file}: a comma, quote or line break cannot stand in a cell; rename the file")
         lines.append(",".join(cells))
-    atomic_text(path, "\n".join(lines) + "\n")
-    return path
+    return "\n".join(lines) + "\n"
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -86,9 +91,17 @@ def read_export(folder: str | Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
+        record = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: is not valid JSON; export the folder again") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply; export the folder again") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: expected an object {{...}}; export the folder again")
+    for key, kind in (("classes", list), ("attributes", list), ("guides", dict), ("sha256", str), ("base", str)):
+        if not isinstance(record.get(key), (kind, type(None))):
+            raise UserError(f"{path}: '{key}' is {record[key]!r}; expected a {kind.__name__}; export the folder again")
+    return record
 
 
 def read_manifest(folder: str | Path, classes: Sequence[str] = (), attributes: Sequence[str] = ()) -> list[Row]:
@@ -108,17 +121,15 @@ def read_manifest(folder: str | Path, classes: Sequence[str] = (), attributes: S
     export = read_export(folder)
     classes, attributes = classes or export.get("classes") or (), attributes or export.get("attributes") or ()
     rows, seen = [], set()
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [f.name for f in fields(Row) if f.name not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(f"{path}, line 1: the column '{missing[0]}' is missing")
-        for cells in reader:
-            row = _check_row(folder, f"{path}, line {reader.line_num}", cells, classes, attributes)
-            if row.file in seen:
-                raise UserError(f"{path}, line {reader.line_num}: {row.file} stands here a second time")
-            seen.add(row.file)
-            rows.append(row)
+    table = read_csv(path, [f.name for f in fields(Row)])
+    for cells, line in zip(table.rows, table.lines, strict=True):
+        if table.separator == ";":  # spreadsheets that separate by semicolons write 1,0 for 1.0
+            cells["strength"] = cells["strength"].replace(",", ".")
+        row = _check_row(folder, f"{path}, line {line}", cells, classes, attributes)
+        if row.file in seen:
+            raise UserError(f"{path}, line {line}: {row.file} stands here a second time")
+        seen.add(row.file)
+        rows.append(row)
     if not rows:
         raise UserError(f"{path}: has no rows")
     return rows
@@ -126,14 +137,20 @@ def read_manifest(folder: str | Path, classes: Sequence[str] = (), attributes: S
 
 def _check_row(folder: Path, where: str, cells: dict, classes: Sequence[str], attributes: Sequence[str]) -> Row:
     try:
-        numbers = {"strength": float(cells["strength"] or 1), "seed": int(cells["seed"] or 0)}
-    except (TypeError, ValueError):
+        seed = float(cells["seed"] or 0)
+        numbers = {"strength": float(cells["strength"] or 1), "seed": int(seed)}
+        if seed != numbers["seed"]:
+            raise ValueError
+    except (ValueError, OverflowError):
         raise UserError(
             f"{where}: strength and seed must be numbers, got {cells['strength']}, {cells['seed']}"
         ) from None
     if not math.isfinite(numbers["strength"]):
         raise UserError(f"{where}: strength is {numbers['strength']}, expected a finite number")
-    row = Row(**{f.name: cells[f.name] or "" for f in fields(Row)} | numbers)
+    for name in ("file", "source", "truth", "landmarks"):  # paths as Windows writes them
+        if "\\" in cells[name] and not (folder / cells[name]).is_file():
+            cells[name] = cells[name].replace("\\", "/")
+    row = Row(**{f.name: cells[f.name] for f in fields(Row)} | numbers)
     if row.kind not in KINDS:
         raise UserError(f"{where}: unknown kind '{row.kind}'; expected one of {', '.join(KINDS)}")
     for name in ("file", "source", "truth", "landmarks"):

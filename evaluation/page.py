@@ -13,14 +13,14 @@ from PIL import Image
 
 from engine.files import atomic_text, atomic_write
 from evaluation import gallery, plots
-from evaluation.figure import Figure, number
 from evaluation.gallery import Entry
+from evaluation.metric import Metric, number
 
 # Columns of the first table; all others stand in the second.
-HEADLINES = (
-    "edit accuracy", "target gain", "attribute success", "leakage", "edit identity", "edit verified", "gap closed",
-    "truth PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy", "sample face-FID",
-    "reconstruction PSNR", "expression retained",
+MAIN_METRICS = (
+    "target accuracy", "target gain", "attribute success", "leakage", "identity similarity", "edit verified",
+    "gap closed", "PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy",
+    "sample face-FID", "reconstruction PSNR", "expression retained",
 )  # fmt: skip
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1240px;padding:1.2rem;color:#1b1b1b;background:#fff}
@@ -63,30 +63,30 @@ def slug(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def cell_values(entries: list[Entry]) -> tuple[list[str], dict[str, list[Figure | None]]]:
+def cell_values(entries: list[Entry]) -> tuple[list[str], dict[str, list[Metric | None]]]:
     """Keys in order of appearance, and per key one figure an entry (None: not measured)."""
     keys = list(dict.fromkeys(f.key for e in entries for f in e.result["figures"]))
-    order = [k for k in HEADLINES if k in keys] + [k for k in keys if k not in HEADLINES]
+    order = [k for k in MAIN_METRICS if k in keys] + [k for k in keys if k not in MAIN_METRICS]
     by = [{f.key: f for f in reversed(e.result["figures"])} for e in entries]
     return order, {key: [table.get(key) for table in by] for key in order}
 
 
-def best_of(figures: list[Figure | None], entries: list[Entry]) -> set[int]:
+def best_of(metrics: list[Metric | None], entries: list[Entry]) -> set[int]:
     """Which entries hold the best value; baselines do not compete, and nobody wins alone."""
     able = [
         i
-        for i, (f, e) in enumerate(zip(figures, entries, strict=True))
+        for i, (f, e) in enumerate(zip(metrics, entries, strict=True))
         if f is not None and f.better and not e.is_baseline
     ]
     if len(able) < 2:
         return set()
-    value = (max if figures[able[0]].better == "high" else min)(figures[i].value for i in able)
-    return {i for i in able if figures[i].value == value}
+    value = (max if metrics[able[0]].better == "high" else min)(metrics[i].value for i in able)
+    return {i for i in able if metrics[i].value == value}
 
 
-def real_value(figures: list[Figure | None]) -> float | None:
+def real_value(metrics: list[Metric | None]) -> float | None:
     """What real faces reach in this figure, where that is known."""
-    return next((f.beside["real"] for f in figures if f is not None and "real" in f.beside), None)
+    return next((f.beside["real"] for f in metrics if f is not None and "real" in f.beside), None)
 
 
 def page(entries: list[Entry], pictures: dict[str, Image.Image], commands: list[str]) -> str:
@@ -128,17 +128,17 @@ def html_table(entries: list[Entry], headlines_only: bool) -> str:
     keys, values = cell_values(entries)
 
     def cell(key: str, i: int) -> str:
-        figure = values[key][i]
-        if figure is None:
+        metric = values[key][i]
+        if metric is None:
             return "<td>-</td>"
-        text = number(figure.value)
+        text = number(metric.value)
         text = f"<b>{text}</b>" if i in best_of(values[key], entries) else text
-        beside = ", ".join(f"{n} {number(v)}" for n, v in figure.beside.items())
-        tip = f"{figure.name}; n {figure.n}; beside it: {beside or '-'}; {entries[i].command}"
+        beside = ", ".join(f"{n} {number(v)}" for n, v in metric.beside.items())
+        tip = f"{metric.name}; n {metric.n}; beside it: {beside or '-'}; {entries[i].command}"
         return f'<td title="{esc(tip, quote=True)}">{text}</td>'
 
     if headlines_only:
-        keys = [k for k in keys if k in HEADLINES]
+        keys = [k for k in keys if k in MAIN_METRICS]
         rows = ["<tr><th>" + "".join(f"<th>{esc(k).replace(' ', '<br>')}{arrow(values[k])}" for k in keys)]
         for i, e in enumerate(entries):
             css = " class=baseline" if e.is_baseline else ""
@@ -155,9 +155,9 @@ def html_table(entries: list[Entry], headlines_only: bool) -> str:
     return "<div class=scroll><table>" + "\n".join(rows) + "</table></div>"
 
 
-def arrow(figures: list[Figure | None]) -> str:
+def arrow(metrics: list[Metric | None]) -> str:
     """Which direction is better."""
-    sense = next((f.better for f in figures if f is not None), "")
+    sense = next((f.better for f in metrics if f is not None), "")
     return {"high": " ↑", "low": " ↓", "": ""}[sense]
 
 
@@ -172,10 +172,10 @@ def head_line(entries: list[Entry]) -> str:
 def own_accuracy(judge: dict) -> str:
     """The judge's own figures on real test images."""
     said = [
-        f"{head} {name} {figures[name]:.3f}"
-        for head, figures in judge["test"].items()
+        f"{head} {name} {metrics[name]:.3f}"
+        for head, metrics in judge["test"].items()
         for name in ("accuracy", "nme", "rate")
-        if figures.get(name) is not None
+        if metrics.get(name) is not None
     ]
     return "on real test faces: " + ", ".join(said) if said else "not graded"
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluation.case import Case
-from evaluation.figure import Figure
+from evaluation.eval_data import EvalData
+from evaluation.metric import Metric
 
 CAP = 60.0  # dB; equal pictures would be infinitely near, and one of them would swallow the mean
 BATCH = 256
@@ -59,10 +59,10 @@ def sharpness(x: Tensor) -> Tensor:
     return torch.cat(parts).double() if parts else torch.empty(0, dtype=torch.float64)
 
 
-def figures(case: Case) -> list[Figure]:
+def metrics(eval_data: EvalData) -> list[Metric]:
     """Reconstructions against their sources; sharpness of everything against real faces."""
-    e, found = case.export, []
-    if case.has("reconstruction"):
+    e, found = eval_data.export, []
+    if eval_data.has("reconstruction"):
         rows = e.main("reconstruction")
         rows = rows[e.source[rows] >= 0]
         a, b = e.images[e.file[rows]], e.images[e.source[rows]]
@@ -72,16 +72,16 @@ def figures(case: Case) -> list[Figure]:
             other = _other_pairs(a, measure)
             name = f"reconstruction {key}{f' in {unit}' if unit else ''} ({size}, to the source)"
             beside = {"two real faces": other}
-            found.append(Figure(f"reconstruction {key}", name, float(measure(a, b).mean()), "high", len(rows), beside))
+            found.append(Metric(f"reconstruction {key}", name, float(measure(a, b).mean()), "high", len(rows), beside))
         found += lpips(a, b) if len(rows) else []
-    for kind in case.kinds():
+    for kind in eval_data.kinds():
         rows = e.main(kind)
-        source = case.export.source[rows]
-        against = e.images[source] if (source >= 0).all() else case.real_pixels()
-        value = float(sharpness(e.images[e.file[rows]]).mean() / sharpness(against).mean())
+        source = eval_data.export.source[rows]
+        against = e.images[source] if (source >= 0).all() else eval_data.real_pixels()
+        value = float(sharpness(e.images[e.file[rows]]).mean() / sharpness(against).mean().clamp_min(1e-12))
         of = "the sources'" if (source >= 0).all() else "real faces'"
         found.append(
-            Figure(
+            Metric(
                 f"{kind} sharpness",
                 f"{kind} sharpness (Laplacian energy over {of})",
                 value,
@@ -99,7 +99,7 @@ def _other_pairs(x: Tensor, measure: object) -> float:
     return float(measure(x[:n], x[:n].roll(1, 0)).mean()) if n > 1 else 1.0
 
 
-def lpips(a: Tensor, b: Tensor) -> list[Figure]:
+def lpips(a: Tensor, b: Tensor) -> list[Metric]:
     """LPIPS (AlexNet) where its backbone's weights lie in torch's cache; nothing is downloaded."""
     from pathlib import Path
 
@@ -115,5 +115,5 @@ def lpips(a: Tensor, b: Tensor) -> list[Figure]:
         ]
     ).sum() / len(a)
     return [
-        Figure("reconstruction LPIPS", "reconstruction LPIPS (AlexNet, to the source)", float(value), "low", len(a))
+        Metric("reconstruction LPIPS", "reconstruction LPIPS (AlexNet, to the source)", float(value), "low", len(a))
     ]

@@ -21,12 +21,12 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     return pyplot.subplots(1, columns, figsize=(width, height), dpi=DPI, squeeze=False, layout="constrained")
 
 
-def _picture(figure: Any) -> Image.Image:
+def _picture(metric: Any) -> Image.Image:
     from matplotlib import pyplot
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    pyplot.close(figure)
+    metric.savefig(buffer, format="png")
+    pyplot.close(metric)
     return Image.open(buffer).convert("RGB")
 
 
@@ -35,7 +35,7 @@ def tradeoff(entries: list[Entry]) -> Image.Image | None:
     lines = [(entry, entry.result["tradeoff"]) for entry in entries if entry.result["tradeoff"]]
     if not lines:
         return None
-    figure, axes = _figure(6.4, 4.6)
+    metric, axes = _figure(6.4, 4.6)
     axis = axes[0, 0]
     for entry, points in lines:
         style = dict(marker="s", linestyle=":") if entry.is_baseline else dict(marker="o", linestyle="-")
@@ -44,29 +44,29 @@ def tradeoff(entries: list[Entry]) -> Image.Image | None:
             place = (p["identity"], p["accuracy"])
             axis.annotate(f"{p['strength']:g}", place, xytext=(4, 4), textcoords="offset points", fontsize=8,
                           color=drawn[0].get_color())  # fmt: skip
-    person = any(True for _ in lines[0][0].case.judges_with("identity"))
+    person = any(True for _ in lines[0][0].eval_data.judges_with("identity"))
     axis.set_xlabel("identity: " + ("cosine to the source" if person else "SSIM to the source"))
     axis.set_ylabel("judged as asked for")
     axis.set_ylim(-0.03, 1.03)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    return _picture(figure)
+    return _picture(metric)
 
 
 def confusions(entries: list[Entry]) -> Image.Image | None:
     """Requested (rows) against judged (columns), each row as shares."""
-    found = [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "edit accuracy"]
+    found = [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "target accuracy"]
     found = found or [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "sample accuracy"]
     if not found:
         return None
-    figure, axes = _figure(3.6 * len(found) + 0.4, 3.7, len(found))
+    metric, axes = _figure(3.6 * len(found) + 0.4, 3.7, len(found))
     for axis, (name, detail) in zip(axes[0], found, strict=True):
         counts, classes = detail["confusion"], detail["classes"]
-        shares = [[n / max(sum(row), 1) for n in row] for row in counts]
-        axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        target_shares = [[n / max(sum(row), 1) for n in row] for row in counts]
+        axis.imshow(target_shares, vmin=0, vmax=1, cmap="Blues")
         axis.set_xticks(range(len(classes)), classes, rotation=60, fontsize=7)
         axis.set_yticks(range(len(classes)), classes, fontsize=7)
-        for i, row in enumerate(shares):
+        for i, row in enumerate(target_shares):
             for j, share in enumerate(row):
                 if share >= 0.05:
                     axis.text(j, i, f"{share:.2f}"[1:] if share < 1 else "1", ha="center", va="center", fontsize=6,
@@ -74,7 +74,7 @@ def confusions(entries: list[Entry]) -> Image.Image | None:
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("judged", fontsize=8)
     axes[0, 0].set_ylabel("asked for", fontsize=8)
-    return _picture(figure)
+    return _picture(metric)
 
 
 def training_curves(entries: list[Entry]) -> Image.Image | None:
@@ -82,7 +82,7 @@ def training_curves(entries: list[Entry]) -> Image.Image | None:
     runs = [(e.name, Path(e.run) / "log.jsonl") for e in entries if e.run and (Path(e.run) / "log.jsonl").is_file()]
     if not runs:
         return None
-    figure, axes = _figure(3.9 * len(runs) + 0.4, 3.2, len(runs))
+    metric, axes = _figure(3.9 * len(runs) + 0.4, 3.2, len(runs))
     for axis, (name, path) in zip(axes[0], runs, strict=True):
         rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         keys = [k for k in dict.fromkeys(k for row in rows for k in row) if _is_loss(k)][:4]
@@ -94,7 +94,7 @@ def training_curves(entries: list[Entry]) -> Image.Image | None:
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    return _picture(figure)
+    return _picture(metric)
 
 
 def _is_loss(key: str) -> bool:

@@ -1,23 +1,25 @@
 """The real faces that stand beside every figure: a data set's test split, or a folder."""
 
 import json
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
 from data import DataConfig, build_faces
+from data.config import DataBlock
+from data.scan import list_images
+from engine.config import load_config
 from engine.errors import UserError
 from evaluation.folder import read_images
 from evaluation.manifest import MANIFEST, read_manifest
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm")
-MOST_TRAIN = 20_000  # training faces among which neighbours are looked for
+MAX_TRAIN = 20_000  # training faces among which neighbours are looked for
 
 
 @dataclass
@@ -70,12 +72,7 @@ def open_real(where: str | Path | None, fallback: DataConfig, most: int, split: 
 
 
 def _data_block(path: Path) -> DataConfig:
-    block = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data") or {}
-    known = {f.name for f in fields(DataConfig)}
-    unknown = [key for key in block if key not in known]
-    if unknown:
-        raise UserError(f"{path}: data.{unknown[0]}: no such key")
-    return DataConfig(**block)
+    return load_config(DataBlock, path, only="data").data
 
 
 def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
@@ -93,7 +90,7 @@ def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
     return Real(
         f"{faces.meta['dataset']} {split}",
         _bytes(test, places),
-        _bytes(train, _spread(len(train), MOST_TRAIN)),
+        _bytes(train, _spread(len(train), MAX_TRAIN)),
         True,
         **_labels(labels, len(places)),
         classes=list(faces.meta["classes"]),
@@ -103,13 +100,18 @@ def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
 
 def from_pack(folder: Path, most: int, split: str = "test") -> Real:
     """Rows of a split of a pack, as it lies in the cache."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    images = np.load(folder / "images.npy", mmap_mode="c")
-    with np.load(folder / "labels.npz") as stored:
-        labels = {key: stored[key] for key in stored.files}
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        images = np.load(folder / "images.npy", mmap_mode="c")
+        with np.load(folder / "labels.npz") as stored:
+            labels = {key: stored[key] for key in stored.files}
+        if not isinstance(meta, dict) or "split" not in labels:
+            raise ValueError("no meta or no split")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"--real {folder}: is no whole pack ({error}); delete it, it is made again") from None
     test, train = (np.flatnonzero(labels["split"] == part) for part in (2, 0))
     test = train if split == "train" else test if len(test) else np.flatnonzero(labels["split"] == 1)
-    rows, others = test[_spread(len(test), most)], train[_spread(len(train), MOST_TRAIN)]
+    rows, others = test[_spread(len(test), most)], train[_spread(len(train), MAX_TRAIN)]
     known = {k: torch.as_tensor(labels[k][rows]) for k in ("label", "attr", "identity", "landmarks") if k in labels}
     if "attr" in known:
         known["attr"] = torch.where(known["attr"].float() < 0, torch.nan, known["attr"].float())
@@ -120,25 +122,26 @@ def from_pack(folder: Path, most: int, split: str = "test") -> Real:
 
 def from_folder(folder: Path, most: int) -> Real:
     """Images of a folder; labels from a manifest's `target` or `source_label` where there is one."""
-    labels: dict[str, Tensor] = {}
-    classes: list[str] = []
+    told: list[str] = []
     if (folder / MANIFEST).is_file():
         rows = sorted(read_manifest(folder), key=lambda row: row.file)
         paths, told = [folder / row.file for row in rows], [row.target or row.source_label for row in rows]
-        classes = sorted({name for name in told if name and "=" not in name})
-        labels["label"] = torch.tensor([classes.index(name) if name in classes else -1 for name in told])
     else:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if len(paths) < 2:
-        raise UserError(f"--real {folder}: holds {len(paths)} images; expected two at least")
-    images = read_images(paths)
-    # Two halves stand in for two real sets.
-    first, second = torch.arange(0, len(paths), 2), torch.arange(1, len(paths), 2)
-    first, second = (half[torch.from_numpy(_spread(len(half), most))] for half in (first, second))
-    labels = {key: value[first] for key, value in labels.items()}
-    return Real(
-        f"{folder.name} half", images[first], images[second], False, **_labels(labels, len(first)), classes=classes
-    )
+        paths, note = list_images(folder)
+        if note:
+            print(f"note: --real: {note}")
+    if len(paths) < 4:
+        raise UserError(f"--real {folder}: holds {len(paths)} images; expected four at least, two in each half")
+    # Two halves stand in for two real sets; only what is looked at is decoded.
+    first, second = (np.arange(start, len(paths), 2) for start in (0, 1))
+    first, second = (half[_spread(len(half), most)] for half in (first, second))
+    images = read_images([paths[i] for i in (*first, *second)])
+    labels: dict[str, Tensor] = {}
+    classes = sorted({name for name in told if name and "=" not in name})
+    if told:
+        labels["label"] = torch.tensor([classes.index(told[i]) if told[i] in classes else -1 for i in first])
+    n = len(first)
+    return Real(f"{folder.name} half", images[:n], images[n:], False, **_labels(labels, n), classes=classes)
 
 
 def _labels(known: dict[str, Tensor], n: int) -> dict[str, Tensor]:
@@ -174,3 +177,10 @@ def at_size(images: Tensor, size: Sequence[int], channels: int) -> Tensor:
         parts = [F.interpolate(p.float(), tuple(size), mode="bilinear", antialias=True) for p in x.split(1024)]
         x = torch.cat([p.round().clamp(0, 255).byte() for p in parts])
     return x
+
+
+def data_config(where: str | Path) -> DataConfig:
+    """The data block of a run directory or a YAML file, without augmentation: whose test faces are to be edited."""
+    path = Path(where)
+    block = _data_block(path / "config.yaml" if path.is_dir() else path)
+    return replace(block, augment_crop=0.0, augment_shift=0.0, augment_brightness=0.0, balanced=False, pair=False)

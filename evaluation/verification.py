@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 FAR = 1e-2  # false acceptances
-MOST = 2000  # faces whose pairs are looked at: two million pairs
+MAX_IMAGES = 2000  # faces whose pairs are looked at: two million pairs
 
 
 def pair_cosines(embedding: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
@@ -13,9 +13,9 @@ def pair_cosines(embedding: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
     Rows without a known identity (-1) are left out; of more than 2,000 faces whole persons are taken, evenly spread.
     """
     known = torch.nonzero(identity >= 0)[:, 0]
-    if len(known) > MOST:
+    if len(known) > MAX_IMAGES:
         persons = identity[known].unique()
-        step = len(known) / MOST
+        step = len(known) / MAX_IMAGES
         chosen = persons[(torch.arange(int(len(persons) / step)) * step).long()]
         known = known[torch.isin(identity[known], chosen)]
     vectors, who = embedding[known].double(), identity[known]

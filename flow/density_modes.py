@@ -18,15 +18,15 @@ from editing.subjects import SPLITS
 from engine import UserError
 from engine.files import atomic_text, atomic_write
 from engine.grids import to_uint8
-from flow.alarms import level_drifts
 from flow.density import BATCH, coded, image_bits_of, stream
+from flow.density_baselines import density_baselines
 from flow.directions import pooled
 from flow.edit import decode_photo
 from flow.editor import Editor
 from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature
-from flow.yardsticks import yardsticks
-from latents.area import area
+from flow.stability import level_drifts
 from latents.directions import lda_scores
+from latents.roc_auc import roc_auc
 from losses.quantise import dequantise, to_levels
 
 SAMPLES = 1024
@@ -122,7 +122,7 @@ def run_score(editor: Editor, args: argparse.Namespace) -> None:
         others = editor.subjects([str(f) for f in files], "whole")
         theirs = scores_of(editor, others.images, usual)
         label = torch.cat([torch.zeros(len(chosen.images)), torch.ones(len(others.images))])
-        facts = {f"auroc {k}": area(torch.cat([columns[k], theirs[k]]), label) for k in columns}
+        facts = {f"auroc {k}": roc_auc(torch.cat([columns[k], theirs[k]]), label) for k in columns}
         for key, value in facts.items():
             print(f"{key}: {value:.3f}")
     write_record(editor, args, path, faces=len(chosen.names), **facts)
@@ -163,7 +163,7 @@ def webp_bits(k: Tensor) -> float:
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
-    """Bits/dim with its yardsticks, exactness, samples, drift, readers, and what the code still knows of its label."""
+    """Bits/dim with its baselines, exactness, samples, drift, readers, and what the code still knows of its label."""
     images, levels = split_levels(editor, args.split, args.n)
     y = editor.y_labels.of(images)
     one = image_bits_of(editor, images["image"], y)
@@ -177,7 +177,7 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
     if args.draws > 1:
         found[f"bits_per_dim_{args.draws}_draws"] = image_bits_of(editor, images["image"], y, args.draws).mean().item()
     train = (to_levels(batch["image"], editor.n_bits) for batch in editor.split("train").once(256))
-    found["yardsticks"] = yardsticks(train, levels, editor.n_bits)
+    found["density_baselines"] = density_baselines(train, levels, editor.n_bits)
     found |= exactness(editor, images["image"], y) | finite_samples(editor, args.seed)
     v = dequantise(levels[:BATCH].to(editor.device), editor.n_bits, 0.5)
     drifts = level_drifts(editor.flow, v, None if y is None else y[:BATCH].to(editor.device))

@@ -21,9 +21,9 @@ from torch import Tensor
 from data.labels import label_names
 from engine import UserError, fp32
 from engine.files import atomic_write
-from latents.area import area
 from latents.directions import Moments as LatentMoments
 from latents.directions import class_means, lda_scores, ols_from_moments
+from latents.roc_auc import roc_auc
 
 MIN_SIDE = 20  # faces with and without; fewer make noise, not a direction
 POOLED = 4  # a reader sees every level at most 4 x 4
@@ -192,7 +192,7 @@ def fit_directions(
         count=moments.count[kept].long(),
         reader=reader,
         reader_mean=class_means(train[0], labels, reader),
-        auc=torch.tensor([area(scores[:, i], val[1][:, c]) for i, c in enumerate(kept)]),
+        auc=torch.tensor([roc_auc(scores[:, i], val[1][:, c]) for i, c in enumerate(kept)]),
         provenance=provenance,
         skipped=skipped,
     )

@@ -189,7 +189,9 @@ class Editor(editor.Editor):
         if kind not in self._directions:
             path = self.run_dir / f"directions_{kind}.pt"
             if path.is_file():
-                self._directions[kind] = load_directions(path, self.provenance())
+                self._directions[kind] = found = load_directions(path, self.provenance())
+                if found.provenance["max"]:
+                    print(f"{path}: fitted to {found.provenance['max']} training faces only")
             else:
                 print(f"no {path} yet: fitting {kind} directions on the training faces")
                 self._directions[kind] = fit_run_directions(self, kind)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from data.labels import label_names
-from data.request import Move, Request
+from data.request import AttributeEdit, Request
 from engine import UserError
 from flow.directions import Directions, pooled
 from flow.model import GlowFlow
-from latents.directions import orthogonalise
+from latents.directions import orthogonalize
 
 GAIN_RANGE = (0.5, 3.0)  # of --gain auto
 FORMS = ("set", "amount", "flip", "step")
@@ -37,36 +37,36 @@ class LatentEditor:
         request.require(*FORMS, method="flow")
         readings = self.pool(codes) @ self.directions.reader.T  # (N, rows)
         total = torch.zeros_like(codes)
-        for wish in request:
-            if wish.is_class:
-                move, row, side = self.class_step(readings, table, wish)
+        for edit in request:
+            if edit.is_class:
+                move, row, side = self.class_step(readings, table, edit)
             else:
-                move, row, side = self.attribute_step(readings, table, wish)
+                move, row, side = self.attribute_step(readings, table, edit)
             move = self.allowed(move)
             total += self.gains(move, readings, row, side)[:, None] * move
         return total
 
-    def attribute_step(self, readings: Tensor, table: Tensor, wish: Move) -> tuple[Tensor, int, Tensor]:
+    def attribute_step(self, readings: Tensor, table: Tensor, edit: AttributeEdit) -> tuple[Tensor, int, Tensor]:
         """alpha d for every face, the reader's row, and the side aimed at (N,). Who is there already stays."""
-        row, now = self.directions.row(wish.name), self.sides(readings, table, wish.name)
-        if wish.form == "step":
-            alpha = torch.full_like(now, float(wish.value))
+        row, now = self.directions.row(edit.name), self.sides(readings, table, edit.name)
+        if edit.form == "step":
+            alpha = torch.full_like(now, float(edit.value))
         else:
-            alpha = (1 - now if wish.form == "flip" else float(wish.value)) - now
+            alpha = (1 - now if edit.form == "flip" else float(edit.value)) - now
         d = self.directions.direction[row].expand(len(now), -1)
         return alpha[:, None] * d, row, (now + alpha).clamp(0, 1)
 
-    def class_step(self, readings: Tensor, table: Tensor, wish: Move) -> tuple[Tensor, int, Tensor]:
+    def class_step(self, readings: Tensor, table: Tensor, edit: AttributeEdit) -> tuple[Tensor, int, Tensor]:
         """Mean code of the expression asked for minus that of the one shown, as far as asked."""
         d = self.directions
-        if wish.form == "flip":
-            raise UserError(f"{wish}: an expression has no other side; ask for another expression")
-        if wish.form == "set" and wish.value == 0:
-            wish = replace(wish, name="neutral", value=1.0)
-        row, target = d.row(wish.name), d.classes.index(wish.name)
+        if edit.form == "flip":
+            raise UserError(f"{edit}: an expression has no other side; ask for another expression")
+        if edit.form == "set" and edit.value == 0:
+            edit = replace(edit, name="neutral", value=1.0)
+        row, target = d.row(edit.name), d.classes.index(edit.name)
         source = self.shown(readings, table)
         move = d.class_code[target] - d.class_code[source]  # (N, D)
-        return float(wish.value) * move, row, torch.full((len(source),), float(wish.value)).clamp(0, 1)
+        return float(edit.value) * move, row, torch.full((len(source),), float(edit.value)).clamp(0, 1)
 
     def gains(self, move: Tensor, readings: Tensor, row: int, side: Tensor) -> Tensor:
         """(N,): the gain, or for each face the one at which the reader stands at the mean of `side`."""
@@ -113,7 +113,7 @@ class LatentEditor:
         if self.keep:
             kept = self.directions.direction[[self.directions.row(name) for name in self.keep]]
             try:
-                move = orthogonalise(move, kept)
+                move = orthogonalize(move, kept)
             except ValueError:
                 raise UserError(
                     f"--keep {' '.join(self.keep)}: holds all of what --attr asks to move; keep other labels"

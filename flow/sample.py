@@ -16,7 +16,7 @@ from flow.density_modes import add_classify, add_report, add_score, run_classify
 from flow.directions import Directions
 from flow.editor import Editor
 from flow.model import flatten, tempered
-from flow.train import SHOWN, TEMPERATURES
+from flow.train import NUM_SHOWN, TEMPERATURES
 from losses.quantise import to_pixels
 
 GAINS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # columns of the directions' card
@@ -25,7 +25,7 @@ GAINS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # columns of the directions' card
 def temperature(editor: Editor, args: argparse.Namespace) -> None:
     """One noise a column, one temperature a row; --levels: at one level at a time, the others at 0."""
     request = editor.parse(args.attr) if args.attr else None
-    code = editor.draw(range(args.seed, args.seed + SHOWN), request).code
+    code = editor.draw(range(args.seed, args.seed + NUM_SHOWN), request).code
     eps = editor.flow.unflatten(code["eps"] / editor.options.temperature)
     if args.by_level:
         count = len(eps)

@@ -14,17 +14,17 @@ from torch import Tensor
 import engine
 from data import build_faces
 from engine import EMA, Grid, Method, adam, fit, start
-from flow.alarms import look
 from flow.config import Config
 from flow.edit import decode_photo, encode_photo, transfer
 from flow.labels import Labels, learn_frequencies, mean_pictures
 from flow.likelihood import bayes_accuracy, class_log_probs, image_bits
 from flow.model import GlowFlow, tempered
+from flow.stability import stability_checks
 from losses.quantise import bits_per_dim, dequantise, to_levels, to_pixels
 
 logger = logging.getLogger("faces")
 TEMPERATURES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-SHOWN = 8  # columns of the grids
+NUM_SHOWN = 8  # columns of the grids
 GAIN = 1.5  # of transfers: a label is extrapolated (README, "Labels")
 
 
@@ -45,7 +45,7 @@ class Glow(Method):
         else:
             self.optimizers["flow"] = torch.optim.Adamax(self.flow.parameters(), lr=cfg.train.lr, foreach=True)
         # The same noise in every grid of a run.
-        self.register_buffer("noise", torch.randn(SHOWN, self.flow.dim, generator=torch.Generator().manual_seed(0)))
+        self.register_buffer("noise", torch.randn(NUM_SHOWN, self.flow.dim, generator=torch.Generator().manual_seed(0)))
         self.register_load_state_dict_post_hook(_start_alike)
 
     def learn_labels(self, faces: Any) -> None:
@@ -85,7 +85,7 @@ class Glow(Method):
 
         # 6. What a falling loss hides.
         every = self.cfg.train.alarm_every
-        alarms = look(self.flow, v, y, step) if every and (step + 1) % every == 0 else {}
+        alarms = stability_checks(self.flow, v, y, step) if every and (step + 1) % every == 0 else {}
         log = {"loss": loss, "bpd": bpd, "grad_norm": norm}
         return log | ({"class_bits": class_bits} if w.lambda_class else {}) | alarms
 
@@ -110,7 +110,7 @@ class Glow(Method):
         return {"bpd": bpd, "bayes_accuracy": bayes_accuracy(scores, self.labels.targets(batch))}
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
-        batch = {key: value[:SHOWN] for key, value in batch.items()}
+        batch = {key: value[:NUM_SHOWN] for key, value in batch.items()}
         flow, n_bits, x, y = self.ema.module, self.cfg.loss.n_bits, batch["image"], self.labels.of(batch)
         eps = flow.unflatten(self.noise[: len(x)])
         photo = encode_photo(flow, x, n_bits, y)

@@ -271,7 +271,7 @@ def kept_matches(
 # --- using them ------------------------------------------------------------------------------------------------------
 
 
-def orthogonalise(v: Tensor, keep: Tensor) -> Tensor:
+def orthogonalize(v: Tensor, keep: Tensor) -> Tensor:
     """v minus its part in the span of the rows of `keep`: moving along the rest leaves readings along `keep` alone.
 
     v (Z,) or (A, Z), keep (Z,) or (K, Z), dependent or not. A direction that lies in the span is an error.

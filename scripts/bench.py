@@ -69,7 +69,7 @@ def gan(device: str) -> dict[str, Callable[[], object]]:
                 method.update_d_image(x, y, x_fake, asked.y_target, asked)
             asked = draw_request(x, y, False, False)
             x_fake = method.generator(torch.randn(32, 128, device=device), asked.y_target)
-            method.minimize(method.fool(method.d_image, "wgan", x_fake, asked.y_target), "generator")
+            method.minimize(method.adversarial_loss(method.d_image, "wgan", x_fake, asked.y_target), "generator")
 
         return turn
 
@@ -134,7 +134,7 @@ class UsualStep(nn.Module):
         self.gain = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        area = x.shape[2] * x.shape[3]
+        roc_auc = x.shape[2] * x.shape[3]
         x = (x + self.loc) * self.log_scale.exp()
         eye = torch.eye(len(self.p), device=x.device)
         weight = self.p @ (self.lower.tril(-1) + eye) @ (self.upper.triu(1) + (self.sign * self.log_s.exp()).diag())
@@ -142,7 +142,7 @@ class UsualStep(nn.Module):
         h = F.pad(self.net[:-1](a), [1, 1, 1, 1], value=1.0)
         log_s, t = (self.net[-1](h) * (3 * self.gain).exp()).chunk(2, 1)
         s = torch.sigmoid(log_s + 2)
-        log_det = area * (self.log_scale.sum() + self.log_s.sum()) + s.log().flatten(1).sum(1)
+        log_det = roc_auc * (self.log_scale.sum() + self.log_s.sum()) + s.log().flatten(1).sum(1)
         return torch.cat([a, (b + t) * s], 1), log_det
 
 

@@ -2,28 +2,35 @@
 
     python scripts/compare.py RUN|EXPORT … --judge RUN … [--out report] [--n 256] [--targets happy sad …]
 
-RUN is a run directory (its family's `sample.py export` is called); EXPORT is a folder with a manifest.csv, or a folder
-of such folders, made by anybody. Two baselines join by themselves. The page is OUT/index.html, OUT/report.md beside it.
-Exports that exist are taken as they are: delete OUT/exports to make them anew.
+RUN is a run directory of any family; EXPORT is a folder with a manifest.csv, or a folder of such folders, made by
+anybody. All runs edit the same test faces (of --data, by default the first judge's data set), asked for the same
+targets, decoded (`--detail decode`). Baselines are added: no edit, the class-mean difference, and the ground truth
+where it is known. The page is OUT/index.html, OUT/report.md beside it. Exports that exist are taken as they are: delete
+OUT/exports to make them anew.
 """
 
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+from data.request import Request
+from editing.benchmark import BenchmarkFaces, benchmark_faces, export_benchmark
+from editing.editor import Editor
+from editing.export import export_samples
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text
 from evaluation.baselines import KINDS, export_baseline, labelled
-from evaluation.figure import plain
 from evaluation.gallery import Entry
-from evaluation.page import training_command, write_report
+from evaluation.manifest import read_manifest
+from evaluation.metric import plain
+from evaluation.page import write_report
+from evaluation.real import data_config
 from evaluation.run import evaluate, predictions_csv
+from families import open_editor
 
-ROOT = Path(__file__).resolve().parent.parent
-USUAL_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Young")  # asked of runs whose data have no expressions
+DEFAULT_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Young")  # asked of runs whose data have no expressions
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,9 +48,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", type=Path, metavar="RUN|EXPORT")
     parser.add_argument("--judge", nargs="+", type=Path, required=True, help="runs of evaluation.train_classifier")
+    parser.add_argument("--data", help="a run or YAML file whose test faces all runs edit; default: the first judge's")
     parser.add_argument("--real", help="real faces, as evaluation.run takes them; default: the first judge's data")
     parser.add_argument("--out", type=Path, default=Path("report"))
-    parser.add_argument("--n", type=int, default=256, help="test faces that are edited, per target")
+    parser.add_argument("--n", type=int, default=256, help="test faces that every run edits, for each target")
     parser.add_argument("--samples", type=int, default=0, help="samples of each run; 0: none")
     parser.add_argument("--targets", nargs="*", help="requests; default: every expression, or four attributes flipped")
     parser.add_argument("--device", default="auto")
@@ -60,7 +68,7 @@ def named(paths: list[Path]) -> list[tuple[str, Path]]:
 
 
 def folders_of(name: str, source: Path, args: argparse.Namespace, commands: list[str]) -> list[Path]:
-    """Folders with a manifest: those that lie there, or a run's exports, made now."""
+    """Folders with a manifest: those that lie there, or a run's export, made now."""
     if (source / "config.yaml").is_file():
         return export_run(name, source, args, commands)
     found = sorted({path.parent for path in source.rglob("manifest.csv")})
@@ -70,50 +78,31 @@ def folders_of(name: str, source: Path, args: argparse.Namespace, commands: list
 
 
 def export_run(name: str, run: Path, args: argparse.Namespace, commands: list[str]) -> list[Path]:
-    """Let the run's family export reconstructions and one folder of edits per target (and samples, if asked for).
-
-    What a family cannot do is said and left out; a run that can export nothing is an error.
-    """
-    script = ROOT / family_of(run) / "sample.py"
-    asked = {"reconstruction": ["--what", "reconstruction", "--n", str(args.n), "--split", "test"]}
-    for target in targets_of(run, args):
-        folder = target.replace("=", "_")
-        asked[folder] = ["--what", "edit", "--attr", target, "--n", str(args.n), "--split", "test"]
-    if args.samples:
-        asked["sample"] = ["--what", "sample", "--n", str(args.samples)]
-    made = []
-    for folder, options in asked.items():
-        out = args.out / "exports" / name.replace("/", "_") / folder
-        line = [str(script.relative_to(ROOT)), "export", "--run-dir", str(run), *options, "--out", str(out)]
-        if not (out / "manifest.csv").is_file():
-            print(f"$ python {shlex.join(line)}", flush=True)
-            done = subprocess.run([sys.executable, str(script), *line[1:]], check=False)
-            if done.returncode:
-                print(f"{name}: {folder} could not be exported and is left out", flush=True)
-                continue
-        commands.append(f"python {shlex.join(line)}")
-        made.append(out)
-    if not made:
-        raise UserError(f"{run}: nothing could be exported; see what its sample.py said above")
+    """Edits of the shared faces (and samples, if asked for) by one run. An export that exists is taken as it is."""
+    out = args.out / "exports" / name.replace("/", "_")
+    made = [out / "edits"] + ([out / "samples"] if args.samples else [])
+    if not all((folder / "manifest.csv").is_file() for folder in made):
+        print(f"exporting {run} into {out}", flush=True)
+        editor = open_editor(run, device=args.device)
+        export_benchmark(editor, made[0], shared_faces(args), targets_of(editor, args))
+        if args.samples:
+            export_samples(editor, made[1], range(args.samples))
     return made
 
 
-def family_of(run: Path) -> str:
-    """The folder of the method that trained a run: from the command that started it, else from the run's place."""
-    command = training_command(run).split()
-    for family in (Path(command[1]).resolve().parent.name if len(command) > 1 else "", run.resolve().parent.name):
-        if (ROOT / family / "sample.py").is_file() and family:
-            return family
-    raise UserError(f"{run}: no family with a sample.py is known for it; give an export instead")
+def shared_faces(args: argparse.Namespace) -> BenchmarkFaces:
+    """The faces that every run edits: of --data, or of the first judge's data."""
+    return benchmark_faces(data_config(args.data or str(args.judge[0])), args.n)
 
 
-def targets_of(run: Path, args: argparse.Namespace) -> list[str]:
-    """Requests: those asked for, else every expression of the run's data, else four attributes."""
+def targets_of(editor: Editor, args: argparse.Namespace) -> list[Request]:
+    """Requests: those asked for, else every expression, else four attributes flipped."""
     if args.targets:
-        return args.targets
-    meta = json.loads((run / "meta.json").read_text())
-    known = [name for name in USUAL_ATTRIBUTES if name in meta.get("attributes", [])]
-    return list(meta.get("classes") or []) or [f"{name}=flip" for name in known or meta.get("attributes", [])[:4]]
+        return [editor.parse(target) for target in args.targets]
+    if editor.classes:
+        return editor.targets()
+    known = [name for name in DEFAULT_ATTRIBUTES if name in editor.attributes]
+    return [editor.parse(f"{name}=flip") for name in known or editor.attributes[:4]]
 
 
 def judged(
@@ -134,19 +123,27 @@ def judged(
     return Entry(name, result, shlex.join(line), run=str(run) if is_run else "", **more)
 
 
+def kinds_for(edits: list[Path]) -> list[str]:
+    """The baselines that these exports allow: the ground truth where it is known."""
+    known = any(row.truth for folder in edits for row in read_manifest(folder))
+    return [kind for kind in KINDS if kind != "ground-truth" or known]
+
+
 def baselines(methods: list, args: argparse.Namespace, commands: list[str]) -> list[Entry]:
-    """Identity map and class-mean difference on the sources of the first method that edits."""
+    """No edit, class-mean difference and ground truth, for the edits of the first method that has some."""
     for _, _, folders in methods:
-        edits = [folder for folder in folders if ",edit," in (folder / "manifest.csv").read_text()]
+        edits = [folder for folder in folders if ",edit," in (folder / "manifest.csv").read_text(encoding="utf-8")]
         if edits:
             break
     else:
         return []
     real, entries = labelled(args.real or str(args.judge[0])), []
-    for kind in KINDS:
+    for kind in kinds_for(edits):
         out = args.out / "exports" / kind
         line = ["python", "-m", "evaluation.baselines", "--like", *map(str, edits), "--kind", kind, "--out", str(out)]
-        commands.append(shlex.join(line + (["--real", args.real or str(args.judge[0])] if kind != "identity" else [])))
+        commands.append(
+            shlex.join(line + (["--real", args.real or str(args.judge[0])] if kind == "class-mean-difference" else []))
+        )
         export_baseline(edits, kind, real, out)
         entries.append(judged(kind.replace("-", " "), [out], args, commands, run=None, is_baseline=True))
     return entries

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data.synthetic import ATTRIBUTES, CLASSES, apply, attributes, factors, landmarks, render
+from engine.errors import exit_on_user_error
+from engine.files import atomic_write
 
 ORDER = ("neutral", "happy", "sad", "angry", "fear", "surprise", "disgust", "contempt")
 EDITS = (
@@ -116,16 +118,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--persons", type=int, nargs="+", default=[*range(8)])
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     sheets = {
         "drawn_faces": lambda: expressions_sheet(args.seed, args.persons, 96),
         "drawn_faces_edits": lambda: edits_sheet(args.seed, 86),
         "drawn_faces_large": lambda: large_sheet(args.seed, LARGE),
         "drawn_faces_small": lambda: small_sheet(args.seed, args.persons[:6]),
     }
-    for name, make in sheets.items():
-        make().save(args.out / f"{name}.png", optimize=True)
-        print(args.out / f"{name}.png")
+    with exit_on_user_error():
+        for name, make in sheets.items():
+            with atomic_write(args.out / f"{name}.png") as file:
+                make().save(file, "PNG", optimize=True)
+            print(args.out / f"{name}.png")
 
 
 if __name__ == "__main__":

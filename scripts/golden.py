@@ -47,7 +47,10 @@ RUNS = {  # name: (config, overrides)
 CLASSES = ["happy", "happy=0"]
 CASES: dict[str, list[tuple[dict, list[str]]]] = {
     "vae": [
-        ({"kind": kind, "num_neighbors": 20}, [*CLASSES, "Smiling=flip", "Smiling=0.7", "Smiling=+1.5", "Male=flip;sad"])
+        (
+            {"kind": kind, "num_neighbors": 20},
+            [*CLASSES, "Smiling=flip", "Smiling=0.7", "Smiling=+1.5", "Male=flip;sad"],
+        )
         for kind in ("transport", "knn", "ols", "balanced", "mean")
     ],
     "aae_cgan": [({}, [*CLASSES, "happy=0.5 surprise=0.3", "sad=0.7"])],

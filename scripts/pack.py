@@ -9,42 +9,28 @@ method's YAML file will do: only its `data` block is read.
 
 import argparse
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from data import DataConfig, Faces, FaceSet, build_faces
+from data.config import DataBlock
 from data.crop import FAULTS
-from data.faces import TakingTurns
+from data.faces import AlternatingDataset
 from data.pack import Pack, open_pack
 from engine.config import load_config
 from engine.errors import UserError, exit_on_user_error
+from engine.files import atomic_write
 
 SPLITS = ("train", "val", "test")
-SHOWN = 20  # bad images named
-
-
-@dataclass
-class Config:
-    """Of a method's config only the faces."""
-
-    data: DataConfig = field(default_factory=DataConfig)
+NUM_SHOWN = 20  # bad images named
 
 
 def data_config(path: Path | None, overrides: list[str]) -> DataConfig:
     """The `data` block of a YAML file, with `data.key=value` overrides."""
-    if path is None:
-        return load_config(Config, None, overrides).data
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({error})") from None
-    block = [f"data.{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in
-             (tree.get("data") or {}).items()]  # fmt: skip
-    return load_config(Config, None, [*(line.replace("\n...", "").strip() for line in block), *overrides]).data
+    return load_config(DataBlock, path, overrides, only="data").data
 
 
 def table(faces: Faces) -> list[str]:
@@ -65,8 +51,8 @@ def attribute_lines(train: FaceSet, names: list[str]) -> list[str]:
     """Share of 1 among the known values of each attribute."""
     if not names:
         return []
-    shares = np.nanmean(train.labels["attr"], axis=0)
-    listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, shares, strict=True))
+    target_shares = np.nanmean(train.labels["attr"], axis=0)
+    listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, target_shares, strict=True))
     return [f"attributes (share of 1 in train): {listed}"]
 
 
@@ -78,8 +64,8 @@ def fault_lines(pack: Pack) -> list[str]:
         if k and (fault == k).any():
             by_split = ", ".join(f"{SPLITS[s]} {((fault == k) & (split == s)).sum()}" for s in range(3))
             lines.append(f"{name}: {(fault == k).sum()} ({by_split})")
-    lines += [f"  {text}" for text in pack.meta["faulty"][:SHOWN]]
-    more = len(pack.meta["faulty"]) - SHOWN
+    lines += [f"  {text}" for text in pack.meta["faulty"][:NUM_SHOWN]]
+    more = len(pack.meta["faulty"]) - NUM_SHOWN
     lines += [f"  and {more} more in {pack.folder / 'meta.json'}"] if more > 0 else []
     readable = fault != 1
     for a, b in ((0, 1), (0, 2), (1, 2)):
@@ -96,8 +82,8 @@ def contact_sheet(faces: FaceSet, path: Path, columns: int = 16, rows: int = 8) 
     n, c, h, w = x.shape
     x8 = ((x + 1) * 127.5).round().to(torch.uint8).reshape(rows, columns, c, h, w)
     sheet = x8.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet[:, :, 0] if c == 1 else sheet).save(path)
+    with atomic_write(path) as file:
+        Image.fromarray(sheet[:, :, 0] if c == 1 else sheet).save(file, "PNG")
 
 
 def report(cfg: DataConfig, sheet: Path | None) -> None:
@@ -110,7 +96,7 @@ def report(cfg: DataConfig, sheet: Path | None) -> None:
     print(f"{pack.folder} ({size:.2f} GB, {time.monotonic() - start:.1f} s)")
     print(f"{meta['dataset']}: {meta['image_size']} px, {meta['channels']} channel(s), crop {meta['crop']}, eyes at "
           f"{meta['eyes']}, {meta['identities']:,} persons, {meta['landmarks']} landmarks")  # fmt: skip
-    assert not isinstance(faces.train, TakingTurns)
+    assert not isinstance(faces.train, AlternatingDataset)
     for line in [*table(faces), *attribute_lines(faces.train, meta["attributes"]), *fault_lines(pack)]:
         print(line)
     sheet = sheet or pack.folder / "contact_sheet.png"
@@ -125,13 +111,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="data.key=value")
     args = parser.parse_intermixed_args(argv)
     with exit_on_user_error():
+        if args.sheet and args.sheet.suffix.lower() != ".png":
+            raise UserError(f"--sheet {args.sheet}: expected a .png file")
         cfg = data_config(args.config, args.overrides)
         if not cfg.sets:
             report(cfg, args.sheet)
             return
         for place, name in enumerate(cfg.sets):
             root = cfg.roots[place] if cfg.roots else ""
-            report(replace(cfg, dataset=name, root=root, sets=[], roots=[]), args.sheet)
+            sheet = args.sheet and args.sheet.with_stem(f"{args.sheet.stem}_{place}_{name}")
+            report(replace(cfg, dataset=name, root=root, sets=[], roots=[]), sheet)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("engine", "data", "losses", "latents", "evaluation", "vae", "flow", "aae_cgan", "configs", "scripts", "tests")
-MORE = {"losses": ["test_losses"], "data": ["test_session", "test_batches"], "latents": ["test_latents"]}
+PARTS = (
+    *("engine", "data", "losses", "latents", "evaluation", "editing", "vae", "flow", "aae_cgan"),
+    *("configs", "scripts", "tests"),
+)
+MORE = {"losses": ["test_losses"], "data": ["test_editing", "test_batches"], "latents": ["test_latents"]}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ FAULTS = {
         Fault("labels of the feature network shifted by one", "vae/train.py",
               'F.cross_entropy(class_logits, batch["label"].clamp_min(0)',
               'F.cross_entropy(class_logits, (batch["label"].clamp_min(0) + 1) % class_logits.shape[1]'),
-        Fault("edits go the other way", "vae/editor.py", "start = start + self.way", "start = start - self.way"),
+        Fault("edits go the other way", "vae/latent_editor.py", "start = start + self.strength",
+              "start = start - self.strength"),
         Fault("table of labels shifted by one", "data/labels.py", "label.clamp_min(0), len",
               "(label.clamp_min(0) + 1) % len(meta[\"classes\"]), len"),
         Fault("sampled codes instead of their means", "vae/train.py", "z = mu if w.objective == \"autoencoder\" else",
@@ -75,7 +79,8 @@ FAULTS = {
         Fault("channels left out of the dimensions", "flow/train.py", "bits_per_dim(code.log_prob, self.flow.dim,",
               "bits_per_dim(code.log_prob, self.flow.size**2,"),
         Fault("temperature applied twice", "flow/model.py", "return [e * t for e, t", "return [e * t * t for e, t"),
-        Fault("transfer starts from the target", "flow/edit.py", "y = photo.y + gain", "y = y_target + gain"),
+        Fault("an edit of the label goes the other way", "flow/editor.py", 'code["y"] + gain * (',
+              'code["y"] - gain * ('),
         Fault("the average starts before the warm start", "flow/train.py", "        self.ema.reset(self.flow)  #",
               "        #"),
     ],

@@ -10,14 +10,14 @@ import torch
 from aae_toy import CLASSES, Noise, batch, config, meta
 from torch import nn
 
-from aae_cgan.alarms import Watch, symptoms, vital_signs
 from aae_cgan.config import Config, ModelConfig
-from aae_cgan.edit import class_order
 from aae_cgan.linear import LinearPath, fit_linear
 from aae_cgan.model import ConditionalNorm, Encoder, Generator, ImageCritic, refuse_batch_norm
-from aae_cgan.schedule import boundaries, clock, generator_steps
+from aae_cgan.monitor import Monitor, failed_checks, health_metrics
+from aae_cgan.schedule import boundaries, generator_steps, phase_state
+from aae_cgan.semi_supervised import semi_supervised
 from aae_cgan.train import AAECGAN
-from aae_cgan.unlabelled import in_two_parts
+from data.emotions import class_order
 from data.labels import conditions
 from engine import UserError, load_config
 from losses.augment import diff_augment, shifted
@@ -232,12 +232,12 @@ def test_augmentation_is_differentiable_and_moves_each_image_by_itself():
 def test_clock_of_a_run_with_all_phases():
     cfg = config(loss={"lambda_guide": 1.0, "n_critic": 3, "guide_end": 0.5}, autoencode_steps=5, gan_steps=6)
     assert boundaries(cfg) == [("guide", 0, 4), ("autoencode", 4, 9), ("gan", 9, 15), ("joint", 15, 40)]
-    phases = [clock(step, cfg) for step in range(40)]
-    assert not any(now.generator for now in phases[:4])
-    assert all(now.generator for now in phases[4:9])
-    assert [now.generator for now in phases[9:15]] == [False, False, True] * 2
-    assert [now.since for now in phases[14:17]] == [5, 0, 1] and phases[20].turns == 1
-    assert generator_steps(cfg) == 5 + 2 + 8 == sum(now.generator for now in phases)
+    phases = [phase_state(step, cfg) for step in range(40)]
+    assert not any(phase.generator for phase in phases[:4])
+    assert all(phase.generator for phase in phases[4:9])
+    assert [phase.generator for phase in phases[9:15]] == [False, False, True] * 2
+    assert [phase.since for phase in phases[14:17]] == [5, 0, 1] and phases[20].turns == 1
+    assert generator_steps(cfg) == 5 + 2 + 8 == sum(phase.generator for phase in phases)
     assert phases[21].guided == 1 and phases[22].guided == 0  # half of the 36 steps after the guide's own
 
 
@@ -313,14 +313,14 @@ def test_the_readme_s_two_halves_are_good_for_every_recipe(path):
 
 
 def test_a_set_with_unlabelled_faces_fills_its_share_of_each_batch():
-    from data.batches import Shelf
+    from data.batches import ImageStore
     from data.config import DataConfig
     from data.faces import FaceSet
 
     images = np.random.default_rng(0).integers(0, 256, (50, 1, 16, 16)).astype(np.uint8)
     label = np.where(np.arange(50) < 12, np.arange(50) % 3, -1)
-    faces = FaceSet(Shelf(images, {"label": label}), np.arange(50), DataConfig(balanced=True), True, 3)
-    parts = in_two_parts(faces, 0.5)
+    faces = FaceSet(ImageStore(images, {"label": label}), np.arange(50), DataConfig(balanced=True), True, 3)
+    parts = semi_supervised(faces, 0.5)
     rows = next(parts.batches(12, 0, 0, 1, "cpu", 0))
     assert (rows["label"] < 0).sum() == 6 and sorted(rows["label"][:6].tolist()) == [0, 0, 1, 1, 2, 2]
     again = parts.batches(12, first_step=3)
@@ -328,25 +328,25 @@ def test_a_set_with_unlabelled_faces_fills_its_share_of_each_batch():
     third = [next(straight) for _ in range(4)][3]
     assert torch.equal(next(again)["index"], third["index"])
     assert len(parts) == 50 and (parts.fixed(6)["label"] >= 0).all()
-    without = in_two_parts(faces, 0.0)
+    without = semi_supervised(faces, 0.0)
     assert len(without) == 12 and (next(without.batches(12))["label"] >= 0).all()
-    labelled = FaceSet(faces.shelf, np.arange(12), DataConfig(), True, 3)
-    assert in_two_parts(labelled, 0.5) is labelled
+    labelled = FaceSet(faces.store, np.arange(12), DataConfig(), True, 3)
+    assert semi_supervised(labelled, 0.5) is labelled
 
 
 def test_alarms_speak_once_after_three_samplings():
     torch.manual_seed(0)
     x, z = torch.randn(8, 1, 8, 8), torch.randn(8, 16)
-    good = vital_signs(x, z, torch.stack([x, x.flip(0)]), x[None].transpose(0, 1).expand(-1, 3, -1, -1, -1))
-    assert good["rows"] == pytest.approx(1) and symptoms(good, 4) == {}
+    good = health_metrics(x, z, torch.stack([x, x.flip(0)]), x[None].transpose(0, 1).expand(-1, 3, -1, -1, -1))
+    assert good["rows"] == pytest.approx(1) and failed_checks(good, 4) == {}
     alike = x[:1].expand(8, -1, -1, -1)
-    bad = vital_signs(x, 0.1 * z, torch.stack([alike, alike]), alike[:, None].expand(-1, 3, -1, -1, -1))
-    found = symptoms(bad | {"recognised": 0.2, "gap_image": -1.0}, 4)
+    bad = health_metrics(x, 0.1 * z, torch.stack([alike, alike]), alike[:, None].expand(-1, 3, -1, -1, -1))
+    found = failed_checks(bad | {"recognised": 0.2, "gap_image": -1.0}, 4)
     assert {"rows", "draws", "code_std", "recognised", "gap_image"} <= set(found)
-    watch = Watch()
-    assert [len(watch.see("joint", found)) for _ in range(4)] == [0, 0, len(found), 0]
-    assert watch.see("joint", {}) == [] and watch.see("joint", found) == []
-    assert [len(watch.see("guide", found)) for _ in range(4)] == [0] * 4  # nothing can move yet
-    alone = [watch.see("autoencode", found) for _ in range(4)][2]
-    assert set(alone) == {found[name] for name in ("draws", "rows", "code_std")}
-    assert [len(watch.see("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # it counts anew
+    watch = Monitor()
+    assert [len(watch.update("joint", found)) for _ in range(4)] == [0, 0, len(found), 0]
+    assert watch.update("joint", {}) == [] and watch.update("joint", found) == []
+    assert [len(watch.update("guide", found)) for _ in range(4)] == [0] * 4  # nothing can move yet
+    autoencoder_only = [watch.update("autoencode", found) for _ in range(4)][2]
+    assert set(autoencoder_only) == {found[name] for name in ("draws", "rows", "code_std")}
+    assert [len(watch.update("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # it counts anew

@@ -8,7 +8,7 @@ import torch
 from aae_toy import CLASSES, Noise, batch, build, config, meta, run
 from torch import Tensor
 
-from aae_cgan.schedule import clock
+from aae_cgan.schedule import phase_state
 from aae_cgan.train import AAECGAN
 from data.labels import conditions
 from engine import UserError, mean_over_ranks
@@ -173,7 +173,7 @@ def test_ten_steps_of_a_critic_part_what_it_compares(gan):
 
     before = gaps()
     losses = [method.update_d_image(x, y, x_fake, asked.y_target, asked)["D/image"].item() for _ in range(10)]
-    assert all(now > then for now, then in zip(gaps(), before, strict=True)) and losses[-1] < losses[0]
+    assert all(phase > then for phase, then in zip(gaps(), before, strict=True)) and losses[-1] < losses[0]
 
     prior, narrow = torch.randn(64, 16), 0.3 * torch.randn(64, 16)
     before = gap(method.d_latent(prior), method.d_latent(narrow))
@@ -194,7 +194,7 @@ def test_ten_steps_of_the_opponent_please_a_critic(gan):
         method.optimizers["encoder"] = torch.optim.Adam(method.encoder.parameters(), 1e-3)
         before = critic(*shown()).mean().item()
         for _ in range(10):
-            method.minimize(method.fool(critic, gan, *shown()), optimizer)
+            method.minimize(method.adversarial_loss(critic, gan, *shown()), optimizer)
         assert critic(*shown()).mean().item() > before
 
 
@@ -302,7 +302,7 @@ def test_averages_start_anew_with_each_phase():
         method.step(batch(), step)
     assert not torch.equal(method.ema_generator.module.inp.weight, method.generator.inp.weight)
     at_start = method.generator.inp.weight.detach().clone()
-    method.begin(clock(3, method.cfg))
+    method.start_phase(phase_state(3, method.cfg))
     assert torch.equal(method.ema_generator.module.inp.weight, at_start)
 
 
@@ -312,7 +312,7 @@ def test_joint_rate_scales_the_joint_phase_alone():
     for step in range(2):
         for optimizer in method.optimizers.values():
             optimizer.param_groups[0]["lr"] = 1.0
-        method.begin(clock(step, method.cfg))
+        method.start_phase(phase_state(step, method.cfg))
         rates.append(method.optimizers["d_image"].param_groups[0]["lr"])
     assert rates == [1.0, 0.5]
 
@@ -449,7 +449,9 @@ def _steps(rank: int, world: int) -> dict:
         method.update_d_image(x, y, x_fake, y, asked)
         z = method.encoder(x)
         x_fake = method.generator(z, y)
-        terms = method.edit_terms(x_fake, z, y, x, y, torch.zeros(len(x), dtype=torch.bool), clock(step, method.cfg))
+        terms = method.edit_terms(
+            x_fake, z, y, x, y, torch.zeros(len(x), dtype=torch.bool), phase_state(step, method.cfg)
+        )
         method.minimize(sum(terms.values()) + method.distance(x_fake, x, {}), "autoencoder")
     return method.state_dict()
 
@@ -484,7 +486,7 @@ def test_every_term_of_an_edit_pulls_at_the_picture():
     z = method.encoder(x)
     x_fake = method.generator(z, y.roll(1, 0))
     drawn = torch.zeros(len(x), dtype=torch.bool)
-    terms = method.edit_terms(x_fake, z, y.roll(1, 0), x, y, drawn, clock(0, method.cfg))
+    terms = method.edit_terms(x_fake, z, y.roll(1, 0), x, y, drawn, phase_state(0, method.cfg))
     assert set(terms) == {"adv", "class", "guide", "code", "cycle"}
     for name, term in terms.items():
         (pull,) = torch.autograd.grad(term, x_fake, retain_graph=True, allow_unused=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data import DataConfig, FaceSet, build_faces
-from data.batches import Ahead, Augment, Shelf, mirror_points, scaled
-from data.order import Draw, Order, Partners
+from data.batches import Augment, ImageStore, Prefetcher, mirror_points, scaled
+from data.samplers import BatchIndices, IndexSampler, PairSampler
 from engine.errors import UserError
 from tests import layouts
 
@@ -25,10 +25,10 @@ def face_set(n: int = 37, seed: int = 0, **options) -> FaceSet:
     }
     cfg = DataConfig(**options)
     rows = np.arange(3, n + 3)
-    partners = Partners(rows, label[rows], labels["identity"][rows], None) if cfg.pair else None
-    if partners:
-        rows = rows[partners.exists(rows)]
-    return FaceSet(Shelf(images, labels), rows, cfg, training=True, num_classes=4, partners=partners)
+    pair_sampler = PairSampler(rows, label[rows], labels["identity"][rows], None) if cfg.pair else None
+    if pair_sampler:
+        rows = rows[pair_sampler.exists(rows)]
+    return FaceSet(ImageStore(images, labels), rows, cfg, training=True, num_classes=4, pair_sampler=pair_sampler)
 
 
 def indices(batches, count: int) -> list[int]:
@@ -92,14 +92,14 @@ def test_balanced_shows_classes_equally():
 
 def test_flips():
     faces = face_set(40, flip="random")
-    original = torch.from_numpy(faces.shelf.images.numpy())
+    original = torch.from_numpy(faces.store.images.numpy())
     flipped = 0
     for batch in itertools.islice(faces.batches(8), 10):
         x8 = ((batch["image"] + 1) * 127.5).round().to(torch.uint8)
         for k, row in enumerate(batch["index"]):
             mirrored = torch.equal(x8[k], original[row].flip(-1))
             assert mirrored or torch.equal(x8[k], original[row])
-            points = faces.shelf.labels["landmarks"][row]
+            points = faces.store.labels["landmarks"][row]
             expected = mirror_points(points[None])[0] if mirrored else points
             assert torch.equal(batch["landmarks"][k], expected)
             flipped += mirrored
@@ -109,7 +109,7 @@ def test_flips():
 def test_flip_none_and_both():
     faces = face_set(20, flip="none")
     batch = next(faces.batches(20))
-    assert torch.equal(batch["image"], scaled(faces.shelf.images[batch["index"]]))
+    assert torch.equal(batch["image"], scaled(faces.store.images[batch["index"]]))
     faces = face_set(20, flip="both")
     batch = next(faces.batches(40))
     assert sorted(batch["index"].tolist()) == sorted(list(range(3, 23)) * 2)
@@ -146,12 +146,12 @@ def test_scaling_is_exact():
 
 def test_pairs_are_other_expressions_of_one_person():
     faces = face_set(60, pair=True)
-    partners = set()
+    pair_sampler = set()
     for batch in itertools.islice(faces.batches(8), 60):
         assert (batch["pair_label"] != batch["label"]).all()
         assert (batch["pair_identity"] == batch["identity"]).all()
         assert {"pair_image", "pair_landmarks", "pair_index"} <= batch.keys()
-        partners |= {(int(a), int(b)) for a, b in zip(batch["index"], batch["pair_index"], strict=True)}
+        pair_sampler |= {(int(a), int(b)) for a, b in zip(batch["index"], batch["pair_index"], strict=True)}
     # Every possible pair comes sooner or later.
     label, identity = faces.labels["label"], faces.labels["identity"]
     possible = {
@@ -159,17 +159,17 @@ def test_pairs_are_other_expressions_of_one_person():
         for i, j in itertools.product(range(len(faces)), repeat=2)
         if identity[i] == identity[j] and label[i] != label[j]
     }
-    assert partners <= possible and len(partners) > 0.9 * len(possible)
+    assert pair_sampler <= possible and len(pair_sampler) > 0.9 * len(possible)
 
 
 def test_pairs_are_of_one_take():
     label = np.array([0, 1, 0, 1, 2, 0])
     take = np.array([0, 0, 1, 1, 2, 2])
     rows = np.arange(10, 16)
-    partners = Partners(rows, label, np.zeros(6, np.int64), take)
+    pair_sampler = PairSampler(rows, label, np.zeros(6, np.int64), take)
     for epoch in range(10):
-        assert partners.of(rows, epoch, 0).tolist() == [11, 10, 13, 12, 15, 14]
-    alone = Partners(rows, np.array([0, 0, 0, 1, -1, 2]), np.array([0, 0, 1, 1, 1, -1]), None)
+        assert pair_sampler.of(rows, epoch, 0).tolist() == [11, 10, 13, 12, 15, 14]
+    alone = PairSampler(rows, np.array([0, 0, 0, 1, -1, 2]), np.array([0, 0, 1, 1, 1, -1]), None)
     assert alone.exists(rows).tolist() == [False, False, True, True, False, False]
 
 
@@ -201,7 +201,7 @@ def test_augmentation():
     top = moved[0, 0].argmax()
     seen = torch.tensor([(top % 64 + 0.5) / 32 - 1, (top // 64 + 0.5) / 32 - 1])
     assert (seen - places).abs().max() < 2 / 32
-    shift = Augment(0.0, 0.1, 0.0).numbers(Draw(np.arange(999), np.zeros(999, bool), np.zeros(999, int)), 0)
+    shift = Augment(0.0, 0.1, 0.0).numbers(BatchIndices(np.arange(999), np.zeros(999, bool), np.zeros(999, int)), 0)
     assert (shift[:, 0] == 1).all() and np.abs(shift[:, 1:3]).max() <= 0.2 and np.abs(shift[:, 1:3]).max() > 0.19
 
 
@@ -213,7 +213,7 @@ def test_fixed_spreads_over_classes_and_persons():
     assert int(batch["index"].max() - batch["index"].min()) > 120
     again = faces.fixed(16)
     assert all(torch.equal(batch[key], again[key]) for key in batch)
-    assert torch.equal(batch["image"], scaled(faces.shelf.images[batch["index"]]))
+    assert torch.equal(batch["image"], scaled(faces.store.images[batch["index"]]))
     assert len(face_set(5).fixed(16)["image"]) == 16
 
 
@@ -222,13 +222,13 @@ def test_once_is_one_ordered_unflipped_pass():
     passed = list(faces.once(16))
     assert [len(batch["image"]) for batch in passed] == [16, 16, 5]
     assert torch.cat([batch["index"] for batch in passed]).tolist() == faces.rows.tolist()
-    assert torch.equal(torch.cat([batch["image"] for batch in passed]), scaled(faces.shelf.images[faces.rows]))
+    assert torch.equal(torch.cat([batch["image"] for batch in passed]), scaled(faces.store.images[faces.rows]))
     assert torch.cat([batch["label"] for batch in passed]).tolist() == faces.labels["label"].tolist()
 
 
 def test_a_late_first_step_costs_nothing():
     """Only the epochs that the step touches are shuffled."""
-    order = Order([np.arange(1000)], seed=0)
+    order = IndexSampler([np.arange(1000)], seed=0)
     order.at(np.arange(10**12, 10**12 + 8))
     assert len(order._shuffles) == 1
     order.at(np.arange(10**12, 10**12 + 9000))
@@ -238,9 +238,9 @@ def test_a_late_first_step_costs_nothing():
 def test_gathering_ahead_gives_the_same_pictures():
     faces = face_set(37)
     stream = faces.batches(8)
-    ahead = Ahead(faces.shelf.images, torch.device("cpu"), lambda step: stream.draw(step).rows)
+    ahead = Prefetcher(faces.store.images, torch.device("cpu"), lambda step: stream.draw(step).rows)
     for step in [0, 1, 2, 3, 10, 11, 4]:
-        assert torch.equal(ahead.take(step), faces.shelf.images[stream.draw(step).rows])
+        assert torch.equal(ahead.take(step), faces.store.images[stream.draw(step).rows])
 
 
 def test_keys_and_types():
@@ -274,7 +274,7 @@ def test_two_sets_take_turns(tmp_path):
 @pytest.mark.parametrize("resident", [0.5, 0.0])
 def test_the_gpu_gives_the_same_batches(resident):
     on_cpu, on_gpu = face_set(37, pair=True), face_set(37, pair=True, resident=resident)
-    on_gpu.shelf.resident = resident
+    on_gpu.store.resident = resident
     ours, theirs = on_cpu.batches(8), on_gpu.batches(8, device="cuda")
     for _ in range(20):
         a, b = next(ours), next(theirs)

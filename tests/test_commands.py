@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from editing.cli import join_negative, sample_parser
+from editing.modes import shared_modes
 from engine import load_config
-from engine.cli import sample_parser
+from families import editor_class
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = {"vae": "Config", "flow": "Config", "aae_cgan": "Config"}
@@ -56,10 +58,12 @@ def check_train(package: str, words: list[str]) -> None:
 
 def check_sample(package: str, words: list[str]) -> None:
     """The mode exists and takes these options."""
-    parser = sample_parser(importlib.import_module(f"{package}.sample").MODES)
+    editor = editor_class(package)
+    own = importlib.import_module(f"{package}.sample").MODES
+    parser = sample_parser(editor, shared_modes(editor) | own)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "exit", lambda self, status=0, message=None: pytest.fail(str(message)))
-        parser.parse_args(words)
+        parser.parse_args(join_negative(words))
 
 
 def check_script(path: Path, words: list[str]) -> None:

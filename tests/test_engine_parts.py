@@ -15,7 +15,7 @@ from engine.checkpoint import checkpoints, intact, latest_checkpoint, read_check
 from engine.errors import UserError
 from engine.files import atomic_dir, atomic_text, atomic_write, lock
 from engine.grids import grid_image, save_animation, save_image, to_uint8
-from engine.journal import Pending, cut_back
+from engine.metric_logger import MetricBuffer, truncate_log
 from engine.precision import seed_everything, seed_of
 
 
@@ -185,11 +185,11 @@ def test_a_full_disk_loses_nothing(tmp_path):
 def test_atomic_dir_replaces_only_when_whole(tmp_path):
     target = tmp_path / "d"
     with atomic_dir(target) as d:
-        (d / "a").write_text("1")
+        (d / "meta.json").write_text("1")
     with pytest.raises(ValueError), atomic_dir(target) as d:
         (d / "b").write_text("2")
         raise ValueError
-    assert [p.name for p in target.iterdir()] == ["a"] and list(tmp_path.iterdir()) == [target]
+    assert [p.name for p in target.iterdir()] == ["meta.json"] and list(tmp_path.iterdir()) == [target]
 
 
 def test_a_lock_names_its_holder(tmp_path):
@@ -204,19 +204,23 @@ def test_a_lock_names_its_holder(tmp_path):
 
 
 def test_log_rows_are_means_and_non_finite_values_stop():
-    pending = Pending()
-    pending.add(0, {"loss": torch.tensor(1.0)})
-    pending.add(1, {"loss": torch.tensor(3.0), "now_and_then": torch.tensor(5)})
-    assert Pending(pending.plain(None)).row(None) == pending.row(None) == {"loss": 2.0, "now_and_then": 5.0}
-    pending.add(7, {"loss": torch.tensor(float("nan"))})
+    metric_buffer = MetricBuffer()
+    metric_buffer.add(0, {"loss": torch.tensor(1.0)})
+    metric_buffer.add(1, {"loss": torch.tensor(3.0), "now_and_then": torch.tensor(5)})
+    assert (
+        MetricBuffer(metric_buffer.plain(None)).row(None)
+        == metric_buffer.row(None)
+        == {"loss": 2.0, "now_and_then": 5.0}
+    )
+    metric_buffer.add(7, {"loss": torch.tensor(float("nan"))})
     with pytest.raises(UserError, match="step 7: loss is nan; the last good checkpoint is here.pt"):
-        pending.row("here.pt")
+        metric_buffer.row("here.pt")
 
 
 def test_the_log_is_cut_back(tmp_path):
     path = tmp_path / "log.jsonl"
     atomic_text(path, "".join(json.dumps({"step": s}) + "\n" for s in (1, 2, 3)) + '{"step": 4, "lo')
-    cut_back(path, 2)
+    truncate_log(path, 2)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 

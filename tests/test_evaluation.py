@@ -13,9 +13,9 @@ from PIL import Image
 from engine.errors import UserError
 from evaluation import distribution, run
 from evaluation.counterfactual import masked_psnr
-from evaluation.figure import table
 from evaluation.folder import read_folders
 from evaluation.manifest import Row, read_manifest, write_export, write_manifest
+from evaluation.metric import table
 from evaluation.real import Real
 from evaluation.run import evaluate
 
@@ -111,27 +111,27 @@ def test_perfect_edits_are_perfect_and_the_identity_map_is_zero(judge, tmp_path)
     write_edits(tmp_path / "a")
     result = judge(tmp_path / "a")
     found = by_key(result)
-    accuracy = found["edit accuracy"]
+    accuracy = found["target accuracy"]
     assert accuracy.value == 1 and accuracy.n == 48, "a quarter shows its target already"
-    assert accuracy.beside == {"real": 1.0, "identity map": 0.0, "chance": 0.25}
-    assert found["target gain"].value == pytest.approx(found["target gain"].beside["truth"])
+    assert accuracy.beside == {"real": 1.0, "no edit": 0.0, "chance": 0.25}
+    assert found["target gain"].value == pytest.approx(found["target gain"].beside["ground truth"])
     assert found["target gain"].value > 0.9
-    assert found["truth PSNR inside"].value == 60
-    assert found["leakage"].value == pytest.approx(found["leakage"].beside["truth"])
-    assert "edit accuracy" in table(result["figures"])
+    assert found["PSNR inside"].value == 60
+    assert found["leakage"].value == pytest.approx(found["leakage"].beside["ground truth"])
+    assert "target accuracy" in table(result["figures"])
 
 
 def test_with_sources_at_their_target_left_in_the_identity_map_scores_their_share(judge, tmp_path):
     rows = write_edits(tmp_path / "a", works=0)
     write_manifest(tmp_path / "a", [replace(row, source_label="") for row in rows])
-    accuracy = by_key(judge(tmp_path / "a"))["edit accuracy"]
+    accuracy = by_key(judge(tmp_path / "a"))["target accuracy"]
     share = sum(row.target == row.source_label for row in rows) / len(rows)
-    assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.beside["identity map"]
+    assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.beside["no edit"]
 
 
 def test_shuffled_targets_fall_to_chance(judge, tmp_path):
     write_edits(tmp_path / "a", n=400, shuffle=True)
-    assert by_key(judge(tmp_path / "a"))["edit accuracy"].value == pytest.approx(0.25, abs=0.08)
+    assert by_key(judge(tmp_path / "a"))["target accuracy"].value == pytest.approx(0.25, abs=0.08)
 
 
 def test_permuted_rows_change_nothing_at_all(judge, tmp_path):
@@ -216,7 +216,7 @@ def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_pat
         ]
     write_manifest(folder, rows)
     found = by_key(judge(folder))
-    inside = found["truth PSNR inside"]
+    inside = found["PSNR inside"]
     way = inside.beside["reconstructed truth"] - inside.beside["base"]
     assert found["gap closed"].value == pytest.approx((inside.value - inside.beside["base"]) / way)
     assert 0.1 < found["gap closed"].value < 0.6
@@ -239,7 +239,7 @@ def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
     write_manifest(folder, rows)
     result = judge(folder)
     found = by_key(result)
-    assert found["edit accuracy"].n == 10 and found["edit accuracy"].value == 1
+    assert found["target accuracy"].n == 10 and found["target accuracy"].value == 1
     assert found["strength Spearman"].value == pytest.approx(1) and found["strength Spearman"].n == 10
     assert [p["strength"] for p in result["tradeoff"]] == [0, 0.5, 1]
     assert result["tradeoff"][0]["accuracy"] == 0 and result["tradeoff"][0]["identity"] == pytest.approx(1)
@@ -320,9 +320,9 @@ def test_baselines_imitate_an_export(judge, real, tmp_path):
 
     write_edits(tmp_path / "a")
     same = judge(export_baseline([tmp_path / "a"], "identity", None, tmp_path / "identity"))
-    assert by_key(same)["edit accuracy"].value == 0 and by_key(same)["edit identity"].value == pytest.approx(1)
+    assert by_key(same)["target accuracy"].value == 0 and by_key(same)["identity similarity"].value == pytest.approx(1)
     naive = judge(export_baseline([tmp_path / "a"], "mean-difference", real, tmp_path / "naive"))
-    assert by_key(naive)["edit accuracy"].value == 1, "here an expression is a colour, so its mean is the answer"
+    assert by_key(naive)["target accuracy"].value == 1, "here an expression is a colour, so its mean is the answer"
     assert read_manifest(tmp_path / "naive", CLASSES)
 
 
@@ -337,7 +337,7 @@ def test_the_report_carries_its_pictures(judge, tmp_path):
     page, text = path.read_text(), path.with_name("report.md").read_text()
     assert page.count("data:image/png;base64,") >= 10 and "http" not in page
     assert "<b>1.000</b>" in page and "scripts/compare.py a b" in page
-    assert "| edit accuracy ↑ | **1.000** |" in text
+    assert "| target accuracy ↑ | **1.000** |" in text
     assert all((tmp_path / "report" / name).is_file() for name in ("figures/face_0.png", "figures/worst_b.png"))
     json.dumps([f.plain() for f in entries[0].result["figures"]], allow_nan=False)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from engine.errors import UserError
-from evaluation import classifier, grade, train_classifier
+from evaluation import classifier, classifier_metrics, train_classifier
 from evaluation.manifest import Row, write_export, write_manifest
 from evaluation.network import Network, erase, prepare
 from evaluation.verification import verification
@@ -41,12 +41,12 @@ def runs(tmp_path_factory):
 
 
 def test_a_run_grades_itself(runs):
-    graded = json.loads((runs.judge / "grade.json").read_text())
+    graded = json.loads((runs.judge / "test_metrics.json").read_text())
     assert set(graded["test"]) == {"expression", "attributes", "landmarks"}
     assert graded["test"]["expression"]["n"] == 40 == sum(map(sum, graded["test"]["expression"]["confusion"]))
     assert set(graded["temperature"]) == {"expression", "attributes"}
-    assert "rate" in json.loads((runs.person / "grade.json").read_text())["test"]["identity"]
-    text = "\n".join(grade.lines(graded))
+    assert "rate" in json.loads((runs.person / "test_metrics.json").read_text())["test"]["identity"]
+    text = "\n".join(classifier_metrics.lines(graded))
     assert "recall" in text and "NME" in text
 
 
@@ -78,7 +78,7 @@ def test_loaded_classifiers_read_any_size_and_colour_alike(runs):
     torch.testing.assert_close(p[:, :7].sum(1), torch.ones(9))
     assert p.min() >= 0 and p.max() <= 1
     assert judge.temperature[0] == pytest.approx(
-        json.loads((runs.judge / "grade.json").read_text())["temperature"]["expression"]
+        json.loads((runs.judge / "test_metrics.json").read_text())["temperature"]["expression"]
     )
     with pytest.raises(AssertionError):
         judge.logits(x8.float())
@@ -112,9 +112,10 @@ def test_run_from_the_command_line_writes_its_files(runs, tmp_path, capsys):
     main(["--fake", str(tmp_path), "--judge", *judges, "--out", str(tmp_path / "metrics.json"), "--device", "cpu"])
     result = json.loads((tmp_path / "metrics.json").read_text())
     keys = {f["key"] for f in result["figures"]}
-    assert {"edit accuracy", "target gain", "edit identity", "edit verified", "leakage", "edit sharpness"} <= keys
+    expected = {"target accuracy", "target gain", "identity similarity", "edit verified", "leakage", "edit sharpness"}
+    assert expected <= keys
     assert result["judges"][0]["test"]["expression"]["accuracy"] is not None
-    assert (tmp_path / "predictions.csv").is_file() and "identity map" in capsys.readouterr().out
+    assert (tmp_path / "predictions.csv").is_file() and "no edit" in capsys.readouterr().out
 
 
 def test_heads_that_spoil_each_other_or_have_no_labels_are_refused():
@@ -148,14 +149,14 @@ def test_temperature_is_found():
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(20_000, 5, generator=g)
     label = torch.distributions.Categorical(logits=logits).sample()
-    assert grade.temperature(2.5 * logits, label) == pytest.approx(2.5, rel=0.06)
+    assert classifier_metrics.temperature(2.5 * logits, label) == pytest.approx(2.5, rel=0.06)
     bits = torch.bernoulli(logits.sigmoid(), generator=g)
-    assert grade.temperature_of_bits(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
+    assert classifier_metrics.temperature_of_bits(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
 
 
 def test_calibration_error_by_hand():
     p = torch.tensor([[0.9, 0.1]] * 10)
-    assert grade.calibration_error(p, torch.zeros(10, dtype=torch.long)) == pytest.approx(0.1, abs=1e-6)
+    assert classifier_metrics.calibration_error(p, torch.zeros(10, dtype=torch.long)) == pytest.approx(0.1, abs=1e-6)
 
 
 def test_votes_are_a_second_column():
@@ -163,8 +164,8 @@ def test_votes_are_a_second_column():
         torch.eye(3)[[0, 1, 2, 0]],
         torch.tensor([[0.9, 0.1, 0], [0, 0.8, 0.2], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2]]),
     )
-    figures = grade.expression_figures(logits, torch.tensor([0, 1, 2, 1]), 1.0, votes)
-    assert figures["accuracy"] == 0.75 and figures["accuracy_votes"] == pytest.approx(2 / 3) and figures["n_votes"] == 3
+    metrics = classifier_metrics.expression_metrics(logits, torch.tensor([0, 1, 2, 1]), 1.0, votes)
+    assert metrics["accuracy"] == 0.75 and metrics["accuracy_votes"] == pytest.approx(2 / 3) and metrics["n_votes"] == 3
 
 
 def test_verification_of_clear_and_of_random_embeddings():

@@ -5,7 +5,6 @@ flow/README.md). The floors here are for a tenth of that, so that a change which
 seen.
 """
 
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data import FaceSet
+from editing.subjects import Subjects
+from families import open_editor
 from flow import train
-from flow.edit import move, transfer
-from flow.session import Session
-from flow.yardsticks import sheet_bits
+from flow.density import best_labels, decode_codes, image_bits_of
+from flow.density_baselines import sheet_bits
+from flow.editor import Editor, Options
 from losses.quantise import to_levels
 
 pytestmark = pytest.mark.slow  # about 70 CPU-seconds, two trainings
@@ -31,21 +32,21 @@ CUT = [
 ]
 
 
-def trained(config: str, folder: Path) -> Session:
-    train.main(["--config", str(CONFIGS / config), "--run-dir", str(folder), *CUT])
-    return Session(Namespace(run_dir=folder, step=None, device="cpu", seed=0, out=None))
+def trained(folder: Path, *overrides: str) -> Editor:
+    train.main(["--config", str(CONFIGS / "synthetic32.yaml"), "--run-dir", str(folder), *CUT, *overrides])
+    return open_editor(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Session:
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Editor:
     """A flow that is told the expression."""
-    return trained("synthetic32.yaml", tmp_path_factory.mktemp("flow") / "told")
+    return trained(tmp_path_factory.mktemp("flow") / "conditional")
 
 
 @pytest.fixture(scope="module")
-def untold(tmp_path_factory: pytest.TempPathFactory) -> Session:
+def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Editor:
     """One that is not."""
-    return trained("synthetic32_uncond.yaml", tmp_path_factory.mktemp("flow") / "untold")
+    return trained(tmp_path_factory.mktemp("flow") / "unconditional", "model.condition=none")
 
 
 def expression_reader(faces: FaceSet) -> Callable[[Tensor], Tensor]:
@@ -58,51 +59,54 @@ def expression_reader(faces: FaceSet) -> Callable[[Tensor], Tensor]:
     return lambda images: ((images.flatten(1) - centre) @ weights).argmax(1)
 
 
-def faces_and_wishes(session: Session) -> tuple[Tensor, Tensor, Tensor]:
+def faces_and_targets(editor: Editor) -> tuple[Subjects, Tensor, Tensor]:
     """Test faces, their expressions, and for each another one."""
-    faces = session.split("test")
-    batch = faces.take(range(len(faces)))
-    return batch["image"], batch["label"], (batch["label"] + 3) % len(session.meta["classes"])
+    faces = editor.take("test", range(len(editor.split("test"))))
+    label = faces.batch["label"]
+    return faces, label, (label + 3) % len(editor.classes)
 
 
-def rate(told: Tensor, asked: Tensor) -> float:
-    return (told == asked).float().mean().item()
+def edited(editor: Editor, faces: Subjects, asked: Tensor) -> Tensor:
+    """Each face with the expression asked of it, at strength 1."""
+    images = faces.images.clone()
+    for k, name in enumerate(editor.classes):
+        rows = torch.nonzero(asked == k).flatten().tolist()
+        images[rows] = editor.edit(faces.select(rows), editor.parse(name))[0]
+    return images
 
 
-@torch.inference_mode()
-def test_densities_samples_and_bytes(told: Session, untold: Session) -> None:
-    for session in (told, untold):
-        x, label, _ = faces_and_wishes(session)
-        y = session.labels.encode(label) if len(session.labels) else None
-        bits, png = session.bits(x, y).mean().item(), sheet_bits(to_levels(x, session.n_bits), "PNG")
+def rate(read: Tensor, asked: Tensor) -> float:
+    return (read == asked).float().mean().item()
+
+
+@torch.no_grad()
+def test_densities_samples_and_bytes(conditional: Editor, unconditional: Editor) -> None:
+    for editor in (conditional, unconditional):
+        faces, label, _ = faces_and_targets(editor)
+        y = editor.codes(faces).get("y")
+        bits = image_bits_of(editor, faces.images, y).mean().item()
+        png = sheet_bits(to_levels(faces.images, editor.n_bits), "PNG")
         assert bits < png - 0.3, (bits, png)
-        samples = session.decoded(session.flow.noise(256, session.generator), None if y is None else y[:256])
+        noise = editor.flow.noise(256, torch.Generator().manual_seed(0)).cpu()
+        samples = decode_codes(editor, noise, None if y is None else y[:256])
         assert samples.isfinite().all() and samples.abs().max() < 3
+        assert torch.equal(editor.reconstruct(faces), faces.images)
 
 
-@torch.inference_mode()
-def test_a_label_is_read_and_drawn(told: Session) -> None:
-    read = expression_reader(told.split("train"))
-    x, label, asked = faces_and_wishes(told)
-    y, target = told.labels.encode(label), told.labels.encode(asked)
-    bayes = rate(told.guess(x, None).argmax(1), label)
-    moved = {
-        gain: torch.cat([transfer(told.flow, p, target[rows], gain, told.n_bits) for rows, p in told.coded(x, y)])
-        for gain in (0.0, 1.5)
-    }
-    nothing, done = rate(read(moved[0.0]), asked), rate(read(moved[1.5]), asked)
+def test_a_label_is_read_and_drawn(conditional: Editor) -> None:
+    read = expression_reader(conditional.split("train"))
+    faces, label, asked = faces_and_targets(conditional)
+    with torch.no_grad():
+        bayes = rate(best_labels(conditional, faces.images, None).argmax(1), label)
+    nothing, done = rate(read(faces.images), asked), rate(read(edited(conditional, faces, asked)), asked)
     print(f"{bayes=:.3f} {nothing=:.3f} {done=:.3f}")
-    assert torch.equal(moved[0.0], x)
     assert bayes > 0.5 and nothing < 0.1 and done > 0.75
 
 
-@torch.inference_mode()
-def test_a_direction_draws_what_it_is_of(untold: Session) -> None:
-    read = expression_reader(untold.split("train"))
-    x, label, asked = faces_and_wishes(untold)
-    codes = untold.fit("ols").class_code
-    step = 1.6 * (codes[asked] - codes[label])
-    moved = torch.cat([move(untold.flow, p, step[rows], untold.n_bits) for rows, p in untold.coded(x, None)])
-    done = rate(read(moved), asked)
+def test_a_direction_draws_what_it_is_of(unconditional: Editor) -> None:
+    read = expression_reader(unconditional.split("train"))
+    unconditional.options = Options(kind="ols")
+    faces, _, asked = faces_and_targets(unconditional)
+    done = rate(read(edited(unconditional, faces, asked)), asked)
     print(f"{done=:.3f}")
     assert done > 0.8

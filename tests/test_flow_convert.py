@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine import UserError
-from flow import sample
+from flow import convert, sample
 from flow.convert import from_openai, from_rosinality, read_npz, read_torch
 
 C, SIZE, K, L, WIDTH = 3, 16, 2, 2, 6
@@ -60,12 +60,12 @@ def rosinality_forward(x: Tensor, w: dict[str, Tensor], affine: bool) -> tuple[T
     for i in range(L):
         b, c, h, _ = x.shape
         x = x.view(b, c, h // 2, 2, h // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, 4 * c, h // 2, h // 2)
-        area = (h // 2) ** 2
+        roc_auc = (h // 2) ** 2
         for j in range(K):
             at = f"blocks.{i}.flows.{j}."
             scale = w[at + "actnorm.scale"]
             x = scale * (x + w[at + "actnorm.loc"])
-            log_p = log_p + area * scale.abs().log().sum()
+            log_p = log_p + roc_auc * scale.abs().log().sum()
             if at + "invconv.weight" in w:
                 weight = w[at + "invconv.weight"]
             else:
@@ -74,7 +74,7 @@ def rosinality_forward(x: Tensor, w: dict[str, Tensor], affine: bool) -> tuple[T
                 upper = upper + torch.diag(w[at + "invconv.s_sign"] * w[at + "invconv.w_s"].exp())
                 weight = (w[at + "invconv.w_p"] @ lower @ upper)[:, :, None, None]
             x = F.conv2d(x, weight)
-            log_p = log_p + area * torch.linalg.slogdet(weight[:, :, 0, 0])[1]
+            log_p = log_p + roc_auc * torch.linalg.slogdet(weight[:, :, 0, 0])[1]
             a, other = x.chunk(2, 1)
             net = at + "coupling.net."
             hidden = F.relu(F.conv2d(a, w[net + "0.weight"], w[net + "0.bias"], padding=1))
@@ -155,12 +155,12 @@ def openai_forward(x: Tensor, w: dict[str, Tensor]) -> Tensor:
     log_p = x.new_zeros(len(x))
     for i in range(L):
         x = F.pixel_unshuffle(x, 2)
-        area = x.shape[-1] ** 2
+        roc_auc = x.shape[-1] ** 2
         for j in range(K):
             at = f"{i}/{j}/"
             x, logs = actnorm(x, at + "actnorm")
             x = torch.einsum("nihw,io->nohw", x, w[at + "invconv/W"])
-            log_p = log_p + area * (logs + torch.linalg.slogdet(w[at + "invconv/W"])[1])
+            log_p = log_p + roc_auc * (logs + torch.linalg.slogdet(w[at + "invconv/W"])[1])
             a, b = x.chunk(2, 1)
             h = F.relu(actnorm(conv(a, w[at + "f1/l_1/W"]), at + "f1/l_1/actnorm")[0])
             h = F.relu(actnorm(conv(h, w[at + "f1/l_2/W"]), at + "f1/l_2/actnorm")[0])
@@ -194,12 +194,12 @@ def test_an_imported_run_is_a_run(tmp_path, capsys) -> None:
     torch.save(rosinality_weights(True, ["lu", "lu"]), tmp_path / "glow.pt")
     run = str(tmp_path / "run")
     options = ["--from", "rosinality", "--n-bits", "5", "--image-size", str(SIZE * 2), "--run-dir", run]
-    sample.main(["import", str(tmp_path / "glow.pt"), *options])
+    convert.main([str(tmp_path / "glow.pt"), *options])
     assert "2 levels of 2 steps, width 6, affine, 3 channels" in capsys.readouterr().out
-    sample.main(["grid", "--run-dir", run, "--n", "4", "--temperature", "0.3"])
-    assert (tmp_path / "run" / "pictures" / "grid.png").is_file()
+    sample.main(["draw", "--run-dir", run, "--n", "4", "--temperature", "0.3"])
+    assert (tmp_path / "run" / "pictures" / "draw.png").is_file()
     with pytest.raises(SystemExit):
-        sample.main(["import", str(tmp_path / "glow.pt"), *options])
+        convert.main([str(tmp_path / "glow.pt"), *options])
     assert "there is a run already" in capsys.readouterr().err
 
 

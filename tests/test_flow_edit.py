@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from flow_toy import META, batch, made_ready, method, pictures, small_flow
 from data.request import parse_request
 from engine import UserError
 from engine.grids import to_uint8
+from flow.density_baselines import BaselineStats, density_baselines, gaussian_bits
 from flow.directions import (
     Directions,
     Moments,
@@ -21,14 +21,12 @@ from flow.directions import (
     shrink_blocks,
 )
 from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
-from flow.edit_modes import sheet, straight
 from flow.labels import mean_pictures
+from flow.latent_editor import LatentEditor
 from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature, image_bits
 from flow.model import flatten
-from flow.mover import Mover
-from flow.neighbours import Neighbours
-from flow.yardsticks import Learnt, gaussian_bits, yardsticks
 from latents.directions import mean_vectors, ols_vectors
+from latents.paths import lerp, slerp
 
 
 @pytest.mark.parametrize("n_bits", [5, 8])
@@ -40,9 +38,10 @@ def test_an_edit_of_nothing_returns_the_photo_s_bytes(n_bits: int, channels: int
     with torch.inference_mode():
         photo = encode_photo(flow, x, n_bits, y)
         same = [move(flow, photo, torch.zeros(flow.dim), n_bits), transfer(flow, photo, y, 1.5, n_bits)]
-        ends = sheet(photo.code.flat()[[0, -1]], torch.linspace(0, 1, 3))[0]
-        labels = straight(y[[0, -1]], torch.linspace(0, 1, 3))[0]
-        walk = decode_photo(flow, flow.unflatten(ends[[0, 2]]), n_bits, labels[[0, 2]], photo.lost[[0, -1]])
+        (a, b), (left, right) = photo.code.flat()[[0, -1]], y[[0, -1]]
+        ends = torch.stack([slerp(a, b, t) for t in (0.0, 1.0)])
+        labels = torch.stack([lerp(left, right, t) for t in (0.0, 1.0)])
+        walk = decode_photo(flow, flow.unflatten(ends), n_bits, labels, photo.lost[[0, -1]])
         assert all((to_uint8(image) == to_uint8(x)).all() for image in same)
         assert (to_uint8(walk) == to_uint8(x[[0, -1]])).all()
         assert (to_uint8(transfer(flow, photo, y.roll(1, 1), 1.5, n_bits)) != to_uint8(x)).any()
@@ -126,21 +125,6 @@ def test_a_class_s_error_is_that_of_its_own_two_means() -> None:
     assert torch.allclose(found.error[0].double(), expected, atol=1e-6)
 
 
-def test_a_face_is_not_its_own_neighbour() -> None:
-    flow, (found, _, _) = small_flow(dtype=torch.float32), planted_directions(small_flow(dtype=torch.float32))
-    faces = pictures(300, size=8)
-    label = torch.arange(300) % 3
-    attr = torch.stack([torch.arange(300) % 2, torch.ones(300)], 1).float()
-    part = {"image": faces, "label": label, "attr": attr, "index": torch.arange(300)}
-    parts = [{key: value[rows] for key, value in part.items()} for rows in (slice(130), slice(130, None))]
-    split = SimpleNamespace(once=lambda size: iter(parts))
-    session = SimpleNamespace(meta=META, split=lambda name: split, flow=flow)
-    near = Neighbours(session, found, faces, torch.full((300, 5), float("nan")), 5)
-    everyone = torch.ones(300, dtype=torch.bool)
-    wish = parse_request("Smiling=1", META["classes"], META["attributes"])["Smiling"]
-    assert not any(q in near.nearest(q, everyone, wish) for q in range(300))
-
-
 def test_what_least_squares_or_keeping_cannot_do_is_a_sentence() -> None:
     moments = Moments(2).add(torch.randn(50, 4), torch.tensor([[1.0, float("nan")], [0.0, float("nan")]]).repeat(25, 1))
     with pytest.raises(UserError, match="least squares: no face has all its attributes known.* --kind mean"):
@@ -149,7 +133,7 @@ def test_what_least_squares_or_keeping_cannot_do_is_a_sentence() -> None:
     found, codes, labels = planted_directions(flow)
     request = parse_request("Smiling=+1.0", META["classes"], META["attributes"])
     with pytest.raises(UserError, match="--keep Male Smiling: holds all of what --attr asks to move"):
-        Mover(flow, found, META, keep=["Male", "Smiling"]).step(codes, labels, request)
+        LatentEditor(flow, found, META, keep=["Male", "Smiling"]).step(codes, labels, request)
 
 
 def planted_directions(flow, seed: int = 0) -> tuple[Directions, torch.Tensor, torch.Tensor]:
@@ -169,32 +153,32 @@ def planted_directions(flow, seed: int = 0) -> tuple[Directions, torch.Tensor, t
     return fit_directions(moments, seen, seen, META, "ols", facts), codes, labels
 
 
-def test_a_mover_goes_where_it_is_asked() -> None:
+def test_codes_go_where_it_is_asked() -> None:
     flow = small_flow(dtype=torch.float32)
     found, codes, labels = planted_directions(flow)
     assert found.names == ["Smiling", "Male", "happy", "sad", "neutral"] and found.auc.min() > 0.85
     ask = lambda text: parse_request(text, META["classes"], META["attributes"])  # noqa: E731
-    mover = Mover(flow, found, META, gain=1.0)
-    step = mover.step(codes, labels, ask("Smiling=1"))
+    moves = LatentEditor(flow, found, META, gain=1.0)
+    step = moves.step(codes, labels, ask("Smiling=1"))
     there = labels[:, 0] == 1
     assert step[there].abs().max() == 0 and torch.allclose(step[~there], found.direction[0].expand((~there).sum(), -1))
     unknown = torch.full_like(labels, float("nan"))
-    read = mover.step(codes, unknown, ask("Smiling=1")).abs().sum(1) > 0
+    read = moves.step(codes, unknown, ask("Smiling=1")).abs().sum(1) > 0
     assert (read == ~there).float().mean() > 0.85
-    happy = mover.step(codes, labels, ask("happy"))
+    happy = moves.step(codes, labels, ask("happy"))
     sad = labels[:, 3] == 1
     assert torch.allclose(happy[sad], (found.class_code[0] - found.class_code[1]).expand(sad.sum(), -1), atol=1e-6)
     assert torch.allclose(
-        mover.step(codes, labels, ask("Smiling=+0.5")), 0.5 * found.direction[0].expand(len(codes), -1)
+        moves.step(codes, labels, ask("Smiling=+0.5")), 0.5 * found.direction[0].expand(len(codes), -1)
     )
-    kept = Mover(flow, found, META, gain=1.0, keep=["Male"]).step(codes, labels, ask("Smiling=+1.0"))
+    kept = LatentEditor(flow, found, META, gain=1.0, keep=["Male"]).step(codes, labels, ask("Smiling=+1.0"))
     assert (kept @ found.direction[1]).abs().max() < 1e-4
-    automatic = Mover(flow, found, META, gain=None).step(codes, labels, ask("Smiling=flip"))
-    reading = mover.pool(codes + automatic) @ found.reader[0]
+    automatic = LatentEditor(flow, found, META, gain=None).step(codes, labels, ask("Smiling=flip"))
+    reading = moves.pool(codes + automatic) @ found.reader[0]
     target = found.reader_mean[0][1 - labels[:, 0].long()]
     assert (reading - target).abs().median() < 0.05
     with pytest.raises(UserError, match="has no other side"):
-        mover.step(codes, labels, ask("happy=flip"))
+        moves.step(codes, labels, ask("happy=flip"))
 
 
 def test_directions_of_other_weights_are_refused(tmp_path) -> None:
@@ -202,7 +186,7 @@ def test_directions_of_other_weights_are_refused(tmp_path) -> None:
     path = tmp_path / "directions_ols.pt"
     save_directions(found, path)
     assert torch.equal(load_directions(path, found.provenance).direction, found.direction)
-    with pytest.raises(UserError, match="fitted to other weights .*sample.py directions --run-dir RUN --kind ols"):
+    with pytest.raises(UserError, match="fitted to other weights .*sample.py directions --run-dir RUN --fit ols"):
         load_directions(path, found.provenance | {"sha256": "b" * 64})
     with pytest.raises(UserError, match="fitted to another n_bits"):
         load_directions(path, found.provenance | {"n_bits": 8})
@@ -299,19 +283,19 @@ def test_bits_have_pictures_of_what_they_add() -> None:
     assert means[1, :, 4:, 4:].mean().item() == pytest.approx(0.2, rel=0.05) and means[0].abs().max() < 0.03
 
 
-def test_yardsticks_of_known_data() -> None:
+def test_baselines_of_known_data() -> None:
     torch.manual_seed(0)
     mixing = torch.linalg.qr(torch.randn(48, 48, dtype=torch.float64))[0] * torch.linspace(0.02, 0.1, 48)
     draw = lambda n: (torch.randn(n, 48, dtype=torch.float64) @ mixing.T + 0.5).clamp(0, 0.999)  # noqa: E731
     k = [(draw(n) * 256).floor().int().view(n, 3, 4, 4) for n in (20_000, 2000)]
     entropy = (torch.linspace(0.02, 0.1, 48).log2() + 0.5 * math.log2(2 * math.pi * math.e)).mean().item() + 8
-    learnt = Learnt(k[0].split(3000), k[1][0].shape, 8)
+    learnt = BaselineStats(k[0].split(3000), k[1][0].shape, 8)
     assert gaussian_bits(learnt, k[1]).mean().item() == pytest.approx(entropy, rel=0.01)
     x = (k[0].double().flatten(1) + 0.5) / 256 - 0.5
     covariance = learnt.products / len(x) - torch.outer(learnt.total, learnt.total) / len(x) ** 2
     assert torch.allclose(covariance, x.T.cov(correction=0), atol=1e-10)  # batch by batch = all at once
     uniform = torch.randint(0, 32, (500, 1, 8, 8))
-    found = yardsticks(iter(uniform.split(128)), uniform, 5)
+    found = density_baselines(iter(uniform.split(128)), uniform, 5)
     assert found["independent pixels"] == pytest.approx(5, abs=0.01) and found["training faces"] == 500
     assert found["webp lossless"] > 5 and found["png"] > 5
 
@@ -345,28 +329,3 @@ def test_shuffled_labels_are_neither_read_nor_drawn(truthful: bool) -> None:
     bars = torch.stack([moved[:, :, :, 3 * k : 3 * k + 2].mean((1, 2, 3)) for k in range(3)], 1)
     drawn = (bars.argmax(1) == (label + 1) % 3).float().mean().item()
     assert (read > 0.9 and drawn > 0.9) if truthful else (read < 0.5 and drawn < 0.2)
-
-
-def test_a_local_direction_is_the_shrunk_difference_of_the_neighbours_means() -> None:
-    """Two faces of two classes at once, each from its own class's neighbours."""
-    flow = small_flow(dtype=torch.float32)
-    found, codes, labels = planted_directions(flow)
-    n = len(codes)
-    faces, label = pictures(n, size=8), labels[:, 2:].argmax(1)
-    whole = {"image": faces, "label": label, "attr": labels[:, :2], "index": torch.arange(n)}
-    parts = [{key: value[rows] for key, value in whole.items()} for rows in (slice(250), slice(250, None))]
-    streamed = [(SimpleNamespace(code=SimpleNamespace(flat=lambda rows=rows: codes[rows])), None)
-                for rows in (slice(250), slice(250, None))]  # fmt: skip
-    session = SimpleNamespace(
-        meta=META, flow=flow, split=lambda name: SimpleNamespace(once=lambda size: iter(parts)),
-        stream=lambda name: iter(streamed),
-    )  # fmt: skip
-    near = Neighbours(session, found, faces[:4], torch.full((4, 5), float("nan")), 30)
-    wish = parse_request("happy", META["classes"], META["attributes"])["happy"]
-    rows = torch.tensor([False, True, False, True])
-    ours = near(wish, rows, ["sad", "neutral"])
-    for mine, q, source in zip(ours, (1, 3), (1, 2), strict=True):
-        plain = found.class_code[0] - found.class_code[source]
-        close = [codes[near.nearest(q, label == k, wish)].mean(0) for k in (0, source)]
-        expected = plain + shrink_blocks((close[0] - close[1] - plain)[None], 2 / 30, flow.shapes)[0]
-        assert torch.allclose(mine, expected, atol=1e-5)

@@ -1,23 +1,21 @@
 """Every mode of `flow/sample.py` on a run of twenty steps: its files, its bytes, its refusals."""
 
-import argparse
 import json
-import sys
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from editor_contract import EYES, camera_photo, check
 from PIL import Image
 
-from data.request import parse_request
 from engine.grids import save_image, to_pil
 from evaluation.manifest import read_manifest
-from flow import sample, train
-from flow.edit_modes import target_labels
+from families import open_editor
+from flow import density, sample, train
+from flow.editor import Editor, Options
 from flow.likelihood import class_log_probs
-from flow.model import GlowFlow
-from flow.session import Session
 from losses.quantise import dequantise, to_levels
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -35,13 +33,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three runs: `labels`, `plain` and `bits`."""
     folder = tmp_path_factory.mktemp("flow")
     (folder / "small.yaml").write_text(YAML)
-    before = sys.argv
-    told = {"labels": [], "plain": ["model.condition=none", "loss.n_bits=8"], "bits": ["model.condition_on=[Smiling]"]}
-    for name, more in told.items():
-        sys.argv = ["train.py", "--config", str(folder / "small.yaml"), "--run-dir", str(folder / name), *more]
-        train.main()
-    sys.argv = before
+    changes = {
+        "labels": [],
+        "plain": ["model.condition=none", "loss.n_bits=8"],
+        "bits": ["model.condition_on=[Smiling]"],
+    }
+    for name, more in changes.items():
+        train.main(["--config", str(folder / "small.yaml"), "--run-dir", str(folder / name), *more])
     return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return camera_photo(tmp_path_factory.mktemp("photo") / "me.png")
+
+
+def opened(run: Path, **options: object) -> Editor:
+    return open_editor(run, Options(**options), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("run", "request_"),
+    [("labels", "happy"), ("labels", "Smiling=1"), ("plain", "Smiling=flip"), ("bits", "Smiling=flip")],
+)
+def test_the_editor_keeps_the_contract(runs: Path, photo: str, run: str, request_: str) -> None:
+    check(opened(runs / run), request_, photo)
 
 
 def mode(run: Path, *words: str) -> None:
@@ -51,20 +67,16 @@ def mode(run: Path, *words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "files"),
     [
-        (["grid", "--n", "5"], ["grid.png", "grid.json"]),
-        (["temperature", "--levels"], ["temperature.png"]),
+        (["draw", "--n", "5", "--attr", "happy"], ["draw.png", "draw.json"]),
+        (["temperature", "--by-level"], ["temperature.png"]),
         (["recon", "--n", "3"], ["recon.png", "recon.json"]),
         (["directions"], ["directions_ols.png", "directions_ols.json", "../directions_ols.pt"]),
-        (["edit", "--attr", "Smiling=flip", "--n", "3", "--gain", "auto", "--strip=-1:1:3"], ["edit.png", "edit.webp"]),
-        (["edit", "test:1", "test:3", "--attr", "happy=0.7", "--strip=0:1:3"], ["edit.png"]),
-        (["edit", "test:1", "--attr", "happy", "--kind", "local", "--k", "10", "--levels", "2"], ["edit.png"]),
-        (["transfer", "test:0", "test:7", "--to", "happy", "sad"], ["transfer.png"]),
+        (["slider", "--attr", "Smiling=flip", "--n", "3", "--gain", "auto", "--strength", "-1:1:3"], ["slider.webp"]),
+        (["edit", "test:1", "seed:3", "--attr", "happy=0.7"], ["edit.png"]),
+        (["edit", "test:1", "--attr", "happy", "--kind", "ols", "--levels", "2"], ["edit.png"]),
+        (["strip", "test:0", "test:7"], ["strip.png"]),
         (["classify", "--n", "20"], ["classify.json", "classify.png"]),
-        (
-            ["interpolate", "test:0", "test:9", "test:20", "test:30", "--n", "3"],
-            ["interpolate.png", "interpolate.webp"],
-        ),
-        (["interpolate", "test:0", "test:9", "--mix"], ["mix.png"]),
+        (["interpolate", "test:0", "test:9", "test:20", "seed:3", "--n", "3"], ["interpolate.webp"]),
         (["score", "--n", "6"], ["score.csv", "score.json"]),
     ],
     ids=lambda v: v[0] if isinstance(v, list) else v,
@@ -91,112 +103,94 @@ def test_plain_pictures_look_more_likely_than_faces(runs: Path, tmp_path: Path) 
 def test_everything_comes_back(runs: Path) -> None:
     for name in ("labels", "plain"):
         mode(runs / name, "recon")
-        assert json.loads((runs / name / "pictures" / "recon.json").read_text())["same_bytes"] == 1
+        assert json.loads((runs / name / "pictures" / "recon.json").read_text())["equal_bytes"] == 1
 
 
 @pytest.mark.slow
-def test_the_report_has_its_yardsticks(runs: Path) -> None:
+def test_the_report_has_its_baselines(runs: Path) -> None:
     mode(runs / "labels", "report", "--draws", "2", "--n", "20")
     found = json.loads((runs / "labels" / "pictures" / "report.json").read_text())
     assert found["same_bytes"] == 1 and found["finite_samples"] == 1 and found["largest_error"] < 1e-5
     assert found["bits_per_dim_2_draws"] < found["bits_per_dim"] and 0 <= found["leak"]["reader_accuracy"] <= 1
-    assert set(found["yardsticks"]) >= {"independent pixels", "png", "webp lossless"}
-    assert found["yardsticks"]["training faces"] == 300
+    assert set(found["density_baselines"]) >= {"independent pixels", "png", "webp lossless"}
+    assert found["density_baselines"]["training faces"] == 300
 
 
 def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:
-    for what, more in (
-        ("sample", []),
-        ("reconstruction", []),
-        ("edit", ["--attr", "happy", "--gain", "0", "--kind", "ols"]),
-        ("transfer", ["--attr", "happy", "--gain", "1"]),
-    ):
-        folder = tmp_path / what
-        mode(runs / "labels", "export", "--what", what, "--n", "20", "--out", str(folder), *more)
-        rows = read_manifest(folder)
-        assert len(rows) == 20 and json.loads((folder / "export.json").read_text())["n_bits"] == 5
-        if what in ("edit", "transfer"):
-            assert all(row.target == "happy" and row.truth for row in rows)
-            happy = next(row for row in rows if row.source_label == "happy")
-            assert same(folder / happy.source, folder / happy.truth)  # already there: the answer is the face itself
-            moved = [not same(folder / row.file, folder / row.source) for row in rows]
-            assert not any(moved) if what == "edit" else any(moved)
+    for what in ("sample", "reconstruction"):
+        mode(runs / "labels", "export", "--what", what, "--n", "20", "--out", str(tmp_path / what))
+        rows = read_manifest(tmp_path / what)
+        assert len(rows) == 20 and json.loads((tmp_path / what / "export.json").read_text())["n_bits"] == 5
         if what == "reconstruction":
-            assert all(same(folder / row.file, folder / row.source) for row in rows)
+            assert all(same(tmp_path / what / row.file, tmp_path / what / row.source) for row in rows)
+    for name, more in (("nothing", ["--gain", "0", "--kind", "ols"]), ("label", ["--gain", "1"])):
+        folder = tmp_path / name
+        mode(runs / "labels", "export", "--what", "edit", "--attr", "happy", "--n", "20", "--out", str(folder), *more)
+        rows = [row for row in read_manifest(folder) if row.kind == "edit"]
+        assert len(rows) == 20 and all(row.target == "happy" and row.truth for row in rows)
+        happy = next(row for row in rows if row.source_label == "happy")
+        assert same(folder / happy.source, folder / happy.truth)  # already there: the truth is the face itself
+        moved = [not same(folder / row.file, folder / row.source) for row in rows]
+        assert not any(moved) if name == "nothing" else any(moved)
 
 
-def opened(run: Path) -> Session:
-    """A run as the modes open it."""
-    return Session(argparse.Namespace(run_dir=run, step=None, device="cpu", seed=0, out=None))
-
-
-def test_the_grid_counts_what_is_not_finite(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = GlowFlow.decode
-
-    def exploding(self: GlowFlow, *args: object) -> torch.Tensor:
-        v = real(self, *args)
-        v[0, 0, 0, 0] = float("inf")
-        return v
-
-    monkeypatch.setattr(GlowFlow, "decode", exploding)
-    mode(runs / "plain", "grid", "--n", "5", "--out", str(tmp_path / "grid.png"))
-    assert json.loads((tmp_path / "grid.json").read_text())["not_finite"] == pytest.approx(0.2)
-
-
-def test_a_mixture_stands_between_the_photos_themselves(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(Session, "write", lambda self, grid, name, **facts: seen.append(grid))
-    mode(runs / "labels", "interpolate", "test:0", "test:9", "--mix")
-    faces = opened(runs / "labels").split("test").take(np.array([0, 9]))["image"]
-    assert seen[0].rows == ["A from level 2"] and torch.equal(seen[0].images[0, :2], faces)
-    assert not torch.equal(seen[0].images[0, 2], faces[0])
+def test_an_edit_of_the_label_goes_as_far_as_the_gain(runs: Path) -> None:
+    editor = opened(runs / "labels", gain="1")
+    faces = editor.take("test", range(4))
+    code = editor.codes(faces)
+    target = editor.target(faces, editor.parse("happy"))
+    happy = torch.eye(7)[[editor.classes.index("happy")] * 4]
+    assert target["eps"] is code["eps"] and torch.allclose(target["y"], happy)
+    editor.options = Options(gain="2")  # options may change while the run is open
+    assert torch.allclose(editor.target(faces, editor.parse("happy"))["y"], 2 * happy - code["y"])
+    along = editor.target(faces, editor.parse("Smiling=flip"))  # not conditioned on: a direction
+    assert along["y"] is code["y"] and not torch.equal(along["eps"], code["eps"])
 
 
 def test_a_bit_that_nobody_told_is_read_before_it_is_turned(runs: Path) -> None:
-    session = opened(runs / "bits")
-    batch = session.split("test").take(np.arange(20))
-    unknown = torch.full_like(session.table(batch), float("nan"))
-    with torch.inference_mode():
-        v = dequantise(to_levels(batch["image"], 5), 5, 0.5)
-        read = class_log_probs(session.flow, session.labels, v).argmax(2).float()
-        y = session.y_from(batch["image"], unknown)
-    share = session.labels.frequency
-    assert torch.allclose(y, read - share)
-    flipped = target_labels(session, y, parse_request("Smiling=flip", session.meta["classes"], ["Smiling"]))
-    assert torch.allclose(flipped, 1 - read - share, atol=1e-6)
-    known = session.y_from(batch["image"], session.table(batch))
-    assert torch.allclose(known, session.labels.of(batch))
+    editor = opened(runs / "bits")
+    faces = editor.take("test", range(20))
+    x, table, share = faces.images, editor.labels(faces), editor.y_labels.frequency
+    with torch.no_grad():
+        v = dequantise(to_levels(x, 5), 5, 0.5)
+        read = class_log_probs(editor.flow, editor.y_labels, v).argmax(2).float()
+        y = editor.y_of(x, torch.full_like(table, float("nan")))
+        assert torch.allclose(y, read - share)
+        assert torch.allclose(editor.target_labels(y, editor.parse("Smiling=flip")), 1 - read - share, atol=1e-6)
+        assert torch.allclose(editor.y_of(x, table), editor.y_labels.of(faces.batch))
+
+
+def test_drawn_faces_have_the_temperature_and_the_label_asked_for(runs: Path) -> None:
+    hot, cold = (opened(runs / "labels", temperature=t).draw([3, 4]) for t in (1.0, 0.5))
+    assert torch.allclose(hot.code["eps"], 2 * cold.code["eps"])
+    editor = opened(runs / "labels")
+    assert (editor.draw([3, 4], editor.parse("sad")).code["y"].argmax(1) == editor.classes.index("sad")).all()
 
 
 def test_a_face_is_scored_alike_as_a_file_and_as_a_face_of_the_data(runs: Path, tmp_path: Path, monkeypatch) -> None:
     names = [f"test:{i}" for i in range(12)]
-    faces = opened(runs / "labels").split("test").take(np.arange(12))["image"]
+    faces = opened(runs / "labels").take("test", range(12)).images
     (tmp_path / "files").mkdir()
     for i, face in enumerate(faces):
         save_image(to_pil(face), tmp_path / "files" / f"{i:02d}.png")
-    told, real = [], Session.bits
-    monkeypatch.setattr(Session, "bits", lambda self, x, y, draws=1: [told.append((x, y)), real(self, x, y, draws)][1])
+    calls, real = [], density.image_bits_of
+
+    def noted(editor, x, y, *more, **how):
+        calls.append((x, y))
+        return real(editor, x, y, *more, **how)
+
+    monkeypatch.setattr("flow.density_modes.image_bits_of", noted)
     out = ["--out", str(tmp_path / "score.csv")]
     mode(runs / "labels", "score", *names, "--against", str(tmp_path / "files"), *out)
-    (x, y), (others, theirs) = [(x, y) for x, y in told if len(x) == 12]
+    (x, y), (others, theirs) = [(x, y) for x, y in calls if len(x) == 12]
     assert torch.equal(x, others) and torch.equal(y, theirs)
-
-
-def test_photos_of_one_name_do_not_overwrite_each_other(runs: Path, tmp_path: Path) -> None:
-    photos = [tmp_path / folder / "me.png" for folder in "ab"]
-    for seed, photo in enumerate(photos):
-        photo.parent.mkdir()
-        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (80, 80, 3), dtype=np.uint8)).save(photo)
-    words = ["--eyes", "whole", "--attr", "Smiling=+0.0", "--out", str(tmp_path / "edit.png")]
-    mode(runs / "plain", "edit", *map(str, photos), *words)
-    assert same(photos[0], tmp_path / "edit_me.png") and same(photos[1], tmp_path / "edit_me_2.png")
 
 
 def test_as_many_faces_are_taken_as_were_asked_for(runs: Path, tmp_path: Path, capsys) -> None:
     mode(runs / "labels", "classify", "--n", "20", "--out", str(tmp_path / "classify.json"))
     assert json.loads((tmp_path / "classify.json").read_text())["images"] == 20
     path = runs / "plain" / "directions_mean.pt"
-    mode(runs / "plain", "directions", "--kind", "mean", "--max", "250")
+    mode(runs / "plain", "directions", "--fit", "mean", "--max", "250")
     held = torch.load(path, weights_only=True)
     assert held["provenance"]["max"] == 250 and held["count"].sum(1).max() == 250
     mode(runs / "plain", "edit", "test:0", "--attr", "Smiling=1", "--kind", "mean", "--out", str(tmp_path / "edit.png"))
@@ -208,23 +202,22 @@ def same(a: Path, b: Path) -> bool:
     return bool((np.asarray(Image.open(a)) == np.asarray(Image.open(b))).all())
 
 
-def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, tmp_path: Path) -> None:
-    photo = tmp_path / "me.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)).save(photo)
-    out = tmp_path / "edit.png"
-    mode(runs / "plain", "edit", str(photo), "--eyes", "whole", "--attr", "Smiling=+0.0", "--out", str(out))
-    assert same(photo, tmp_path / "edit_me.png")
+def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, photo: str, tmp_path: Path) -> None:
+    out = ["--eyes", EYES, "--out", str(tmp_path / "edit.png")]
+    mode(runs / "plain", "edit", photo, "--attr", "Smiling=+0.0", *out)
+    assert same(Path(photo), tmp_path / "edit_me.png")
+    mode(runs / "plain", "edit", photo, "--attr", "Smiling=+3.0", *out)
+    assert not same(Path(photo), tmp_path / "edit_me.png")
 
 
 @pytest.mark.parametrize(
     ("run", "words", "said"),
     [
-        ("plain", ["transfer", "test:0"], "trained without labels .* `sample.py edit`"),
         ("plain", ["classify"], "trained without labels"),
         ("labels", ["edit", "--attr", "Smilling=1"], "unknown here; the nearest names are"),
-        ("plain", ["edit", "--attr", "happy", "--kind", "transfer"], "trained without labels"),
-        ("labels", ["edit", "--attr", "Male=1", "--kind", "transfer"], "the run was told angry, .* only"),
-        ("labels", ["edit", "--attr", "happy", "--gain", "auto"], "a transfer takes a number"),
+        ("plain", ["edit", "--attr", "happy", "--kind", "label"], "trained without labels; use --kind ols"),
+        ("labels", ["edit", "--attr", "Male=1", "--kind", "label"], "the run was trained with angry, .* only"),
+        ("labels", ["edit", "--attr", "happy", "--gain", "auto"], "an edit of the label takes a number"),
         ("labels", ["edit", "--attr", "happy", "--gain", "much"], "--gain much: expected a number or auto"),
         (
             "labels",
@@ -235,15 +228,10 @@ def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, tmp_path: Pat
         ("labels", ["edit", "--attr", "happy", "--keep", "sad"], "--keep and --levels act on directions"),
         ("labels", ["edit", "--attr", "happy", "--levels", "2"], "--keep and --levels act on directions"),
         ("plain", ["edit", "--attr", "Smiling=+1.0", "--keep", "Smiling"], "--keep Smiling: holds all"),
-        ("labels", ["interpolate", "test:0"], "expected two or four faces"),
-        ("labels", ["interpolate", *(f"test:{i}" for i in range(4)), "--mix"], "mixes the levels of two faces"),
-        ("labels", ["grid", "--label", "angryy"], "nearest names are angry"),
-        ("labels", ["export", "--what", "edit", "--out", "x"], "say what to change"),
+        ("labels", ["draw", "--attr", "angryy"], "nearest names are angry"),
     ],
 )
-def test_wrong_wishes_are_sentences(runs: Path, capsys, run: str, words: list[str], said: str) -> None:
-    import re
-
+def test_wrong_requests_are_sentences(runs: Path, capsys, run: str, words: list[str], said: str) -> None:
     with pytest.raises(SystemExit) as leaving:
         mode(runs / run, *words)
     assert leaving.value.code == 2 and re.search(said, capsys.readouterr().err)

@@ -19,12 +19,12 @@ from flow_toy import META, batch, method, small_flow
 
 from engine import UserError, load
 from engine.checkpoint import read_checkpoint
-from engine.journal import Pending
+from engine.metric_logger import MetricBuffer
 from flow import train
-from flow.alarms import look
 from flow.bijectors import MIN_STD, ActNorm
 from flow.config import Config
 from flow.labels import learn_frequencies
+from flow.stability import stability_checks
 from flow.train import Glow
 from losses.quantise import dequantise, to_levels
 from tests.same import equal
@@ -276,14 +276,14 @@ def test_an_alarm_is_told_and_does_not_end_the_run(harm: str, said: str, caplog:
     v = dequantise(to_levels(batch(8)["image"], 5), 5)
     with caplog.at_level("WARNING", logger="faces"):
         logging.getLogger("faces").propagate = True
-        figures = look(net.flow, v, None, 3)
+        figures = stability_checks(net.flow, v, None, 3)
     assert said in caplog.text
-    pending = Pending()
-    pending.add(3, figures)
-    assert set(pending.read(None)[3]) == set(figures)
-    pending.add(4, {"loss": torch.tensor(float("nan"))})
+    metric_buffer = MetricBuffer()
+    metric_buffer.add(3, figures)
+    assert set(metric_buffer.read(None)[3]) == set(figures)
+    metric_buffer.add(4, {"loss": torch.tensor(float("nan"))})
     with pytest.raises(UserError, match="step 4: loss is nan"):
-        pending.read(None)
+        metric_buffer.read(None)
 
 
 @pytest.mark.parametrize("part", ["flow", "ema"])

@@ -19,7 +19,7 @@ from latents.directions import (
     mean_vectors,
     ols_from_moments,
     ols_vectors,
-    orthogonalise,
+    orthogonalize,
     side_of,
 )
 from latents.paths import lerp, slerp
@@ -145,16 +145,16 @@ def test_a_constant_attribute_is_named(toy):
 
 def test_thin_cells_are_dropped_and_named(toy):
     mu, attr, truth = toy
-    thin = attr.clone()
-    rows = torch.nonzero((thin[:, 0] == 1) & (thin[:, 1] == 0)).flatten()
+    subsample = attr.clone()
+    rows = torch.nonzero((subsample[:, 0] == 1) & (subsample[:, 1] == 0)).flatten()
     keep = torch.ones(len(mu), dtype=torch.bool)
     keep[rows[5:]] = False  # five smiling women are left
-    v, cells = balanced_vector(mu[keep], thin[keep], "Smiling", ["Male"], names=NAMES)
+    v, cells = balanced_vector(mu[keep], subsample[keep], "Smiling", ["Male"], names=NAMES)
     assert list(cells.kept) == [(1,)] and cells.dropped[(0,)][1] == 5
     assert "dropped Male=0" in cells.describe() and "with 5" in cells.describe()
     assert torch.isfinite(v).all() and cosine_and_leak(v, truth)[0] > 0.99
     with pytest.raises(ValueError, match="Smiling: 0 of 2 cells.*Male=0"):
-        balanced_vector(mu[keep], thin[keep], "Smiling", ["Male"], min_cell=10**6, names=NAMES)
+        balanced_vector(mu[keep], subsample[keep], "Smiling", ["Male"], min_cell=10**6, names=NAMES)
     with pytest.raises(ValueError, match="at most 4"):
         balanced_vector(mu, torch.cat([attr] * 3, 1), 0, [1, 2, 3, 4, 5])
 
@@ -264,13 +264,13 @@ def test_orthogonalise_leaves_nothing_along_what_is_kept():
         torch.randn(3, 9, dtype=torch.float64, generator=rng),
         torch.randn(4, 9, dtype=torch.float64, generator=rng),
     )
-    rest = orthogonalise(v, keep)
+    rest = orthogonalize(v, keep)
     assert (rest @ keep.T).abs().max() < 1e-12
     dependent = torch.cat([keep, 2 * keep[:1], keep[1:2] - keep[2:3]])
-    assert torch.allclose(orthogonalise(v, dependent), rest, atol=1e-12)  # the same span takes the same away
-    assert (orthogonalise(v[0], keep[0]) @ keep[0]).abs() < 1e-12
+    assert torch.allclose(orthogonalize(v, dependent), rest, atol=1e-12)  # the same span takes the same away
+    assert (orthogonalize(v[0], keep[0]) @ keep[0]).abs() < 1e-12
     with pytest.raises(ValueError, match="nothing is left"):
-        orthogonalise(keep[:1] + keep[1:2], keep)
+        orthogonalize(keep[:1] + keep[1:2], keep)
 
 
 def test_alpha_to_side_lands_on_the_class_mean(toy):

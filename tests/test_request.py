@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.request import FORMS, Move, parse_names, parse_request
+from data.request import FORMS, AttributeEdit, parse_names, parse_request
 from engine.errors import UserError
 
 CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
@@ -22,38 +22,38 @@ def one(text):
 @pytest.mark.parametrize(
     ("text", "move"),
     [
-        ("Smiling=1", Move("Smiling", "set", 1.0)),
-        ("Smiling=0", Move("Smiling", "set", 0.0)),
-        ("Smiling=1.0", Move("Smiling", "set", 1.0)),
-        ("Smiling=0.7", Move("Smiling", "amount", 0.7)),
-        ("Smiling=.7", Move("Smiling", "amount", 0.7)),
-        ("Male=flip", Move("Male", "flip")),
-        ("Male=any", Move("Male", "any")),
-        ("Smiling=+1.5", Move("Smiling", "step", 1.5)),
-        ("Smiling=+1", Move("Smiling", "step", 1.0)),
-        ("Smiling=-1.0", Move("Smiling", "step", -1.0)),
-        ("Smiling=-2", Move("Smiling", "step", -2.0)),
-        ("Smiling=@2", Move("Smiling", "absolute", 2.0)),
-        ("Smiling=@-0.5", Move("Smiling", "absolute", -0.5)),
-        ("Smiling=p0.8", Move("Smiling", "probability", 0.8)),
-        ("Smiling=-2:3:6", Move("Smiling", "range", -2.0, 3.0, 6)),
-        ("happy", Move("happy", "set", 1.0, is_class=True)),
-        ("happy=0.7", Move("happy", "amount", 0.7, is_class=True)),
-        ("happy=1", Move("happy", "set", 1.0, is_class=True)),
-        ("happiness", Move("happy", "set", 1.0, is_class=True)),
-        ("Anger=0.5", Move("angry", "amount", 0.5, is_class=True)),
-        ("smiling=1", Move("Smiling", "set", 1.0)),
-        ("no-beard=1", Move("No_Beard", "set", 1.0)),
-        ("smile=1", Move("Smiling", "set", 1.0)),
-        ("Glasses=flip", Move("Eyeglasses", "flip")),
+        ("Smiling=1", AttributeEdit("Smiling", "set", 1.0)),
+        ("Smiling=0", AttributeEdit("Smiling", "set", 0.0)),
+        ("Smiling=1.0", AttributeEdit("Smiling", "set", 1.0)),
+        ("Smiling=0.7", AttributeEdit("Smiling", "amount", 0.7)),
+        ("Smiling=.7", AttributeEdit("Smiling", "amount", 0.7)),
+        ("Male=flip", AttributeEdit("Male", "flip")),
+        ("Male=any", AttributeEdit("Male", "any")),
+        ("Smiling=+1.5", AttributeEdit("Smiling", "step", 1.5)),
+        ("Smiling=+1", AttributeEdit("Smiling", "step", 1.0)),
+        ("Smiling=-1.0", AttributeEdit("Smiling", "step", -1.0)),
+        ("Smiling=-2", AttributeEdit("Smiling", "step", -2.0)),
+        ("Smiling=@2", AttributeEdit("Smiling", "absolute", 2.0)),
+        ("Smiling=@-0.5", AttributeEdit("Smiling", "absolute", -0.5)),
+        ("Smiling=p0.8", AttributeEdit("Smiling", "probability", 0.8)),
+        ("Smiling=-2:3:6", AttributeEdit("Smiling", "range", -2.0, 3.0, 6)),
+        ("happy", AttributeEdit("happy", "set", 1.0, is_class=True)),
+        ("happy=0.7", AttributeEdit("happy", "amount", 0.7, is_class=True)),
+        ("happy=1", AttributeEdit("happy", "set", 1.0, is_class=True)),
+        ("happiness", AttributeEdit("happy", "set", 1.0, is_class=True)),
+        ("Anger=0.5", AttributeEdit("angry", "amount", 0.5, is_class=True)),
+        ("smiling=1", AttributeEdit("Smiling", "set", 1.0)),
+        ("no-beard=1", AttributeEdit("No_Beard", "set", 1.0)),
+        ("smile=1", AttributeEdit("Smiling", "set", 1.0)),
+        ("Glasses=flip", AttributeEdit("Eyeglasses", "flip")),
         # words that mean the opposite
-        ("Beard=1", Move("No_Beard", "set", 0.0)),
-        ("Beard=0.25", Move("No_Beard", "amount", 0.75)),
-        ("Beard=flip", Move("No_Beard", "flip")),
-        ("Beard=+1.5", Move("No_Beard", "step", -1.5)),
-        ("Beard=@2", Move("No_Beard", "absolute", -2.0)),
-        ("Old=p0.75", Move("Young", "probability", 0.25)),
-        ("Female=-2:3:6", Move("Male", "range", 2.0, -3.0, 6)),
+        ("Beard=1", AttributeEdit("No_Beard", "set", 0.0)),
+        ("Beard=0.25", AttributeEdit("No_Beard", "amount", 0.75)),
+        ("Beard=flip", AttributeEdit("No_Beard", "flip")),
+        ("Beard=+1.5", AttributeEdit("No_Beard", "step", -1.5)),
+        ("Beard=@2", AttributeEdit("No_Beard", "absolute", -2.0)),
+        ("Old=p0.75", AttributeEdit("Young", "probability", 0.25)),
+        ("Female=-2:3:6", AttributeEdit("Male", "range", 2.0, -3.0, 6)),
     ],
 )
 def test_every_form(text, move):

@@ -1,23 +1,21 @@
 """A cut of the recipe for drawn faces: smiles survive it, and what it paints follows from what was asked.
 
-The whole recipe takes ten minutes and is measured by `scripts/vae_oracle.py` (figures: vae/README.md). The floors here
+The whole recipe takes ten minutes and is measured by `scripts/compare.py` (figures: docs/results.md). The floors here
 are for a run of a tenth of that, so that a change which breaks training, reading or moving is seen.
 """
 
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from data import FaceSet
-from data.request import parse_request
-from scripts.vae_oracle import question
+from data import FaceSet, synthetic
+from data.drawn_reader import DrawnFaces
+from editing.export import ground_truth
+from evaluation.counterfactual import MOUTH, boxes
+from families import open_editor
 from vae import train
-from vae.attributes import label_names
-from vae.editor import MATCH, open_editor
-from vae.session import Session
 
 pytestmark = pytest.mark.slow  # about 50 CPU-seconds, the fixture's training
 
@@ -44,26 +42,26 @@ def flips(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Pictures of 400 test faces, what they were asked, and who smiles in them according to the reader."""
     folder = tmp_path_factory.mktemp("vae") / "run"
     train.main(["--config", str(CONFIG), "--run-dir", str(folder), *CUT])
-    session = Session(Namespace(run_dir=folder, step=None, device="cpu", seed=0, out=None))
-    meta = session.meta
-    weights, offset = smile_reader(session.split("train"), meta["attributes"].index("Smiling"))
-    with torch.inference_mode():
-        flip = parse_request(["Smiling=flip"], meta["classes"], meta["attributes"])
-        x, labels, truth, box = question(session, flip, 400, "test")
-        smiling = labels[:, label_names(meta).index("Smiling")] == 1
-        mu, editor = session.encode(x), open_editor(session, "transport", 100, MATCH, [])
-        pictures = {
-            "real": x,
-            "truth": truth,
-            "source": session.decode(mu),
-            "truth decoded": session.reconstruct(truth),
-        }
-        for text in ("Smiling=flip", "Smiling=1", "Smiling=0"):
-            wish = parse_request([text], meta["classes"], meta["attributes"])
-            pictures[text] = session.decode(editor.move(mu, wish, labels))
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        asked_off = smiling[order][:, None, None, None]  # the same wishes, dealt out anew
-        pictures["shuffled"] = torch.where(asked_off, pictures["Smiling=0"], pictures["Smiling=1"])
+    editor = open_editor(folder, device="cpu")
+    weights, offset = smile_reader(editor.split("train"), editor.attributes.index("Smiling"))
+    faces, flip = editor.take("test", range(400)), editor.parse("Smiling=flip")
+    x, labels = faces.images, editor.labels(faces)
+    smiling = labels[:, editor.label_names().index("Smiling")] == 1
+    index = faces.batch["index"].numpy()
+    truth = ground_truth(DrawnFaces(editor.method.cfg.data), editor.meta, index, flip, labels)
+    pictures = {
+        "real": x,
+        "truth": truth,
+        "source": editor.reconstruct(faces),
+        "truth decoded": editor.reconstruct(editor.from_images(truth)),
+    }
+    for text in ("Smiling=flip", "Smiling=1", "Smiling=0"):
+        pictures[text] = editor.edit(faces, editor.parse(text))[0]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    asked_off = smiling[order][:, None, None, None]  # the same requests, dealt out anew
+    pictures["shuffled"] = torch.where(asked_off, pictures["Smiling=0"], pictures["Smiling=1"])
+    factors = DrawnFaces(editor.method.cfg.data).factors_of(index)
+    box = boxes(torch.from_numpy(synthetic.landmarks(factors)).float(), [MOUTH], x.shape[-1])[:, None]  # (N, 1, H, H)
     reads = {name: picture.flatten(1) @ weights + offset > 0 for name, picture in pictures.items()}
     return {"smiling": smiling, "box": box, "pictures": pictures, "reads": reads}
 

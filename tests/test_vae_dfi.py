@@ -1,4 +1,4 @@
-"""Deep feature interpolation without a VAE, and the sweep over beta."""
+"""Deep feature interpolation without a VAE."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import UserError
 from vae import sample, train
 from vae.dfi import invert
 from vae.model import FeatureNet
-from vae.sweep import parse_betas
 
 SMALL = [
     *("data.num_train=300", "data.num_val=40", "data.num_test=40", "model.width=8", "model.latent_dim=8"),
@@ -30,7 +28,7 @@ def test_a_picture_is_found_for_given_features_and_none_moves_without_a_step() -
     x = torch.rand(1, 1, 16, 16) - 0.5
     other = x.clone()
     other[..., 6:10, 6:10] += 0.4
-    with torch.inference_mode():  # as in sample.py
+    with torch.no_grad():  # as in sample.py
         assert torch.equal(invert(net.features, x, net.features(x), steps=5), x)
         y = invert(net.features, x, net.features(other), tv=0.0, steps=200)
     far, near = ((net.features(p)[0] - net.features(other)[0]).square().sum() for p in (x, y))
@@ -42,25 +40,11 @@ def test_a_picture_is_found_for_given_features_and_none_moves_without_a_step() -
 def test_the_mode_writes_three_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = make_run(tmp_path / "run", "loss.features=own", "loss.feature_steps=6")
     options = ["--run-dir", str(run), "--device", "cpu", "--attr", "Smiling=flip", "--n", "2", "--steps", "5"]
-    sample.main(["dfi", *options, "--k", "10"])
-    assert (run / "pictures/dfi.png").is_file() and json.loads((run / "pictures/dfi.json").read_text())["k"] == 10
+    sample.main(["dfi", *options, "--num-neighbors", "10"])
+    assert (run / "pictures/dfi.png").is_file() and json.loads((run / "pictures/dfi.json").read_text())[
+        "num_neighbors"
+    ] == 10
     bare = make_run(tmp_path / "bare")
     with pytest.raises(SystemExit, match="2"):
         sample.main(["dfi", "--run-dir", str(bare), "--attr", "Smiling=1"])
     assert "loss.features=own" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_sweep_is_one_run_a_beta(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    sample.main(["sweep", "--run-dir", str(run), "--device", "cpu", "--beta", "0.5,8", "--steps", "4"])
-    points = json.loads((run / "pictures/sweep.json").read_text())["points"]
-    assert [p["beta"] for p in points] == [0.5, 8.0] and (run / "pictures/sweep_curve.png").is_file()
-    assert "beta: 8" in (run / "sweep/beta_8/config.yaml").read_text()
-
-
-def test_betas_that_are_none_are_a_sentence() -> None:
-    assert parse_betas("0.25,4") == [0.25, 4.0]
-    for text in ("much", "1,-2"):
-        with pytest.raises(UserError, match="--beta"):
-            parse_betas(text)

@@ -1,7 +1,6 @@
 """Moves in a toy code space whose directions are known: who is moved where, and what stays."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +8,8 @@ from torch import Tensor
 
 from data.request import parse_request
 from engine import UserError
-from evaluation.manifest import weights_sha256
-from latents.directions import knn_vectors
-from latents.local import pair_vectors
 from vae.attributes import Codes, fit_vectors
-from vae.editor import KINDS, Editor
-from vae.probe import fit_probe, get_probe, held_labels
+from vae.latent_editor import KINDS, LatentEditor
 
 ATTRIBUTES, CLASSES = ["Smiling", "Male"], ["happy", "sad", "neutral"]
 META = {"dataset": "toy", "attributes": ATTRIBUTES, "classes": CLASSES}
@@ -35,10 +30,10 @@ def toy(n: int, seed: int, correlated: float = 0.0) -> Codes:
     return Codes(mu, torch.cat([smiling[:, None], male[:, None], one_hot], 1), torch.arange(n))
 
 
-def editor(kind: str = "ols", correlated: float = 0.0, **options: object) -> Editor:
+def editor(kind: str = "ols", correlated: float = 0.0, **options: object) -> LatentEditor:
     train, val = toy(3000, 0, correlated), toy(300, 1, correlated)
     fitted = fit_vectors(train, val, META, kind if kind in ("mean", "balanced") else "ols", {})
-    return Editor(train, fitted, META, kind, **options)
+    return LatentEditor(train, fitted, META, kind, **options)
 
 
 def ask(*text: str) -> object:
@@ -78,7 +73,7 @@ def test_known_labels_decide_a_flip_and_unknown_ones_are_read() -> None:
     assert torch.allclose(e.move(codes.mu, ask("Smiling=flip")) @ score, means[(1 - read).long()], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "probe"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_expression_is_left_for_another(kind: str) -> None:
     e = editor(kind)
     codes = toy(60, 4)
@@ -116,30 +111,12 @@ def test_local_directions_follow_the_face() -> None:
     mu[:, 1] += 2 * smiling * (2 * kind - 1)
     codes = Codes(mu, smiling[:, None], torch.arange(n))
     meta = {"dataset": "toy", "attributes": ["Smiling"], "classes": []}
-    local = Editor(codes, fit_vectors(codes, codes, meta, "ols", {}), meta, "knn")
-    wish = parse_request("Smiling=1", [], ["Smiling"])
+    local = LatentEditor(codes, fit_vectors(codes, codes, meta, "ols", {}), meta, "knn")
+    edit = parse_request("Smiling=1", [], ["Smiling"])
     query = torch.tensor([[0.0, 0, 0], [10.0, 0, 0]])
-    v = local.direction(query, wish.moves[0], wish, local.complete(query, None))
+    v = local.direction(query, edit.moves[0], edit, local.complete(query, None))
     assert local.vectors.direction[0, 1].abs().item() < 0.3
     assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # the nearer ones: a little short
-
-
-def test_pairs_do_not_drag_a_face_to_the_average() -> None:
-    """With few smiling faces the nearest of them lie further in; differences taken on the spot do not."""
-    g = torch.Generator().manual_seed(0)
-    mu = torch.randn(4000, 12, generator=g)
-    smiling = (torch.rand(4000, generator=g) < 0.05).float()
-    mu[:, 0] += 2 * smiling
-    query = 2 * torch.nn.functional.normalize(torch.randn(50, 12, generator=g), dim=1)
-    query[:, 0] = 0
-    v = pair_vectors(query, mu, smiling, 50)
-    labels = torch.full((50, 1), float("nan"))
-    naive = knn_vectors(query, labels, mu, smiling[:, None], 0, 50)
-    inwards = {name: (d[:, 1:] * query[:, 1:]).sum(1).mean().item() for name, d in (("pairs", v), ("knn", naive))}
-    assert inwards["knn"] < -1 and abs(inwards["pairs"]) < abs(inwards["knn"]) / 2
-    assert v[:, 0].mean().item() > 1.2
-    turned = pair_vectors(query, mu, 1 - smiling, 50)
-    assert torch.allclose(turned, -v)
 
 
 def test_requests_without_a_meaning_are_one_sentence() -> None:
@@ -148,7 +125,7 @@ def test_requests_without_a_meaning_are_one_sentence() -> None:
         with pytest.raises(UserError, match=said):
             e.move(mu, ask(text))
     no_neutral = {"dataset": "toy", "attributes": ATTRIBUTES, "classes": ["happy", "sad", "calm"]}
-    bare = Editor(e.codes, fit_vectors(e.codes, e.codes, no_neutral, "ols", {}), no_neutral)
+    bare = LatentEditor(e.codes, fit_vectors(e.codes, e.codes, no_neutral, "ols", {}), no_neutral)
     with pytest.raises(UserError, match="no neutral"):
         bare.move(mu, parse_request("happy=0", ["happy", "sad", "calm"], ATTRIBUTES))
 
@@ -177,18 +154,18 @@ def test_a_face_is_compared_with_its_likes() -> None:
     """Sad faces do not smile: a sad one is left for neutral ones that do, of its sex, as a neutral one is."""
     codes = toy(4000, 10)
     codes.labels[:, 0] *= 1 - codes.labels[:, 3]
-    e = Editor(codes, fit_vectors(codes, codes, META, "ols", {}), META, k=50)
-    wish, asked = ask("Smiling=1").moves[0], [1, 2, 3, 4]
+    e = LatentEditor(codes, fit_vectors(codes, codes, META, "ols", {}), META, k=50)
+    edit, asked = ask("Smiling=1").moves[0], [1, 2, 3, 4]
     for expression, other_side in ((3, {4.0}), (4, {4.0})):
         face, relaxed = torch.zeros(5), Counter()
         face[[1, expression]] = 1
-        without, with_ = e.crowds(wish, face, 0, asked, relaxed, 1)
+        without, with_ = e.matched_groups(edit, face, 0, asked, relaxed, 1)
         assert (codes.labels[without][:, [1, expression]] == 1).all() and (codes.labels[without, 0] == 0).all()
         assert (codes.labels[with_, 1] == 1).all() and not relaxed
         shown = {float(c) for c in codes.labels[with_][:, 2:].argmax(1) + 2}
         assert shown == other_side
-    few = Editor(codes, e.vectors, META, k=1000)
-    few.crowds(wish, face, 0, asked, relaxed, 3)
+    few = LatentEditor(codes, e.vectors, META, k=1000)
+    few.matched_groups(edit, face, 0, asked, relaxed, 3)
     assert relaxed == {"Male": 3, "neutral": 3}
 
 
@@ -209,30 +186,3 @@ def test_transport_keeps_the_place_within_the_side() -> None:
     short, ended = once @ score < smiling - 1e-2, (further > 1.001) & (further < 1.999)
     assert (further[short] > 1).all() and 0.2 < ended.float().mean() < 0.8
     assert torch.allclose(whole[ended] @ score, smiling.expand(int(ended.sum())), atol=1e-3)
-
-
-def test_the_probe_flips_what_is_asked_and_holds_the_rest(tmp_path: Path) -> None:
-    e, codes = editor("probe", correlated=0.6), toy(100, 12, correlated=0.6)
-    e.probe = fit_probe(e.codes, steps=400)
-    was = e.probe(codes.mu) > 0
-    moved = e.move(codes.mu, ask("Smiling=flip"), codes.labels)
-    now = e.probe(moved) > 0
-    assert (now[:, 0] != codes.labels[:, 0].bool()).float().mean() >= 0.98
-    assert (now[:, 1:] == was[:, 1:]).float().mean() >= 0.97
-    assert (moved - codes.mu)[:, 1].abs().mean() < 0.25 * (moved - codes.mu)[:, 0].abs().mean()
-    with torch.inference_mode():  # as in sample.py
-        assert torch.equal(e.move(codes.mu, ask("Smiling=flip"), codes.labels), moved)
-    stay = codes.labels[:, 0] == 1
-    assert torch.equal(e.move(codes.mu, ask("Smiling=1"), codes.labels)[stay], codes.mu[stay])
-    first, again, other = (get_probe(codes, tmp_path, weights, steps=5) for weights in ("these", "these", "others"))
-    assert weights_sha256(first) == weights_sha256(again) == weights_sha256(other) != weights_sha256(e.probe)
-    assert torch.load(tmp_path / "probe.pt", weights_only=True)["sha256"] == "others"
-
-
-def test_what_excludes_the_request_is_not_held() -> None:
-    codes = toy(2000, 13)
-    codes.labels[:, 0] *= 1 - codes.labels[:, 3]  # sad faces do not smile
-    shown = torch.tensor([[0.0, 1, 0, 1, 0], [0, 1, 0, 0, 1]])
-    wanted = torch.full((2, 5), float("nan"))
-    wanted[:, 0] = 1
-    assert held_labels(codes, shown, wanted).tolist() == [[False, True, True, False, True], [False] + [True] * 4]

@@ -18,8 +18,8 @@ from torch import Tensor
 from data.labels import label_names, label_table
 from engine import UserError
 from engine.files import atomic_write
-from latents.area import area
 from latents.directions import balanced_vector, class_means, lda_scores, mean_codes, mean_vectors, ols_vectors
+from latents.roc_auc import roc_auc
 
 logger = logging.getLogger("faces")
 BALANCE = ("Male", "Mouth_Slightly_Open")  # confounders of `balanced` vectors, where a set has them
@@ -121,7 +121,7 @@ def fit_vectors(
     rank = torch.tensor([0.01, 0.99])
     val_labels = val.labels[:, columns]
     readings = torch.stack([val.mu @ direction.T, val.mu @ score.T], 2)  # (N, A, 2)
-    auc = [[area(readings[:, a, i], val_labels[:, a]) for i in range(2)] for a in range(len(kept))]
+    auc = [[roc_auc(readings[:, a, i], val_labels[:, a]) for i in range(2)] for a in range(len(kept))]
     return AttributeVectors(
         kind=kind,
         names=kept,

@@ -34,14 +34,16 @@ def run_dfi(editor: Editor, args: argparse.Namespace) -> None:
     x, k = faces.images, editor.options.num_neighbors
     with_vae = paint(x, editor.reconstruct(faces), editor.edit(faces, request)[0], "blend")
     labels = editor.predict_labels(faces)
-    wish = latent.wishes(request)[0]
-    way = latent.way(wish, labels)
-    target = latent.codes.labels[:, editor.label_names().index(wish.name)]
+    edit = latent.edits(request)[0]
+    strength = latent.strength(edit, labels)
+    target = latent.codes.labels[:, editor.label_names().index(edit.name)]
     edited = x.clone()
-    for i in torch.nonzero(way).flatten().tolist():
+    for i in torch.nonzero(strength).flatten().tolist():
         step = feature_step(editor, net, x[i : i + 1], target, k)
         scale = 0.4 / step_square(step) if editor.method.cfg.loss.features == "vgg19" else 1.0
-        goal = [phi + float(way[i]) * args.alpha * scale * w for phi, w in zip(net(x[i : i + 1]), step, strict=True)]
+        goal = [
+            phi + float(strength[i]) * args.alpha * scale * w for phi, w in zip(net(x[i : i + 1]), step, strict=True)
+        ]
         edited[i] = invert(net, x[i : i + 1], goal, args.tv, args.steps)[0]
     grid = Grid(torch.stack([x, with_vae, edited]), ["input", f"VAE: {request}", f"DFI: {request}"])
     write_grid(editor, args, grid, "dfi", attr=str(request), alpha=args.alpha, faces=faces.names)

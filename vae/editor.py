@@ -17,7 +17,7 @@ from evaluation.manifest import weights_sha256
 from latents.paths import lerp, slerp
 from vae.attributes import Codes, cached_codes, get_vectors
 from vae.config import Config
-from vae.latent_editor import MATCH, NEIGHBOURS, LatentEditor
+from vae.latent_editor import MATCH, NUM_NEIGHBORS, LatentEditor
 from vae.prior import Mixture, fit_mixture
 from vae.train import BetaVAE
 
@@ -27,7 +27,7 @@ class Options:
     """How a VAE's codes move, and what unseen faces are drawn from."""
 
     kind: Literal["transport", "knn", "ols", "balanced", "mean"] = "transport"  # similar faces, or one vector for all
-    num_neighbors: int = NEIGHBOURS  # on either side (knn); a matched group has at least twice as many faces
+    num_neighbors: int = NUM_NEIGHBORS  # on either side (knn); a matched group has at least twice as many faces
     match: tuple[str, ...] = MATCH  # attributes on which the compared faces agree
     keep: tuple[str, ...] = ()  # attributes whose directions are left out of the move
     density: Literal["normal", "gmm"] = "normal"  # of drawn codes: N(0, I), or a mixture fitted to the training codes

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from data.labels import label_names
-from data.request import Move, Request
+from data.request import AttributeEdit, Request
 from engine import UserError
-from latents.directions import alphas_to_targets, knn_vectors, orthogonalise, side_of
+from latents.directions import alphas_to_targets, knn_vectors, orthogonalize, side_of
 from latents.local import transport_vectors
 from vae.attributes import MIN_SIDE, AttributeVectors, Codes
 
 KINDS = ("transport", "knn", "ols", "balanced", "mean")
 LOCAL = KINDS[:2]
 MATCH = ("Mouth_Slightly_Open", "Male")  # faces are compared with faces that agree on these, where they exist
-NEIGHBOURS = 100
-CROWD = 4  # codes a latent that a crowd needs for its covariance, and for its mean to be steady
-FURTHEST = 2.0  # transports: how far along its move a face may go until its score is on the side's mean
+NUM_NEIGHBORS = 100
+FACES_PER_LATENT = 4  # codes a latent that a crowd needs for its covariance, and for its mean to be steady
+MAX_EXTRAPOLATION = 2.0  # transports: how far along its move a face may go until its score is on the side's mean
 
 
 @dataclass
@@ -36,7 +36,7 @@ class LatentEditor:
     vectors: AttributeVectors
     meta: dict
     kind: str = KINDS[0]
-    k: int = NEIGHBOURS
+    k: int = NUM_NEIGHBORS
     match: Sequence[str] = MATCH
     keep: Sequence[str] = ()
 
@@ -51,52 +51,52 @@ class LatentEditor:
         labels = self.complete(mu, labels)
         directions, scores, targets = [], [], []
         start = mu
-        for wish in self.wishes(request):
-            v = self.kept_out(self.direction(start, wish, request, labels))  # (Q, Z)
-            if wish.form == "step":
-                start = start + self.way(wish, labels)[:, None] * v
+        for edit in self.edits(request):
+            v = self.orthogonalize_kept(self.direction(start, edit, request, labels))  # (Q, Z)
+            if edit.form == "step":
+                start = start + self.strength(edit, labels)[:, None] * v
                 continue
-            row = self.vectors.row(wish.name)
+            row = self.vectors.row(edit.name)
             score, (without, with_) = self.vectors.score[row], self.vectors.class_mean[row]
             if self.kind == "transport":
-                way = self.way(wish, labels)  # (Q,)
-                reach = (torch.where(way > 0, with_, without) - start @ score) / (way.sign() * (v @ score))
-                start = start + (way * reach.nan_to_num(1).clamp(1, FURTHEST))[:, None] * v
+                strength = self.strength(edit, labels)  # (Q,)
+                reach = (torch.where(strength > 0, with_, without) - start @ score) / (strength.sign() * (v @ score))
+                start = start + (strength * reach.nan_to_num(1).clamp(1, MAX_EXTRAPOLATION))[:, None] * v
                 continue
             directions.append(v)
             scores.append(score)
-            targets.append(without + self.shares(wish, labels) * (with_ - without))  # (Q,)
+            targets.append(without + self.target_shares(edit, labels) * (with_ - without))  # (Q,)
         if not directions:
             return start
         v = torch.stack(directions, 1)  # (Q, k, Z)
         alpha = alphas_to_targets(start, v, torch.stack(scores), torch.stack(targets, 1))  # (Q, k)
         return start + (alpha[..., None] * v).sum(1)
 
-    def way(self, wish: Move, labels: Tensor) -> Tensor:
+    def strength(self, edit: AttributeEdit, labels: Tensor) -> Tensor:
         """How much of the whole move from without to with each face is to make: (Q,) in [-1, 1]."""
-        if wish.form == "step":
-            return torch.full((len(labels),), float(wish.value))
-        return self.shares(wish, labels) - labels[:, label_names(self.meta).index(wish.name)]
+        if edit.form == "step":
+            return torch.full((len(labels),), float(edit.value))
+        return self.target_shares(edit, labels) - labels[:, label_names(self.meta).index(edit.name)]
 
-    def kept_out(self, v: Tensor) -> Tensor:
+    def orthogonalize_kept(self, v: Tensor) -> Tensor:
         """v without the directions of the attributes to keep."""
         if not self.keep:
             return v
-        return orthogonalise(v, self.vectors.direction[[self.vectors.row(name) for name in self.keep]])
+        return orthogonalize(v, self.vectors.direction[[self.vectors.row(name) for name in self.keep]])
 
-    def wishes(self, request: Request) -> list[Move]:
+    def edits(self, request: Request) -> list[AttributeEdit]:
         """The moves of a request; leaving an expression means going to neutral."""
         request.require("set", "amount", "flip", "step", method="vae")
-        wishes = []
-        for wish in request:
-            if wish.is_class and wish.form == "flip":
-                raise UserError(f"{wish}: an expression has no other side; ask for another expression")
-            if wish.is_class and wish.form == "set" and wish.value == 0:
+        edits = []
+        for edit in request:
+            if edit.is_class and edit.form == "flip":
+                raise UserError(f"{edit}: an expression has no other side; ask for another expression")
+            if edit.is_class and edit.form == "set" and edit.value == 0:
                 if "neutral" not in self.vectors.names:
-                    raise UserError(f"{wish}: there is no neutral face to go to; ask for another expression")
-                wish = replace(wish, name="neutral", value=1.0)
-            wishes.append(wish)
-        return wishes
+                    raise UserError(f"{edit}: there is no neutral face to go to; ask for another expression")
+                edit = replace(edit, name="neutral", value=1.0)
+            edits.append(edit)
+        return edits
 
     def complete(self, mu: Tensor, labels: Tensor | None) -> Tensor:
         """Labels (Q, L) with what is unknown read from the code by its score; unreadable ones stay NaN."""
@@ -116,54 +116,54 @@ class LatentEditor:
             labels = torch.where(labels.isnan() & classes, read, labels)
         return labels
 
-    def shares(self, wish: Move, labels: Tensor) -> Tensor:
+    def target_shares(self, edit: AttributeEdit, labels: Tensor) -> Tensor:
         """Where each face shall stand between the sides' means, 0 without to 1 with: (Q,)."""
-        if wish.form == "flip":
-            return 1 - labels[:, label_names(self.meta).index(wish.name)]
-        return torch.full((len(labels),), float(wish.value))
+        if edit.form == "flip":
+            return 1 - labels[:, label_names(self.meta).index(edit.name)]
+        return torch.full((len(labels),), float(edit.value))
 
-    def direction(self, mu: Tensor, wish: Move, request: Request, labels: Tensor) -> Tensor:
+    def direction(self, mu: Tensor, edit: AttributeEdit, request: Request, labels: Tensor) -> Tensor:
         """From without to with, one a face: (Q, Z). An expression is left for another, not for its absence."""
         if self.kind in LOCAL:
-            return self.local(mu, wish, request, labels)
-        v = self.vectors.direction[self.vectors.row(wish.name)].repeat(len(mu), 1)
-        if wish.is_class and "neutral" in self.vectors.names:
+            return self.local(mu, edit, request, labels)
+        v = self.vectors.direction[self.vectors.row(edit.name)].repeat(len(mu), 1)
+        if edit.is_class and "neutral" in self.vectors.names:
             for name in self.meta["classes"]:
                 rows = labels[:, label_names(self.meta).index(name)] == 1
-                if name != wish.name and name in self.vectors.names and rows.any():
+                if name != edit.name and name in self.vectors.names and rows.any():
                     v[rows] = v[rows] - self.vectors.direction[self.vectors.row(name)]
         return v
 
-    def local(self, mu: Tensor, wish: Move, request: Request, labels: Tensor) -> Tensor:
+    def local(self, mu: Tensor, edit: AttributeEdit, request: Request, labels: Tensor) -> Tensor:
         """Directions (Q, Z) from the crowds around each face; faces that are alike share theirs."""
-        self.vectors.row(wish.name)  # or a sentence: too few faces
+        self.vectors.row(edit.name)  # or a sentence: too few faces
         names, classes = label_names(self.meta), self.meta["classes"]
         asked = [names.index(n) for n in self.match if n in names and n not in request]
         if not any(n in request for n in classes):  # an attribute: the expression is held where it can be
             asked = [names.index(n) for n in classes] + asked
-        column = names.index(wish.name)
+        column = names.index(edit.name)
         alike = labels[:, [column, *asked]].nan_to_num(-1)
-        shown = labels[:, [names.index(n) for n in classes]].nan_to_num(0) if wish.is_class else labels[:, :0]
+        shown = labels[:, [names.index(n) for n in classes]].nan_to_num(0) if edit.is_class else labels[:, :0]
         v, relaxed = torch.empty_like(mu), Counter()
         for key in torch.cat([alike, shown], 1).unique(dim=0):
             mine = (torch.cat([alike, shown], 1) == key).all(1)
-            side = 0 if wish.is_class and key[0] != 1 else int(key[0])
-            crowds = self.crowds(wish, labels[mine][0], side, asked, relaxed, int(mine.sum()))
-            v[mine] = self.between(mu[mine], crowds, side)
+            side = 0 if edit.is_class and key[0] != 1 else int(key[0])
+            matched_groups = self.matched_groups(edit, labels[mine][0], side, asked, relaxed, int(mine.sum()))
+            v[mine] = self.between(mu[mine], matched_groups, side)
         for name, count in relaxed.items():
-            print(f"{wish}: too few training faces share {name} with {count} faces; it was not asked of them")
+            print(f"{edit}: too few training faces share {name} with {count} faces; it was not asked of them")
         return v
 
-    def between(self, mu: Tensor, crowds: list[Tensor], side: int) -> Tensor:
+    def between(self, mu: Tensor, matched_groups: list[Tensor], side: int) -> Tensor:
         """From without to with for codes (Q, Z) of `side`; crowds: rows (N,) bool of training faces without, with."""
-        rows = crowds[0] | crowds[1]
-        codes, target = self.codes.mu[rows], crowds[1][rows].float()
+        rows = matched_groups[0] | matched_groups[1]
+        codes, target = self.codes.mu[rows], matched_groups[1][rows].float()
         if self.kind == "transport":
             return transport_vectors(mu, codes, target, 1 - side)
         return knn_vectors(mu, None, codes, target[:, None], 0, self.k)
 
-    def crowds(
-        self, wish: Move, face: Tensor, side: int, asked: list[int], relaxed: Counter, faces: int
+    def matched_groups(
+        self, edit: AttributeEdit, face: Tensor, side: int, asked: list[int], relaxed: Counter, faces: int
     ) -> list[Tensor]:
         """Training faces without and with, as like `face` (L,) as they can be: two masks (N,).
 
@@ -174,15 +174,15 @@ class LatentEditor:
         who stops smiling is not to look afraid.
         """
         names, classes, known = label_names(self.meta), self.meta["classes"], self.codes.labels
-        target = known[:, names.index(wish.name)]
+        target = known[:, names.index(edit.name)]
         sides = [target == 0, target == 1]
-        enough = max(2 * self.k, CROWD * self.codes.mu.shape[1] if self.kind == "transport" else 0)
-        if wish.is_class:  # another expression is left, not the absence of this one
-            shown = [n for n in classes if face[names.index(n)] == 1 and n != wish.name]
+        enough = max(2 * self.k, FACES_PER_LATENT * self.codes.mu.shape[1] if self.kind == "transport" else 0)
+        if edit.is_class:  # another expression is left, not the absence of this one
+            shown = [n for n in classes if face[names.index(n)] == 1 and n != edit.name]
             if shown:
                 sides[0] = known[:, names.index(shown[0])] == 1
         if not (sides[0].any() and sides[1].any()):
-            raise UserError(f"{wish}: no training face on one side; ask for something else")
+            raise UserError(f"{edit}: no training face on one side; ask for something else")
         for column in asked:
             if face[column].isnan() or (names[column] in classes and face[column] == 0):
                 continue

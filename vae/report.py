@@ -13,12 +13,12 @@ from data.drawn_reader import DrawnFaces
 from editing.record import output_path, write_record
 from editing.subjects import SPLITS
 from engine.files import atomic_write
-from latents.area import area
+from latents.roc_auc import roc_auc
 from losses.gaussian import gaussian_nll, kl_standard_normal
 from vae.attributes import AttributeVectors, Codes
-from vae.cards import leakage
 from vae.editor import Editor
 from vae.train import ACTIVE
+from vae.vectors import leakage
 
 # Factors of drawn faces that scores of disentanglement ask for; independent with data.independent.
 FACTORS = ("shift_x", "shift_y", "scale", "roll", "yaw", "tone", "face_w", "male", "glasses", "expr")
@@ -76,11 +76,11 @@ def readability(vectors: AttributeVectors, codes: Codes, names: list[str]) -> di
     found = {}
     for a, name in enumerate(vectors.names):
         label = codes.labels[:, names.index(name)]
-        single = torch.tensor([area(codes.mu[:, d], label) for d in range(codes.mu.shape[1])])
+        single = torch.tensor([roc_auc(codes.mu[:, d], label) for d in range(codes.mu.shape[1])])
         best = (single - 0.5).abs().topk(2).values + 0.5
         values = {
-            "auc_direction": area(codes.mu @ vectors.direction[a], label),
-            "auc_score": area(codes.mu @ vectors.score[a], label),
+            "auc_direction": roc_auc(codes.mu @ vectors.direction[a], label),
+            "auc_score": roc_auc(codes.mu @ vectors.score[a], label),
             "auc_best_latent": best[0].item(),
             "lead": (best[0] - best[1]).item(),
         }

@@ -14,13 +14,13 @@ from editing.cli import Mode, sample_main
 from editing.record import write_grid
 from editing.sheets import animate
 from engine import Grid, UserError
-from latents.area import area
+from latents.roc_auc import roc_auc
 from losses.gaussian import kl_standard_normal
 from vae.attributes import Codes
-from vae.cards import add_vectors, run_vectors
 from vae.dfi import add_dfi, run_dfi
 from vae.editor import Editor
 from vae.report import add_report, run_report
+from vae.vectors import add_vectors, run_vectors
 
 
 def traverse(editor: Editor, args: argparse.Namespace) -> None:
@@ -33,7 +33,7 @@ def traverse(editor: Editor, args: argparse.Namespace) -> None:
     grid = editor.method.traversal(code.to(editor.device), dims.to(editor.device), args.range)
     names, rows = editor.label_names(), []
     for d in dims.tolist():
-        scores = {n: area(codes.mu[:, d], codes.labels[:, c]) for c, n in enumerate(names)}
+        scores = {n: roc_auc(codes.mu[:, d], codes.labels[:, c]) for c, n in enumerate(names)}
         known = {n: max(v, 1 - v) for n, v in scores.items() if v == v}
         best = max(known, key=known.get) if known else ""
         rows.append(f"z{d}  {kl[d]:.1f} nats\n{best} {known[best]:.2f}" if best else f"z{d}  {kl[d]:.1f} nats")

@@ -1,0 +1,59 @@
+"""Faces without a label beside labelled ones: they teach the autoencoder, and nothing is asked of them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import FaceSet
+
+
+class SemiSupervisedBatches:
+    """A training set of which a fixed share of each batch is unlabelled; the labelled rows come first."""
+
+    def __init__(self, labelled: FaceSet, unlabelled: FaceSet, share: float) -> None:
+        self.labelled, self.unlabelled, self.share = labelled, unlabelled, share
+
+    def __len__(self) -> int:
+        return len(self.labelled) + len(self.unlabelled)
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: Any = "cpu",
+        first_step: int = 0,
+    ) -> Iterator[dict[str, Tensor]]:
+        """As `FaceSet.batches`; at least two rows of each kind."""
+        few = min(max(2, round(batch_size * self.share)), batch_size - 2)
+        where = (seed, rank, world_size, device, first_step)
+        pairs = zip(self.labelled.batches(batch_size - few, *where), self.unlabelled.batches(few, *where), strict=True)
+        for known, unknown in pairs:
+            yield {key: torch.cat([value, unknown[key]]) for key, value in known.items()}
+
+    def fixed(self, n: int, device: Any = "cpu") -> dict[str, Tensor]:
+        """Labelled faces."""
+        return self.labelled.fixed(n, device)
+
+    def once(self, batch_size: int, device: Any = "cpu") -> Iterator[dict[str, Tensor]]:
+        """All faces."""
+        yield from self.labelled.once(batch_size, device)
+        yield from self.unlabelled.once(batch_size, device)
+
+
+def semi_supervised(faces: FaceSet, share: float) -> FaceSet | SemiSupervisedBatches:
+    """The set itself where every face has a label, else its two parts; the labelled one balanced as `faces` is, and
+    alone where the share is 0."""
+    label = faces.labels.get("label")
+    if label is None or (label >= 0).all():
+        return faces
+    part = lambda rows, cfg: FaceSet(faces.store, faces.rows[rows], cfg, True, faces.num_classes)  # noqa: E731
+    known = part(np.flatnonzero(label >= 0), faces.cfg)
+    if not share:
+        return known
+    return SemiSupervisedBatches(known, part(np.flatnonzero(label < 0), replace(faces.cfg, balanced=False)), share)
