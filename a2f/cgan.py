@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from a2f.alarms import two_of_each
 from a2f.config import CGANConfig
 from a2f.gan import GANMethod
 from a2f.model import Critic, Generator
 from a2f.model_study import StudyCritic, StudyGenerator
+from a2f.monitor import two_of_each
 from a2f.requests import signed
 from engine import EMA, Grid, adam
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from a2f.alarms import NAME, Watch, signs_of, symptoms
+from a2f.monitor import META_KEY, Monitor, diversity_of, failed_checks
 from a2f.requests import signed, wrong_requests
 from engine import EMA, Grid, Method, UserError, fp32, frozen
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
@@ -24,12 +24,12 @@ class SampledMethod(Method):
         super().__init__(cfg, meta)
         if not meta["attributes"]:
             raise UserError(f"data.dataset: {meta['dataset']} has no attributes to ask for; choose another set")
-        self.watch, self.progress = Watch(), 0.0  # share of the run that is done
+        self.monitor, self.progress = Monitor(), 0.0  # share of the run that is done
         self.columns = list(range(len(meta["attributes"])))  # of the attributes, what a request has
 
     def asked(self) -> Tensor:
         """The requests (R, A) in {-1, +1} that pictures are made for: rows that many training faces show."""
-        rows = self.meta.get(NAME, {}).get("requests") or [[0] * len(self.columns)]
+        rows = self.meta.get(META_KEY, {}).get("requests") or [[0] * len(self.columns)]
         return signed(torch.tensor(rows, dtype=torch.float32, device=self.device))
 
     def draw(self, a: Tensor, noise: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ class SampledMethod(Method):
             torch.stack([low, high, (high - low) / 2], 1), self.request_names(), ["off", "on", "change"]
         )
         grids["real"] = Grid(picture[:16].unflatten(0, (-1, min(8, len(picture)))))
-        if NAME in self.meta and self.progress > 1 / 3:
-            for sentence in self.watch.due(symptoms(signs_of(groups), self.meta[NAME])):
+        if META_KEY in self.meta and self.progress > 1 / 3:
+            for sentence in self.monitor.update(failed_checks(diversity_of(groups), self.meta[META_KEY])):
                 logger.warning(sentence)
         return grids
 

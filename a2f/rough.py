@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from a2f.alarms import two_of_each
 from a2f.config import RoughConfig, RoughModel
 from a2f.gan import SampledMethod
 from a2f.model import Generator, NoiseEncoder, Prior, SketchEncoder
+from a2f.monitor import two_of_each
 from a2f.requests import signed, texture_columns
 from data.sketch import sketch
 from engine import EMA, Grid, adam, fp32, mean_over_ranks

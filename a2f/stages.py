@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from a2f.alarms import two_of_each
 from a2f.config import FaceConfig, SharpConfig
 from a2f.gan import GANMethod
 from a2f.jitter import jitter
 from a2f.model import Critic, PhotoEncoder, UNet
+from a2f.monitor import two_of_each
 from a2f.requests import signed
 from a2f.upstream import Chain
 from engine import EMA, Grid, adam, fp32

@@ -7,9 +7,9 @@ import logging
 
 import torch
 
-from a2f.alarms import NAME, yardstick
 from a2f.cgan import CGAN
 from a2f.config import CONFIGS
+from a2f.monitor import META_KEY, real_diversity
 from a2f.requests import AttributeTable
 from a2f.rough import RoughSketch
 from a2f.stages import SharpSketch, SketchToFace
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         if run.rank == 0:
             table.save(run.dir / "attribute_table.npz")
         with torch.no_grad():
-            method.meta = faces.meta | {NAME: yardstick(faces.train, method.columns, method.picture_of)}
+            method.meta = faces.meta | {META_KEY: real_diversity(faces.train, method.columns, method.picture_of)}
         fit(run, method, faces.train, faces.val)
 
 

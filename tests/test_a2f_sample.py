@@ -20,8 +20,8 @@ from editing.modes import shared_modes
 from engine import UserError, load_config
 from engine.config import read_system
 from engine.grids import to_uint8
-from evaluation.figure import Figure
 from evaluation.manifest import read_manifest
+from evaluation.metric import Metric
 from scripts.a2f_systems import export_baseline, export_system, table
 from tests.editor_contract import camera_photo, check
 
@@ -219,10 +219,10 @@ def test_baselines_are_faces_of_the_request_and_their_mean(runs, tmp_path):
 
 
 def test_the_table_has_real_values_first(tmp_path):
-    figure = Figure(
+    metric = Metric(
         "attribute accuracy", "", 0.9, "high", 5, {"real": 0.95, "shuffled": 0.6}, "", {"per_attribute": {"A": 0.7}}
     )
-    text = table({"CGAN": {"figures": [figure]}}, 5, "judge")
+    text = table({"CGAN": {"figures": [metric]}}, 5, "judge")
     lines = text.splitlines()
     assert "CGAN A 0.70" in lines[0] and "| real test faces | 0.950 |" in lines[4] and "| CGAN | 0.900 |" in lines[6]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from a2f_toy import ATTRIBUTES, Toys, batch, build, chain, config, meta, run
 
-from a2f.alarms import NAME, Watch, pairs_within, signs_of, symptoms, yardstick
 from a2f.config import CONFIGS
+from a2f.monitor import META_KEY, Monitor, diversity_of, failed_checks, pairs_within, real_diversity
 from a2f.train import METHODS
 from a2f.upstream import SAME, resolve_upstream
 from engine import UserError, load
@@ -134,44 +134,44 @@ def test_two_ranks_end_where_one_process_does(tmp_path):
 @pytest.mark.parametrize("system", ["cgan", "rough", "sharp", "face"])
 def test_pictures_of_a_run(system):
     method = build(system).eval()
-    method.meta = method.meta | {NAME: yardstick(Toys(256), method.columns, method.picture_of)}
+    method.meta = method.meta | {META_KEY: real_diversity(Toys(256), method.columns, method.picture_of)}
     with torch.no_grad():
         grids, figures = method.sample(batch()), method.validate(batch())
     assert {"requests", "toggle", "real"} <= set(grids)
     for grid in grids.values():
         assert isinstance(grid, Grid) and grid.images.ndim == 5 and grid.images.abs().max() <= 1
     rows, columns = grids["requests"].images.shape[:2]
-    assert columns == 8 and rows == len(method.meta[NAME]["requests"])
+    assert columns == 8 and rows == len(method.meta[META_KEY]["requests"])
     assert grids["toggle"].rows == [ATTRIBUTES[k] for k in method.columns]
     assert all(value.isfinite() for value in figures.values())
 
 
-def test_the_yardstick_is_of_real_faces_of_one_request():
+def test_real_diversity_is_of_real_faces_of_one_request():
     toys = Toys(256)
-    found = yardstick(toys, [0, 2], lambda b: b["image"])
+    found = real_diversity(toys, [0, 2], lambda b: b["image"])
     assert sorted(found["requests"]) == [[0, 0], [0, 1], [1, 0], [1, 1]]
     group = toys.image[(toys.attr[:, 0] == 1) & (toys.attr[:, 2] == 1)][:64]
     others = [toys.image[(toys.attr[:, 0] == a) & (toys.attr[:, 2] == b)][:64] for a, b in ((0, 0), (0, 1), (1, 0))]
     mean = sum(pairs_within(g)[0] for g in (group, *others)) / 4
     assert found["ssim"] == pytest.approx(mean, abs=1e-3)
     assert found["within"] < found["between"]
-    assert yardstick(Toys(16), [0, 1, 2, 3], lambda b: b["image"])["requests"] == []
+    assert real_diversity(Toys(16), [0, 1, 2, 3], lambda b: b["image"])["requests"] == []
 
 
 def test_the_alarm_rings_for_collapse_and_not_for_real_faces():
     toys = Toys(512)
-    real = yardstick(toys, [0, 2], lambda b: b["image"])
+    real = real_diversity(toys, [0, 2], lambda b: b["image"])
     groups = [toys.image[(toys.attr[:, 0] == a) & (toys.attr[:, 2] == b)][64:80] for a, b in real["requests"]]
-    assert symptoms(signs_of(groups), real) == {}
+    assert failed_checks(diversity_of(groups), real) == {}
     one_face = [g.mean(0, keepdim=True).expand(16, -1, -1, -1) for g in groups]  # a generator without z
-    assert "collapse" in symptoms(signs_of(one_face), real)
+    assert "collapse" in failed_checks(diversity_of(one_face), real)
     deaf = [groups[0]] * len(groups)  # a generator without a
-    assert set(symptoms(signs_of(deaf), real)) == {"request"}
+    assert set(failed_checks(diversity_of(deaf), real)) == {"request"}
 
 
 def test_an_alarm_is_said_once_after_three_samplings_in_a_row():
-    watch = Watch()
-    said = [watch.due(found) for found in ({"a": "!"}, {"a": "!"}, {"a": "!"}, {"a": "!"}, {}, {"a": "!"})]
+    monitor = Monitor()
+    said = [monitor.update(found) for found in ({"a": "!"}, {"a": "!"}, {"a": "!"}, {"a": "!"}, {}, {"a": "!"})]
     assert said == [[], [], ["!"], [], [], []]
 
 
@@ -205,6 +205,6 @@ def test_a_cgan_does_as_it_is_asked():
     obeyed = (patches(x) == (toys.attr[:256] > 0.5)).float().mean().item()
     print(f"obeyed {obeyed:.2f}")
     assert obeyed >= 0.8
-    real = yardstick(toys, [0, 2], lambda b: b["image"])
+    real = real_diversity(toys, [0, 2], lambda b: b["image"])
     hue = lambda v: v.mean((2, 3)).std(0).mean().item()  # noqa: E731
     assert hue(x) > 0.4 * hue(toys.image) and real["within"] > 0

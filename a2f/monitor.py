@@ -12,7 +12,7 @@ from evaluation.pictures import ssim
 PATIENCE = 3  # samplings in a row
 ROWS, FACES, LEAST, PAIRS = 8, 64, 32, 128  # requests; faces of each; training faces a request must have; pairs
 MORE_SSIM, LESS_DISTANCE = 0.25, 0.5  # above, times the real value
-NAME = "yardstick"  # the key in `meta`
+META_KEY = "real_diversity"  # the key in `meta`
 
 
 def similarity(a: Tensor, b: Tensor) -> float:
@@ -49,8 +49,8 @@ def between(groups: list[Tensor]) -> float:
     return distance(torch.cat([g[:n] for g in groups]), torch.cat([g[:n] for g in groups[1:] + groups[:1]]))
 
 
-def yardstick(train, columns: list[int], picture: Callable[[dict[str, Tensor]], Tensor]) -> dict:
-    """Real values for `symptoms`, as plain rounded numbers that travel in `meta`.
+def real_diversity(train, columns: list[int], picture: Callable[[dict[str, Tensor]], Tensor]) -> dict:
+    """Real values for `failed_checks`, as plain rounded numbers that travel in `meta`.
 
     Args:
         train: the training faces (a `FaceSet`).
@@ -73,36 +73,36 @@ def yardstick(train, columns: list[int], picture: Callable[[dict[str, Tensor]], 
     return {"requests": requests, "ssim": mean(0), "within": mean(1), "between": round(between(groups), 4)}
 
 
-def signs_of(groups: list[Tensor]) -> dict[str, float]:
+def diversity_of(groups: list[Tensor]) -> dict[str, float]:
     """`ssim`, `within`, `between` of made pictures, one tensor (K, C, H, W) for each request."""
     figures = [pairs_within(g) for g in groups]
     mean = lambda i: float(np.mean([f[i] for f in figures]))  # noqa: E731
     return {"ssim": mean(0), "within": mean(1), "between": between([g.cpu() for g in groups])}
 
 
-def symptoms(signs: dict[str, float], real: dict) -> dict[str, str]:
+def failed_checks(diversity: dict[str, float], real: dict) -> dict[str, str]:
     """{name: sentence} of what is wrong: one request gives one face, or all requests give the same faces."""
     found = {}
-    if signs["ssim"] > real["ssim"] + MORE_SSIM or signs["within"] < LESS_DISTANCE * real["within"]:
+    if diversity["ssim"] > real["ssim"] + MORE_SSIM or diversity["within"] < LESS_DISTANCE * real["within"]:
         found["collapse"] = (
-            f"many noises, one face (SSIM {signs['ssim']:.2f}, real {real['ssim']:.2f}; "
-            f"distance {signs['within']:.2f}, real {real['within']:.2f}): lower train.lr or change loss.gamma_r1"
+            f"many noises, one face (SSIM {diversity['ssim']:.2f}, real {real['ssim']:.2f}; "
+            f"distance {diversity['within']:.2f}, real {real['within']:.2f}): lower train.lr or change gamma_r1"
         )
-    if signs["between"] < LESS_DISTANCE * real["between"]:
+    if diversity["between"] < LESS_DISTANCE * real["between"]:
         found["request"] = (
-            f"all requests give the same faces (distance between requests {signs['between']:.2f}, "
+            f"all requests give the same faces (distance between requests {diversity['between']:.2f}, "
             f"real {real['between']:.2f}): raise loss.lambda_mismatch"
         )
     return found
 
 
-class Watch:
-    """Counts how often in a row each symptom was found; a resumed run counts anew."""
+class Monitor:
+    """Counts how often in a row each check failed; a resumed run counts anew."""
 
     def __init__(self) -> None:
         self.lasted: dict[str, int] = {}
 
-    def due(self, found: dict[str, str]) -> list[str]:
-        """Sentences of the symptoms that have just been found for the third time in a row."""
+    def update(self, found: dict[str, str]) -> list[str]:
+        """Sentences of the checks that have just failed for the third time in a row."""
         self.lasted = {name: self.lasted.get(name, 0) + 1 for name in found}
         return [found[name] for name, times in self.lasted.items() if times == PATIENCE]
