@@ -54,7 +54,7 @@ def grid_image(grid: Grid, scale: int | None = None) -> Image.Image:
             y, x = top + r * tile_h, left + k * tile_w
             sheet[y : y + height * scale, x : x + width * scale] = pixels[r, k].transpose(1, 2, 0)
     picture = Image.fromarray(sheet)
-    draw = ImageDraw.BatchIndices(picture)
+    draw = ImageDraw.Draw(picture)
     for k, lines in enumerate(column_lines):
         draw.multiline_text((left + k * tile_w, 1), "\n".join(lines), INK, font, spacing=2)
     for r, text in enumerate(grid.rows):

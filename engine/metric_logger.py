@@ -103,7 +103,7 @@ class MetricLogger:
     def __init__(self, run_dir: Path, active: bool, first_step: int, total_steps: int, batch_size: int) -> None:
         self.active, self.total, self.batch_size = active, total_steps, batch_size
         self.first = self.clock_step = first_step
-        self.phase_state = self.said = time.perf_counter()
+        self.clock = self.last_printed = time.perf_counter()
         self.run_dir, self.board, self.bar = run_dir, None, None
         if not active:
             return
@@ -116,7 +116,7 @@ class MetricLogger:
         if not self.active:
             return
         now = time.perf_counter()
-        speed = (step - self.clock_step) / max(1e-9, now - self.phase_state)
+        speed = (step - self.clock_step) / max(1e-9, now - self.clock)
         self._write(step, row | {"steps_per_s": round(speed, 3), "images_per_s": round(speed * self.batch_size, 1)})
         self.restart_clock(step)
         left = (self.total - step) / max(1e-9, speed)
@@ -127,8 +127,8 @@ class MetricLogger:
             self.bar.update(step - self.bar.n)
             self.bar.set_postfix_str(figures, refresh=False)
             logger.debug(line)
-        elif final or now - self.said > PLAIN_LINE_EVERY or step <= self.first + 1:
-            self.said = now
+        elif final or now - self.last_printed > PLAIN_LINE_EVERY or step <= self.first + 1:
+            self.last_printed = now
             logger.info(line)
         else:
             logger.debug(line)
@@ -141,7 +141,7 @@ class MetricLogger:
 
     def restart_clock(self, step: int) -> None:
         """Leave what happened since the last row (validation, pictures, saving) out of the speed."""
-        self.phase_state, self.clock_step = time.perf_counter(), step
+        self.clock, self.clock_step = time.perf_counter(), step
 
     def close(self) -> None:
         """Flush and close everything."""
