@@ -1,0 +1,164 @@
+"""The systems of a2f side by side: the same requests, the same judge, real faces and two baselines beside them.
+
+python scripts/a2f_systems.py --cgan RUN --face RUN [--also NAME=RUN ...] --judge RUN [--n 2000] [--seed 0] --out DIR
+
+Requests are the attribute rows of test faces, spread over the test set; none is picked. It writes an export a system,
+`systems.json`, the table `systems.md`, and the sheet `systems.png` (8 requests, 6 noises each).
+
+retrieval: a training face that shows the request. mean-request: the mean of the training faces that show it, the
+best possible collapse: it wins on accuracy and loses on distribution, so no bar on accuracy stands alone.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from a2f.editor import Editor
+from a2f.sample import samples
+from engine import Grid, UserError, save_grid
+from engine.errors import exit_on_user_error
+from engine.files import atomic_dir, atomic_text
+from engine.grids import to_pil
+from evaluation.folder import read_folders
+from evaluation.manifest import Row, read_manifest, write_export, write_manifest
+from evaluation.run import evaluate
+
+COLUMNS = {  # key of a figure -> heading
+    "attribute accuracy": "accuracy", "exact match": "exact match", "attr-L2": "attr-L2",
+    "sample SSIM within": "SSIM within", "sample distance within": "distance within / real",
+    "sample face-FID": "face-FID", "sample face-precision": "precision", "sample face-recall": "recall",
+    "sample nearest training face": "nearest training face", "sample inception score": "inception score",
+}  # fmt: skip
+
+
+def export_system(run: Path, entry: str, n: int, seed: int, out: Path) -> Path:
+    """Faces of a run for the attributes of n test faces."""
+    editor = Editor.of(run)(run)
+    with torch.no_grad():
+        samples(editor, argparse.Namespace(out=out, n=n, seed=seed, split="test", entry=entry))
+    return out
+
+
+def export_baseline(kind: str, like: Path, editor: Editor, seed: int, out: Path) -> Path:
+    """`retrieval` or `mean-request` for the requests of another export; a request that no training face shows takes
+    the nearest one that some do."""
+    train = editor.split("train")
+    attr = train.labels["attr"][:, editor.columns]
+    generator = np.random.default_rng(seed)
+    rows = read_manifest(like)
+    with atomic_dir(out) as folder:
+        written = []
+        for number, row in enumerate(rows):
+            wanted = np.array([float(row.requests()[name]) for name in editor.attributes])
+            distance = np.abs(attr - wanted).sum(1)
+            places = np.flatnonzero(distance == np.nanmin(distance))
+            if kind == "retrieval":
+                picture = train.take(generator.choice(places, 1))["image"][0]
+            else:
+                picture = train.take(places)["image"].mean(0)
+            name = f"sample_{number:06d}.png"
+            to_pil(picture).save(folder / name)
+            written.append(Row(name, "sample", target=row.target, seed=number))
+        write_manifest(folder, written)
+        origin = SimpleNamespace(run=kind, step=0, sha256="")
+        write_export(folder, origin, editor.meta, "sample", baseline=kind, base="")
+    return out
+
+
+def sheet(folders: dict[str, Path], real: Tensor, out: Path) -> None:
+    """One block a system: the first faces of its export, in the same order everywhere, beneath the real faces."""
+    rows, names = [real], ["real face with these attributes"]
+    for name, folder in folders.items():
+        export = read_folders([folder])
+        images = export.images[export.file[torch.arange(len(real)) * len(export.rows) // len(real)]]
+        rows.append(images.float() / 127.5 - 1)
+        names.append(name)
+    save_grid(Grid(torch.stack(rows), names), out)
+
+
+def row_of(name: str, figures: list, beside: str = "") -> list[str]:
+    """A line of the table: values, or what stands beside each under a name."""
+    found = {f.key: f for f in figures}
+    cells = [name]
+    for key in COLUMNS:
+        figure = found.get(key)
+        value = None if figure is None else figure.beside.get(beside) if beside else figure.value
+        cells.append("" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}")
+    return cells
+
+
+def table(results: dict[str, dict], n: int, judge: str) -> str:
+    """Markdown, the real values first."""
+    first = next(iter(results.values()))["figures"]
+    lines = [row_of("real test faces", first, "real"), row_of("shuffled requests", first, "shuffled")]
+    lines += [row_of(name, result["figures"]) for name, result in results.items()]
+    head = ["", *COLUMNS.values()]
+    text = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
+    return f"N {n}, judge {judge}. Worst attribute of each: {worst(results)}\n\n" + "\n".join(text) + "\n"
+
+
+def worst(results: dict[str, dict]) -> str:
+    """The attribute that each system sets least often as asked."""
+    found = []
+    for name, result in results.items():
+        for figure in result["figures"]:
+            if figure.key == "attribute accuracy":
+                per = figure.detail["per_attribute"]
+                found.append(f"{name} {min(per, key=per.get)} {min(per.values()):.2f}")
+    return "; ".join(found)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cgan", type=Path, help="a run of system cgan")
+    parser.add_argument("--face", type=Path, help="a run of system face: A2F-noise and A2F-sketch")
+    parser.add_argument("--also", nargs="*", default=[], help="NAME=RUN: other runs of cgan or face, entered by noise")
+    parser.add_argument("--judge", type=Path, required=True, help="a run of evaluation.train_classifier")
+    parser.add_argument("--n", type=int, default=2000, help="requests")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    args = parser.parse_args(argv)
+    with exit_on_user_error():
+        run_all(args)
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Export, judge, write."""
+    plan = {"CGAN": (args.cgan, "noise")} if args.cgan else {}
+    if args.face:
+        plan |= {"A2F-noise": (args.face, "noise"), "A2F-sketch": (args.face, "sketch")}
+    plan |= {name: (Path(run), "noise") for name, _, run in (text.partition("=") for text in args.also)}
+    if not plan:
+        raise UserError("give at least one run, as --cgan RUN or --face RUN")
+    folders = {
+        name: export_system(run, entry, args.n, args.seed, args.out / name) for name, (run, entry) in plan.items()
+    }
+    first = next(iter(plan.values()))[0]
+    editor, like = Editor.of(first)(first), next(iter(folders.values()))
+    for kind in ("retrieval", "mean-request"):
+        folders[kind] = export_baseline(kind, like, editor, args.seed, args.out / kind)
+    faces = editor.split("test")
+    n = min(args.n, len(faces))
+    shown = faces.take([i * n // 12 * len(faces) // n for i in range(12)])["image"]
+    sheet(folders, shown, args.out / "systems.png")
+    results = {name: evaluate([folder], [args.judge], str(first)) for name, folder in folders.items()}
+    plain = {
+        name: {"run": str(plan.get(name, [""])[0]), "figures": [f.plain() for f in r["figures"]], "alarms": r["alarms"]}
+        for name, r in results.items()
+    }
+    atomic_text(args.out / "systems.json", json.dumps(plain, indent=1))
+    text = table(results, n, args.judge.name)
+    atomic_text(args.out / "systems.md", text)
+    print(text)
+    for name, result in results.items():
+        for alarm in result["alarms"]:
+            print(f"{name}: ALARM: {alarm}")
+
+
+if __name__ == "__main__":
+    main()

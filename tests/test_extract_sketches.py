@@ -1,0 +1,68 @@
+"""scripts/extract_sketches.py: companions of photos, and a data set's faces as sketches."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import DataConfig, build_faces
+from data.sketch import sketch
+from engine.grids import to_uint8
+from scripts.extract_sketches import main
+
+
+def photo(folder, name, side=(60, 40), seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = np.kron(rng.integers(40, 220, (side[1] // 10, side[0] // 10, 3)), np.ones((10, 10, 1))).astype(np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(folder / name)
+    return pixels
+
+
+def test_a_folder_of_photos(tmp_path, capsys):
+    pixels = photo(tmp_path / "in" / "sub", "a.png")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
+    main(["--in", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "broken.jpg" in said and "1 photos were left out" in said
+    found = np.asarray(Image.open(tmp_path / "out" / "sub" / "a.png"))
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+    assert found.shape == (40, 60) and np.array_equal(found, to_uint8(sketch(x))[0, 0])
+    before = (tmp_path / "out" / "sub" / "a.png").read_bytes()
+    main(["--in", str(tmp_path / "in"), "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "sub" / "a.png").read_bytes() == before
+
+
+def test_faults_are_sentences(tmp_path, capsys):
+    for args, text in (
+        (["--in", str(tmp_path / "no")], "no such folder"),
+        (["--in", str(tmp_path)], "holds no photos"),
+        (["--in", str(tmp_path), "--sigma", "3"], "--sigma"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main([*args, "--out", str(tmp_path / "out")])
+        assert done.value.code == 2 and text in capsys.readouterr().err
+    photo(tmp_path / "two", "a.png")
+    photo(tmp_path / "two", "a.bmp")
+    with pytest.raises(SystemExit):
+        main(["--in", str(tmp_path / "two"), "--out", str(tmp_path / "out")])
+    assert "two photos would become" in capsys.readouterr().err
+
+
+def test_the_faces_of_a_config_become_a_set_in_celeba_s_layout(tmp_path, capsys):
+    text = (
+        "data: {dataset: synthetic, image_size: 32, num_train: 6, num_val: 2, num_test: 3, attributes: [Male, Smiling]}"
+    )
+    (tmp_path / "c.yaml").write_text(text)
+    main(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "set")])
+    drawn = build_faces(DataConfig(dataset="synthetic", image_size=32, num_train=6, num_val=2, num_test=3,
+                                   attributes=["Male", "Smiling"], flip="none"))  # fmt: skip
+    read = build_faces(DataConfig(dataset="celeba", root=str(tmp_path / "set"), image_size=32, crop="full",
+                                  grayscale=True, cache=str(tmp_path / "cache"), drop_bad=False))  # fmt: skip
+    assert [len(part) for part in (read.train, read.val, read.test)] == [6, 2, 3]
+    ours, theirs = drawn.test.fixed(3), read.test.fixed(3)
+    order = [int(np.abs(to_uint8(theirs["image"]).astype(int) - s).sum((1, 2, 3)).argmin())
+             for s in to_uint8(sketch(ours["image"])).astype(int)]  # fmt: skip
+    assert sorted(order) == [0, 1, 2]
+    assert torch.equal(theirs["attr"][order], ours["attr"])
+    assert (theirs["image"][order] - sketch(ours["image"])).abs().max() < 0.02
