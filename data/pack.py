@@ -142,7 +142,7 @@ def _make(folder: Path, reader: RawFaces, cfg: DataConfig, source: str) -> None:
         labels = _final_labels(reader, facts)
         for key in sorted(labels):
             content.update(key.encode() + np.ascontiguousarray(labels[key]).tobytes())
-        np.savez(temporary / "labels.npz", **labels)
+        np.savez(temporary / "labels.npz", **labels)  # pyright: ignore[reportArgumentType]
         meta = _describe(reader, cfg, facts, channels)
         for note in meta["notes"][len(index.notes) :]:
             rank_zero_info(note)
@@ -210,8 +210,8 @@ def _write_images(file: BinaryIO, reader: RawFaces, cfg: DataConfig, channels: i
     content, facts, row = hashlib.sha256(), Chunk.empty(len(reader)), 0
     with Progress(len(reader), f"packing {cfg.dataset} at {cfg.image_size} px") as progress:
         for chunk in _prepared(Chunks(reader, cfg, channels)):
-            file.write(chunk.images)
-            content.update(chunk.images)
+            file.write(chunk.images.data)
+            content.update(chunk.images.data)
             rows = slice(row, row := row + len(chunk.images))
             for key in ("fault", "pixels", "box", "size"):
                 getattr(facts, key)[rows] = getattr(chunk, key)

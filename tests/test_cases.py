@@ -71,7 +71,7 @@ def test_two_sources_that_fit_one_edit_are_refused(tmp_path):
     put(edits / "happy" / "0001_a.png", 1)
     put(tmp_path / "sources" / "sad" / "0001.png", 2)
     put(tmp_path / "sources" / "neutral" / "0001.png", 3)
-    with pytest.raises(UserError, match="2 sources fit its name"):
+    with pytest.raises(UserError, match="2 sources have this name"):
         manifest_rows(edits, tmp_path / "sources", "edit")
 
 
@@ -89,7 +89,7 @@ def test_sources_of_other_folders_keep_their_label_and_pixels(tmp_path):
     found = np.asarray(Image.open(edits / rows["happy/0001_a.png"].source))
     np.testing.assert_array_equal(found, np.asarray(picture(2)))
     put(sources / "sad" / "0001.png", 7)  # another picture under the name of the copy
-    with pytest.raises(UserError, match="is another picture"):
+    with pytest.raises(UserError, match="exists and differs from"):
         manifest_rows(edits, sources, "edit")
 
 
@@ -100,7 +100,7 @@ def test_a_manifest_that_says_something_else_is_kept(tmp_path, capsys):
     (tmp_path / "manifest.csv").write_text("mine")
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
-    assert (tmp_path / "manifest.csv").read_text() == "mine" and "move it away" in capsys.readouterr().err
+    assert (tmp_path / "manifest.csv").read_text() == "mine" and "move or delete it" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_files_is_never_replaced(tmp_path):
