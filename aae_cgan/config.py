@@ -7,6 +7,7 @@ from data import DataConfig
 from engine import TrainConfig
 from engine.config import require
 from engine.errors import UserError
+from losses.augment import KINDS
 
 
 @dataclass
@@ -71,9 +72,6 @@ class LossConfig:
         require(self.guide_steps >= 0, "guide_steps", "at least 0", self.guide_steps)
 
 
-AUGMENTS = ("color", "translation", "cutout")
-
-
 @dataclass
 class AAECGANTrainConfig(TrainConfig):
     """Learning rates and phases, in addition to the common options."""
@@ -104,8 +102,8 @@ class AAECGANTrainConfig(TrainConfig):
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         for name in ("mixed", "unlabelled"):
             require(0 <= getattr(self, name) <= 1, name, "a share in 0 .. 1", getattr(self, name))
-        unknown = [part for part in self.augment.split(",") if part and part not in AUGMENTS]
-        require(not unknown, "augment", f"a list of {', '.join(AUGMENTS)}", self.augment)
+        unknown = [part for part in self.augment.split(",") if part and part not in KINDS]
+        require(not unknown, "augment", f"a list of {', '.join(KINDS)}", self.augment)
         super().__post_init__()
 
 

@@ -61,59 +61,33 @@ def samples(eval_data: EvalData, predictions: Predictions, rows: Tensor, bits: T
     rows, bits = rows[requested], bits[requested]
     if not len(rows):
         return []
-    logits, p = (
-        predictions.fake["logits"][eval_data.export.file[rows], k:],
-        predictions.probabilities("fake")[eval_data.export.file[rows], k:],
-    )
+    files, judge = eval_data.export.file[rows], f"judge {predictions.name}"
+    logits, p = predictions.fake["logits"][files, k:], predictions.probabilities("fake")[files, k:]
     each, exact = agreement(logits, bits)
     shuffled = bits[torch.randperm(len(bits), generator=torch.Generator().manual_seed(0))]
     chance, chance_exact = agreement(logits, shuffled)
     share = bits.nanmean(0)
-    majority = torch.maximum(share, 1 - share)
-    references = [
-        {"shuffled": float(chance.nanmean()), "majority": float(majority.nanmean())},
-        {"shuffled": chance_exact},
-    ]
+    majority = float(torch.maximum(share, 1 - share).nanmean())
+    references = [{"shuffled": float(chance.nanmean()), "majority": majority}, {"shuffled": chance_exact}]
     references.append({"shuffled": attr_l2(p, shuffled)})
-    known = predictions.real_attr(eval_data)
-    known = torch.where(bits.isnan().all(0), torch.nan, known)
+    known = torch.where(bits.isnan().all(0), torch.nan, predictions.real_attr(eval_data))
     if (~known.isnan()).any():
         real_each, real_exact = agreement(predictions.real["logits"][:, k:], known)
         real_l2 = attr_l2(predictions.probabilities("real")[:, k:], known)
-        references = [
-            {"real": v} | b for v, b in zip((float(real_each.nanmean()), real_exact, real_l2), references, strict=True)
-        ]
+        real = (float(real_each.nanmean()), real_exact, real_l2)
+        references = [{"real": value} | others for value, others in zip(real, references, strict=True)]
     per = {n: float(v) for n, v in zip(predictions.attributes, each, strict=True) if not math.isnan(v)}
-    judge = f"judge {predictions.name}"
+    detail = {"per_attribute": per, "worst": min(per.values())}
+    n, accuracy, l2 = len(rows), float(each.nanmean()), attr_l2(p, bits)
+    name = f"attribute accuracy of samples (mean over {len(per)} attributes, {judge})"
+    exact_name, l2_name = (
+        f"exact match (all requested attributes, {judge})",
+        f"attribute L2 (norm of p - target, {judge})",
+    )
     return [
-        Metric(
-            "attribute accuracy",
-            f"attribute accuracy of samples (mean over {len(per)} attributes, {judge})",
-            float(each.nanmean()),
-            "high",
-            len(rows),
-            references[0],
-            predictions.name,
-            {"per_attribute": per, "worst": min(per.values())},
-        ),
-        Metric(
-            "exact match",
-            f"exact match (all requested attributes, {judge})",
-            exact,
-            "high",
-            len(rows),
-            references[1],
-            predictions.name,
-        ),
-        Metric(
-            "attribute L2",
-            f"attribute L2 (mean norm of p - target, {judge})",
-            attr_l2(p, bits),
-            "low",
-            len(rows),
-            references[2],
-            predictions.name,
-        ),
+        Metric("attribute accuracy", name, accuracy, "high", n, references[0], predictions.name, detail),
+        Metric("exact match", exact_name, exact, "high", n, references[1], predictions.name),
+        Metric("attribute L2", l2_name, l2, "low", n, references[2], predictions.name),
     ]
 
 

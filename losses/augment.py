@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KINDS = ("color", "translation", "cutout")
 SHIFT = 1 / 8  # largest shift in each direction, as a share of the side
 CUT = 1 / 2  # side of the cutout, as a share of the side
 
