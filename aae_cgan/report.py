@@ -14,9 +14,9 @@ from aae_cgan.figures import code_std, diversity, edit_table, mmd, psnr, sharpne
 from aae_cgan.schedule import boundaries
 from data.emotions import class_order
 from data.labels import conditions
+from editing.judge import Judge
 from editing.record import output_path, write_grid, write_record
 from editing.subjects import SPLITS
-from editing.verdicts import Judge
 from engine import Grid, UserError
 from engine.files import atomic_write
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from editing.changes import describe_changes, sentences
+from editing.changes import describe_changes, format_changes
 from editing.editor import partway
 from editing.modes import take_images
 from editing.paint import DETAILS, paint, paint_photo, photo_suffix, save_photo
@@ -77,7 +77,7 @@ def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace)
     paths = unique_paths(args.out, name, [(n, photo_suffix(p, args.detail)) for n, p in zip(faces.names, faces.photos)])
     check_outputs(paths, photos)
     code, target = editor.codes(faces), editor.target(faces, request)
-    for line in sentences(editor, request, describe_changes(editor, faces, request, target)):
+    for line in format_changes(editor, request, describe_changes(editor, faces, request, target)):
         print(f"{name}: {line}")
     before, after = editor.images(code), editor.images(partway(code, target, args.strength))
     edited = paint(faces.images, before, after, args.detail)

@@ -109,7 +109,7 @@ def test_photo_keeps_its_size(run_dir, photo, tmp_path, capsys):
     call(run_dir, "edit", photo, "--attr", "happy", "--eyes", EYES, "--out", str(tmp_path / "e.png"))
     edited = np.asarray(Image.open(tmp_path / "e_me.png"))
     assert edited.shape == (140, 180, 3)
-    assert "read by the guide" in capsys.readouterr().out
+    assert "predicted by the guide" in capsys.readouterr().out
 
 
 def test_edit_changes_the_label_with_strength(editor):

@@ -1,4 +1,4 @@
-"""Figures on images whose truth is known: a colour is an expression, and an oracle reads it."""
+"""Metrics of images with known labels: the colour is the expression, and an oracle is the judge."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ SIZE = 24
 
 
 def face(label: int, bit: int, seed: int) -> np.ndarray:
-    """(S, S, 3) uint8: red says the expression, green the attribute, blue and texture who it is."""
+    """(S, S, 3) uint8: red encodes the expression, green the attribute, blue and texture the identity."""
     g = np.random.default_rng(seed)
     x = np.zeros((SIZE, SIZE, 3))
     x[..., 0], x[..., 1], x[..., 2] = 30 + 60 * label, 60 + 120 * bit, g.integers(40, 215)
@@ -35,7 +35,7 @@ def face(label: int, bit: int, seed: int) -> np.ndarray:
 
 
 class Oracle:
-    """A judge that reads red and green; its features are coarse pixels."""
+    """A judge that uses red and green; its features are pooled pixels."""
 
     heads, classes, attributes = ("expression", "attributes"), CLASSES, ["Smiling"]
     names, meta = [*CLASSES, "Smiling"], {"dataset": "toy", "image_size": SIZE, "channels": 3}
@@ -83,7 +83,7 @@ def save(array: np.ndarray, folder, name: str) -> str:
 
 
 def write_edits(folder, n: int = 64, works: float = 1.0, shuffle: bool = False) -> list[Row]:
-    """n sources edited towards a target each; a share `works` of them arrives there."""
+    """n sources, each edited to a target; a share `works` of the edits succeeds."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, g = [], np.random.default_rng(0)
     targets = [(i // 4 + i) % 4 for i in range(n)]
@@ -107,7 +107,7 @@ def by_key(result) -> dict:
     return {f.key: f for f in result["metrics"]}
 
 
-def test_perfect_edits_are_perfect_and_the_identity_map_is_zero(judge, tmp_path):
+def test_ground_truth_edits_have_target_accuracy_one_and_no_edit_zero(judge, tmp_path):
     write_edits(tmp_path / "a")
     result = judge(tmp_path / "a")
     found = by_key(result)
@@ -121,7 +121,7 @@ def test_perfect_edits_are_perfect_and_the_identity_map_is_zero(judge, tmp_path)
     assert "target accuracy" in table(result["metrics"])
 
 
-def test_with_sources_at_their_target_left_in_the_identity_map_scores_their_share(judge, tmp_path):
+def test_no_edit_scores_the_share_of_sources_of_the_target_class(judge, tmp_path):
     rows = write_edits(tmp_path / "a", works=0)
     write_manifest(tmp_path / "a", [replace(row, source_label="") for row in rows])
     accuracy = by_key(judge(tmp_path / "a"))["target accuracy"]
@@ -129,12 +129,12 @@ def test_with_sources_at_their_target_left_in_the_identity_map_scores_their_shar
     assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.references["no edit"]
 
 
-def test_shuffled_targets_fall_to_chance(judge, tmp_path):
+def test_shuffled_targets_score_chance(judge, tmp_path):
     write_edits(tmp_path / "a", n=400, shuffle=True)
     assert by_key(judge(tmp_path / "a"))["target accuracy"].value == pytest.approx(0.25, abs=0.08)
 
 
-def test_permuted_rows_change_nothing_at_all(judge, tmp_path):
+def test_metrics_do_not_depend_on_the_order_of_rows(judge, tmp_path):
     rows = write_edits(tmp_path / "a", works=0.6)
     before = judge(tmp_path / "a")
     write_manifest(tmp_path / "a", [rows[i] for i in np.random.default_rng(1).permutation(len(rows))])
@@ -142,14 +142,14 @@ def test_permuted_rows_change_nothing_at_all(judge, tmp_path):
     assert [f.to_dict() for f in before["metrics"]] == [f.to_dict() for f in after["metrics"]]
 
 
-def test_the_batch_size_changes_no_figure(judge, tmp_path):
+def test_metrics_do_not_depend_on_the_batch_size(judge, tmp_path):
     write_edits(tmp_path / "a", works=0.6)
     small, large = judge(tmp_path / "a", batch_size=7), judge(tmp_path / "a", batch_size=256)
     for a, b in zip(small["metrics"], large["metrics"], strict=True):
         assert a.value == pytest.approx(b.value, abs=1e-4), a.key
 
 
-def test_a_subset_keeps_edits_with_their_sources(tmp_path):
+def test_a_subset_keeps_the_sources_of_edits(tmp_path):
     write_edits(tmp_path / "a")
     few = read_folders([tmp_path / "a"], max_images=20)
     assert len(few.rows) == 20 and (few.source >= 0).all() and (few.truth >= 0).all()
@@ -160,7 +160,7 @@ def write_samples(folder, pictures) -> None:
     write_manifest(folder, [Row(save(x, folder, f"s{i:04d}.png"), "sample", seed=i) for i, x in enumerate(pictures)])
 
 
-def test_a_hundred_copies_ring_the_collapse_alarm_and_lower_recall(judge, tmp_path):
+def test_copies_raise_the_collapse_alarm_and_lower_recall(judge, tmp_path):
     varied = [face(i % 4, i // 4 % 2, 20_000 + i) for i in range(200)]
     write_samples(tmp_path / "varied", varied)
     write_samples(tmp_path / "copies", varied[:3] + [varied[0]] * 100)
@@ -170,12 +170,12 @@ def test_a_hundred_copies_ring_the_collapse_alarm_and_lower_recall(judge, tmp_pa
     assert by_key(bad)["sample face-recall"].value < by_key(good)["sample face-recall"].value - 0.02
 
 
-def test_training_images_ring_the_memorisation_alarm(judge, real, tmp_path):
+def test_training_images_raise_the_memorisation_alarm(judge, real, tmp_path):
     write_samples(tmp_path / "copied", list(real.train.permute(0, 2, 3, 1).numpy()))
     assert any("memorisation" in alarm for alarm in judge(tmp_path / "copied")["alarms"])
 
 
-def test_attributes_success_leakage_and_samples(judge, tmp_path):
+def test_attribute_target_accuracy_of_edits_and_samples(judge, tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     rows = []
@@ -197,7 +197,7 @@ def test_attributes_success_leakage_and_samples(judge, tmp_path):
     assert found.value == 0.75 and found.references["majority"] == 0.75 and found.references["real"] == 1
 
 
-def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_path):
+def test_gap_closed_is_relative_to_base_and_reconstructed_ground_truth(judge, tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     rows = []
@@ -223,7 +223,7 @@ def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_pat
     assert found["reconstruction accuracy"].value == 1
 
 
-def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
+def test_series_of_strengths_and_metrics_at_full_strength(judge, tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     rows = []
@@ -247,7 +247,7 @@ def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
     ] == pytest.approx(1)
 
 
-def test_unlike_or_broken_folders_are_one_sentence(judge, tmp_path):
+def test_damaged_exports_raise_user_errors(judge, tmp_path):
     rows = write_edits(tmp_path / "a", n=8)
     data = (tmp_path / "a" / rows[3].file).read_bytes()
     (tmp_path / "a" / rows[3].file).write_bytes(data[: len(data) // 2])
@@ -262,7 +262,7 @@ def test_unlike_or_broken_folders_are_one_sentence(judge, tmp_path):
         judge(tmp_path / "a")
 
 
-def test_a_class_that_the_judge_never_saw_is_said(judge, tmp_path):
+def test_a_class_unknown_to_the_judge_raises_a_user_error(judge, tmp_path):
     rows = write_edits(tmp_path / "a", n=8)
     (tmp_path / "a" / "export.json").unlink()
     write_manifest(tmp_path / "a", [replace(row, target="contempt") for row in rows])
@@ -279,7 +279,7 @@ def test_fid_of_equal_sets_and_of_gaussians():
     assert distribution.fid(b, c) == pytest.approx(1 + 3 * (2 - 1) ** 2, rel=0.02)
 
 
-def test_kid_is_unbiased_and_its_error_is_right():
+def test_kid_is_unbiased_and_its_standard_error_is_correct():
     g = torch.Generator().manual_seed(0)
     draws = [distribution.kid(*(torch.randn(60, 4, generator=g) for _ in range(2))) for _ in range(150)]
     values, errors = np.array([d[0] for d in draws]), np.array([d[1] for d in draws])
@@ -289,7 +289,7 @@ def test_kid_is_unbiased_and_its_error_is_right():
     assert shifted[0] > 5 * shifted[1]
 
 
-def test_precision_and_recall_see_lost_and_strange_modes():
+def test_precision_and_recall_of_missing_and_wrong_modes():
     g = torch.Generator().manual_seed(0)
     modes = torch.tensor([[0.0, 0], [20, 0]])
     real = torch.randn(200, 2, generator=g) + modes.repeat(100, 1)
@@ -317,7 +317,7 @@ def test_predictions_hold_logits_of_edits_and_sources(judge, tmp_path):
     assert max(CLASSES, key=lambda name: float(edit[name])) == edit["target"]
 
 
-def test_baselines_imitate_an_export(judge, real, tmp_path):
+def test_baselines_of_an_export(judge, real, tmp_path):
     from evaluation.baselines import export_baseline
 
     write_edits(tmp_path / "a")
@@ -328,7 +328,7 @@ def test_baselines_imitate_an_export(judge, real, tmp_path):
     assert read_manifest(tmp_path / "means", CLASSES)
 
 
-def test_the_report_carries_its_pictures(judge, tmp_path):
+def test_the_report_embeds_its_images(judge, tmp_path):
     from evaluation.gallery import Entry
     from evaluation.page import write_report
 
@@ -344,7 +344,7 @@ def test_the_report_carries_its_pictures(judge, tmp_path):
     json.dumps([f.to_dict() for f in entries[0].result["metrics"]], allow_nan=False)
 
 
-def test_a_manifest_for_a_foreign_folder(tmp_path):
+def test_make_manifest_for_foreign_results(tmp_path):
     from scripts.make_manifest import main
 
     out, sources = tmp_path / "out", tmp_path / "in"
@@ -385,14 +385,14 @@ def test_real_faces_come_from_a_run_a_pack_or_a_folder(tmp_path, faces_cache):
         open_real(str(tmp_path / "nothing"), DataConfig(), max_images=0)
 
 
-def test_inception_says_how_to_get_it(tmp_path):
+def test_missing_inception_raises_a_user_error(tmp_path):
     from evaluation.features import Inception
 
     with pytest.raises(UserError, match="pip install|download them once"):
         Inception(tmp_path / "weights.pth")
 
 
-def test_landmarks_that_were_asked_for_are_found_again(judge, real, tmp_path, monkeypatch):
+def test_nme_of_requested_landmarks(judge, real, tmp_path, monkeypatch):
     points = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     class Finder(Oracle):

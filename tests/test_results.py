@@ -52,7 +52,7 @@ def test_table_has_baselines_methods_and_unknown_methods(tmp_path: Path) -> None
 @pytest.fixture
 def toy_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A benchmark on eight drawn faces: the editor is a toy, the judge a classifier of four steps."""
-    from evaluation import train_classifier
+    from evaluation import attributes, counterfactual, expression, train_classifier
 
     data = "{dataset: synthetic, image_size: 32, num_train: 30, num_val: 20, num_test: 20, attributes: [Smiling, Male]}"
     options = "{total_steps: 4, batch_size: 16, device: cpu, val_images: 16}"
@@ -61,6 +61,7 @@ def toy_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleName
     train_classifier.main(["--config", str(tmp_path / "judge.yaml"), "--run-dir", str(tmp_path / "judge")])
     toy = benchmark.Benchmark(str(tmp_path / "judge.yaml"), 8, (str(tmp_path / "judge"),))
     monkeypatch.setitem(benchmark.BENCHMARKS, "drawn32", toy)
+    monkeypatch.setattr("evaluation.run.PARTS", (expression, attributes, counterfactual))  # the others are slower
     monkeypatch.setattr(benchmark, "open_editor", lambda run: Toy(run))
     run = tmp_path / "run"
     run.mkdir()
