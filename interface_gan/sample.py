@@ -21,6 +21,7 @@ from interface_gan.boundary import boundaries_path, describe, fit_boundaries, sa
 from interface_gan.codes import draw_z, images_of, map_z
 from interface_gan.editor import REFERENCE_FACES, Editor
 from interface_gan.project import distance, percentile
+from interface_gan.real_report import real_flips
 from interface_gan.report import grade
 from interface_gan.score import Scores, read_images, read_scores, score_codes
 from latents.boundaries import ESTIMATORS
@@ -151,6 +152,15 @@ def report(editor: Editor, args: argparse.Namespace) -> None:
     print(f"{text}\nwrote {path}")
 
 
+def report_real(editor: Editor, args: argparse.Namespace) -> None:
+    """Whether edits of inverted test faces hold, in W and in W+: one table and one JSON."""
+    judge = classifier.load(args.judge, role="judge", device=args.device)
+    found, text = real_flips(editor, judge, args.attr, args.n)
+    path = output_path(editor, args, "report_real", ".json")
+    atomic_text(path, json.dumps(found, indent=1))
+    print(f"{text}\nwrote {path}")
+
+
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guide", type=Path, required=True, help="a run of evaluation.train_classifier, role guide")
     parser.add_argument("--num", type=int, default=20_000, help="codes")
@@ -184,7 +194,7 @@ def _add_project(parser: argparse.ArgumentParser) -> None:
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge", type=Path, required=True, help="a run of evaluation.train_classifier, role judge")
     parser.add_argument("--attr", nargs="+", default=[], help="names; none: all that have a boundary")
-    parser.add_argument("--n", type=int, default=500, help="generated faces")
+    parser.add_argument("--n", type=int, default=200, help="faces")
 
 
 MODES = {
@@ -194,6 +204,7 @@ MODES = {
     "extremes": Mode(extremes, "the faces that a boundary was fitted to", _add_extremes),
     "project": Mode(project, "inversions of faces and photos", _add_project),
     "report": Mode(report, "generated faces and their edits, graded by a judge", _add_report),
+    "report-real": Mode(report_real, "edits of inverted test faces, graded by a judge", _add_report),
 }
 
 

@@ -172,6 +172,21 @@ def test_modes_write_a_picture_and_how_it_was_made(words, run, tmp_path):
     assert (tmp_path / "x.png").is_file() and record["sha256"] and record["boundaries"]["num"] == NUM
 
 
+def test_edits_of_inverted_faces_are_graded(run, editor, tmp_path, monkeypatch):
+    class Judge(LinearGuide):
+        def logits(self, images8: Tensor) -> Tensor:
+            return LinearGuide.__call__(self, images8.float() / 127.5 - 1)
+
+    monkeypatch.setattr("interface_gan.sample.classifier.load", lambda *a, **k: Judge())
+    monkeypatch.setattr("interface_gan.real_report.DEFAULT", Steps(starts=1, steps_w=4, steps_plus=4))
+    out, words = tmp_path / "real.json", ["--judge", "runs/judge", "--attr", "Smiling", "--n", "6", "--out"]
+    sample(["report-real", "--run-dir", str(run), "--device", "cpu", *words, str(out)])
+    found = json.loads(out.read_text())
+    flips = found["W+"]["flips"]["Smiling"]
+    assert flips["faces"] <= 6 and flips["random"]["cost"] == pytest.approx(flips["least"]["cost"], rel=1e-3)
+    assert found["W"]["psnr"] > 5 and flips["least"]["cost"] < flips["paper"]["cost"] * 1.001
+
+
 def test_an_export_names_its_guide(run, tmp_path):
     out = tmp_path / "edits"
     sample(["export", "--run-dir", str(run), "--what", "edit", "--attr", "Smiling=flip", "--n", "2", "--out", str(out)])

@@ -1,0 +1,85 @@
+"""Do edits of inverted faces hold? Test faces inverted to W and to W+, and generated faces beside them, flipped and
+graded by a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interface_gan.plan import MOVES
+from interface_gan.project import DEFAULT, project
+from interface_gan.report import to_bytes
+
+FIRST_SEED = 1000  # of the generated faces
+
+
+def real_flips(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict[str, Any], str]:
+    """Flip each of `names` (none: all attributes with a boundary) of `num` test faces -> all figures, and their table.
+
+    Beside them four times as many generated faces, which are on the side that the judge sees them on. Target accuracy
+    counts the faces whose inversion shows what they are. Leakage: mean absolute change of the other
+    attributes' probabilities against the inversion's.
+    """
+    faces = editor.subjects(editor.spread("test", num))
+    labels, columns = editor.labels(faces), editor.label_names()
+    chosen = [name for name in (names or editor.attributes) if editor.boundaries("w").row(name) >= 0]
+    found: dict[str, Any] = {"num": num}
+    lines = ["flip                 faces | target accuracy, leakage, cost of " + ", ".join(MOVES)]
+    x = faces.images.to(editor.device)
+    for space, options in (("W", replace(DEFAULT, steps_plus=0)), ("W+", DEFAULT)):
+        p = project(editor.generator, editor.method.discriminator.features, editor.stats, x, options)
+        psnr = 10 * torch.log10(4 / (p.x_hat - x).square().mean((1, 2, 3)))
+        found[space] = {"psnr": float(psnr.mean()), "typicality": float(p.typicality.mean()), "flips": {}}
+        lines.append(f"{space}: PSNR {psnr.mean():.2f} dB, typicality {p.typicality.mean():.2f} (draws have 1)")
+        for name in chosen:
+            own = labels[:, columns.index(name)]
+            result = flip_each_way(editor, judge, name, p.ws.cpu(), own, replace(faces, code=None))
+            found[space]["flips"][name] = result
+            lines.append(line_of(name, result))
+    drawn = editor.draw(range(FIRST_SEED, FIRST_SEED + 4 * num))
+    logits = judge.logits(to_bytes(drawn.images))
+    found["generated"] = {"flips": {}}
+    lines.append("generated faces")
+    for name in chosen:
+        own = (logits[:, judge.names.index(name)] > 0).float()
+        drawn.batch["attr"][:, editor.meta["attributes"].index(name)] = own
+        found["generated"]["flips"][name] = flip_each_way(editor, judge, name, drawn.code["ws"], own, drawn)
+        lines.append(line_of(name, found["generated"]["flips"][name]))
+    return found, "\n".join(lines)
+
+
+def line_of(name: str, result: dict[str, Any]) -> str:
+    """One line of the table."""
+    moves = (result[move] for move in MOVES)
+    cells = (f"{m['target_accuracy']:.2f} {m['leakage']:.3f} {m['cost']:.2f}" for m in moves)
+    return f"{name:<20} {result['faces']:5d} | " + "  ".join(cells)
+
+
+def flip_each_way(editor: Any, judge: Any, name: str, ws: Tensor, own: Tensor, faces: Any) -> dict[str, Any]:
+    """Flip `name` of inverted faces ws (N, L, Z) by every move. own (N,): the side that each face is on."""
+    column, request = judge.names.index(name), editor.parse(f"{name}=flip")
+    others = [i for i, n in enumerate(judge.names) if n in judge.attributes and n != name]
+
+    def read(codes: Tensor) -> tuple[Tensor, Tensor]:
+        logits = judge.logits(to_bytes(editor.images({"ws": codes})))
+        return (logits[:, column] > 0).float(), judge.probabilities(logits)[:, others]
+
+    seen, before = read(ws)
+    counted = seen == own
+    result: dict[str, Any] = {"faces": int(counted.sum())}
+    options = editor.options
+    for move in MOVES:
+        editor.options = replace(options, move=move)
+        step = editor.plan(ws.mean(1), faces, request)
+        after, others_after = read(ws + step.step[:, None])
+        result[move] = {
+            "target_accuracy": float((after == 1 - own)[counted].float().mean()),
+            "leakage": float((others_after - before).abs().mean()),
+            "cost": float(step.cost.mean()),
+        }
+    editor.options = options
+    return result
