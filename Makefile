@@ -20,9 +20,10 @@ test: $(READY) ## everything that must hold (under ten minutes on two cores)
 test-fast: $(READY) ## what can be known within a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-lint: $(READY) ## style, without changing anything
+lint: $(READY) ## style and types, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(READY) ## style, mended
 	$(BIN)/ruff check --fix .

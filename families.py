@@ -1,4 +1,4 @@
-"""All families: which editor opens a run directory. Scripts and pages import it; no family does."""
+"""All families: opens a run directory with the editor of its family. No family imports this module."""
 
 import importlib
 import json
@@ -12,15 +12,15 @@ FAMILIES = ("vae", "flow", "aae_cgan")
 
 
 def family_of(run_dir: str | Path) -> str:
-    """The family that trained a run, as `environment.json` says.
+    """The family that trained a run, from `environment.json`.
 
     Raises:
-        UserError: no run directory, or a family that is not known here.
+        UserError: not a run directory, or an unknown family.
     """
     run_dir = Path(run_dir)
     path = run_dir / "environment.json"
     if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: is not a run directory (no config.yaml in it); train.py makes one")
+        raise UserError(f"{run_dir}: is not a run directory (config.yaml is missing); train.py makes one")
     try:
         launches = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         family = launches[-1].get("family", "") if launches else ""
@@ -33,10 +33,10 @@ def family_of(run_dir: str | Path) -> str:
 
 
 def editor_class(family: str) -> type[Editor]:
-    """The editor of a family (of a family with several systems: the one whose `of(run_dir)` chooses)."""
+    """The editor class of a family. With several systems, its `of(run_dir)` gives the class of a run."""
     return importlib.import_module(f"{family}.editor").Editor
 
 
 def open_editor(run_dir: str | Path, options: Any = None, **place: Any) -> Editor:
-    """Open a trained run of any family. `place`: step, device, data_root, as `Editor` takes them."""
+    """Open a trained run of any family. `place`: step, device and data_root of `Editor`."""
     return editor_class(family_of(run_dir)).of(run_dir)(run_dir, options, **place)

@@ -1,4 +1,4 @@
-"""How an AAE with a conditional GAN makes codes and changes them: a code is (z, y), and an edit is another y."""
+"""The AAE + CGAN `Editor`: a code is (z, y), and an edit replaces y."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ class Editor(editor.Editor):
         self.classes, self.attributes = ([], names) if has_attributes else (names, [])
         self.conditioned_on = names
         if self.method.guide is not None:
-            self.label_source = "read by the guide"
+            self.label_source = "predicted by the guide"
         else:
             self.label_source = "taken as absent" if has_attributes else "taken as neutral"
 
@@ -37,7 +37,7 @@ class Editor(editor.Editor):
         return self.method.decode(code["z"], code["y"])
 
     def complete(self, batch: dict[str, Tensor]) -> Tensor:
-        """y (N, K) of a batch. What is unknown is read by the guide; without one it is neutral, or absent."""
+        """y (N, K) of a batch. The guide predicts unknown labels. Without a guide they are neutral, or absent."""
         y, known = conditions(batch, len(self.method.names), self.method.attributes)
         if known.all():
             return y
@@ -50,7 +50,7 @@ class Editor(editor.Editor):
         return torch.where(known[:, None], y, guess)
 
     def one_hot(self, name: str) -> Tensor:
-        """(K,); the uniform distribution where the run has no class of this meaning."""
+        """One-hot (K,) of an expression; uniform if the run has no such class."""
         found = [i for i, known in enumerate(self.classes) if canonical(known) == name]
         if not found:
             return torch.full((len(self.classes),), 1 / len(self.classes))
@@ -60,7 +60,7 @@ class Editor(editor.Editor):
         return code | {"y": self.target_labels(code["y"], request)}
 
     def target_labels(self, y: Tensor, request: Request) -> Tensor:
-        """What a request asks of faces with labels y (N, K): (N, K)."""
+        """Target labels (N, K) of a request, for faces with labels y (N, K)."""
         meta = {"classes": self.classes, "attributes": self.attributes}
         if self.classes:
             return requested_labels(request, y, meta)
@@ -85,11 +85,11 @@ class Editor(editor.Editor):
     def predict_labels(self, faces: Subjects) -> Tensor:
         labels, y, names = self.labels(faces).clone(), self.codes(faces)["y"], self.label_names()
         if self.attributes:
-            read = (y > 0).float()
+            predicted = (y > 0).float()
         else:
-            read = torch.nn.functional.one_hot(y.argmax(1), len(self.classes)).float()
+            predicted = torch.nn.functional.one_hot(y.argmax(1), len(self.classes)).float()
         columns = [names.index(name) for name in self.method.names]
-        labels[:, columns] = torch.where(labels[:, columns].isnan(), read, labels[:, columns])
+        labels[:, columns] = torch.where(labels[:, columns].isnan(), predicted, labels[:, columns])
         return labels
 
     def guides(self) -> dict[str, str]:

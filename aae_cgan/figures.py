@@ -1,41 +1,52 @@
-"""Numbers that tell a healthy run from a collapsed one. Pure functions of pictures, codes and verdicts."""
+"""Metrics of images and codes, and the confusion of edits. Pure functions."""
 
 import torch
 from torch import Tensor
 
 
 def sharpness(x: Tensor) -> float:
-    """Mean squared Laplacian of images (N, C, H, W): grain, edges and artefacts together."""
+    """Mean squared Laplacian of images (N, C, H, W). Blur lowers it, noise and artefacts raise it."""
     c = x[..., 1:-1, 1:-1]
     laplacian = 4 * c - x[..., 2:, 1:-1] - x[..., :-2, 1:-1] - x[..., 1:-1, 2:] - x[..., 1:-1, :-2]
     return float(laplacian.square().mean())
 
 
 def diversity(x: Tensor, group: Tensor) -> float:
-    """Mean L1 between neighbours (in order) of one group: images (N, C, H, W), group (N,)."""
+    """Mean L1 between consecutive images (N, C, H, W) of one group; group (N,). NaN without a pair."""
     parts = [x[group == g] for g in group.unique()]
     distances = [(part[1:] - part[:-1]).abs().flatten(1).mean(1) for part in parts if len(part) > 1]
     return float(torch.cat(distances).mean()) if distances else float("nan")
 
 
-def edit_table(shown: Tensor, source: Tensor, target: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """How often edits to class r were read as class c (K, K), rows summing to 1, and accuracy per target (K,).
+def edit_table(probabilities: Tensor, source: Tensor, target: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Confusion (K, K) of edits, rows = target class, summing to 1; and target accuracy per target (K,).
 
-    shown: the judge's probabilities (N, K); source, target: classes (N,). Sources of the target's class are left out;
-    a target without a source is NaN.
+    probabilities: the judge's (N, K). source, target: classes (N,). Sources that already are of the target class are
+    left out. A target without a source is NaN.
     """
     kept = source != target
     counts = torch.zeros(num, num)
-    counts.index_put_((target[kept], shown[kept].argmax(1)), torch.ones(int(kept.sum())), accumulate=True)
+    counts.index_put_((target[kept], probabilities[kept].argmax(1)), torch.ones(int(kept.sum())), accumulate=True)
     table = counts / counts.sum(1, keepdim=True)
     return table, table.diagonal()
+
+
+def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean over images (N, C, H, W) in [-1, 1] of the peak signal-to-noise ratio, dB."""
+    mse = (x_hat - x).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / mse.clamp_min(1e-10)).mean()
+
+
+def code_std(z: Tensor) -> Tensor:
+    """Standard deviation of each latent over the faces (N, Z), mean over latents; 1 for codes from N(0, I)."""
+    return z.std(0).mean()
 
 
 def mmd(a: Tensor, b: Tensor, limit: int = 1000) -> float:
     """Unbiased squared maximum mean discrepancy of codes (N, Z) and (M, Z) with inverse multiquadric kernels.
 
-    k(u, v) = sum_s c / (c + |u - v|^2), c = 2 Z s, s in {0.2, 0.5, 1, 2, 5} (1711.01558). 0 in the mean for one
-    distribution.
+    k(u, v) = sum_s c / (c + |u - v|^2), c = 2 Z s, s in {0.2, 0.5, 1, 2, 5}, as in "Wasserstein Auto-Encoders",
+    https://arxiv.org/abs/1711.01558. The expectation is 0 if both distributions are equal.
     """
     a, b = a[:limit].double(), b[:limit].double()
 

@@ -1,6 +1,6 @@
-"""Networks that know the expressions and pull edits towards them: one taught in this run, or one of evaluation's.
+"""The guide: a classifier whose cross-entropy on edits is a loss. It is trained in this run, or by evaluation/.
 
-The judge is never among them: it would grade its own pupil.
+A judge is never a guide, since it must not measure edits that it trained itself.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from evaluation.manifest import weights_sha256
 
 
 class Guide(nn.Module):
-    """x (N, C, H, H) -> logits (N, K): taught the labels in the run's first steps, fixed from then on."""
+    """x (N, C, H, H) -> logits (N, K): trained in the run's first steps, then fixed."""
 
     def __init__(self, channels: int, image_size: int, num_conditions: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Guide(nn.Module):
             layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.BatchNorm2d(after)]
             layers.append(nn.LeakyReLU(0.1))
         side = -(-image_size // 8)
-        # Not one mean over the whole map: where a brow or a mouth corner is says what it means.
+        # No global average pooling: the position of brows and mouth corners matters.
         pool = max(1, side // 4)
         self.features = nn.Sequential(*layers, nn.AvgPool2d(pool))
         self.out = nn.Sequential(nn.Flatten(), nn.Dropout(0.4), nn.Linear(128 * (side // pool) ** 2, num_conditions))
@@ -32,44 +32,44 @@ class Guide(nn.Module):
         return self.out(self.features(x)).float()
 
     def sha256(self) -> str:
-        """Of the weights."""
+        """Hash of the weights."""
         return weights_sha256(self)
 
 
-class ForeignGuide(nn.Module):
-    """A guide of evaluation/, opened when first used; its weights stay in its own run, their hash goes into ours."""
+class ExternalGuide(nn.Module):
+    """A guide of evaluation/, loaded on first use. Its weights stay in its own run; only their hash is saved here."""
 
     def __init__(self, run: str, names: list[str]) -> None:
         super().__init__()
         self.run, self.names = run, names
-        self._opened: tuple = ()  # no child: it is neither trained nor saved here
-        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))  # sha256 of its checkpoint; 0 = not yet used
-        self.register_load_state_dict_post_hook(lambda *_: self._compare())
+        self._loaded: tuple = ()  # a tuple, so that it is no submodule: neither trained nor saved here
+        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))  # sha256 of its checkpoint; 0 = not used yet
+        self.register_load_state_dict_post_hook(lambda *_: self._check_digest())
 
     def open(self, device: Any) -> Any:
-        """The classifier. Raises UserError where there is none, or where it is a judge, or lacks a name."""
+        """The classifier. Raises UserError if it is missing, is a judge, or lacks a label."""
         from evaluation import classifier
 
-        if not self._opened:
+        if not self._loaded:
             found = classifier.load(self.run, role="guide", device=str(device))
             missing = [name for name in self.names if name not in found.names]
             if missing:
-                raise UserError(f"loss.guide: {self.run} does not know {', '.join(missing)}; teach one on these data")
-            self._opened = (found,)
-            self._compare()
-        return self._opened[0]
+                raise UserError(f"loss.guide: {self.run} has no {', '.join(missing)}; train a guide on these data")
+            self._loaded = (found,)
+            self._check_digest()
+        return self._loaded[0]
 
-    def _compare(self) -> None:
-        """Note which weights teach; raise UserError where others have taught before."""
-        if not self._opened:
+    def _check_digest(self) -> None:
+        """Record the hash of the guide. Raises UserError if this run was trained with another guide."""
+        if not self._loaded:
             return
-        digest = bytes.fromhex(self._opened[0].origin.sha256)
+        digest = bytes.fromhex(self._loaded[0].origin.sha256)
         if not self.digest.any():
             self.digest.copy_(torch.tensor(list(digest), dtype=torch.uint8))
         elif bytes(self.digest.tolist()) != digest:
             raise UserError(
-                f"loss.guide: {self.run} has other weights than those that taught this run; put the old ones back, or "
-                "start another --run-dir"
+                f"loss.guide: {self.run} has other weights than the guide of this run's first steps; "
+                "restore the old ones, or start another --run-dir"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,5 +77,5 @@ class ForeignGuide(nn.Module):
         return guide(x)[:, [guide.names.index(name) for name in self.names]]
 
     def sha256(self) -> str:
-        """Of the checkpoint that taught this run, whatever has become of it since."""
+        """Hash of the checkpoint that this run was trained with."""
         return bytes(self.digest.tolist()).hex()

@@ -1,7 +1,7 @@
 """Networks: encoder E, conditional generator G, image critic D_x, latent critic D_z.
 
-A request y (N, K) is a one-hot class, a mixture of classes, or attributes in {-1, +1}. Shapes stand at the line's end
-for 48 px, one channel, width w, code Z. Everything returns float32.
+A condition y (N, K) is a one-hot class, a mixture of classes, or attributes in {-1, +1}. Shapes at the line ends are
+for 48 px, one channel, width w, code size Z. Every output is float32.
 """
 
 import torch
@@ -17,9 +17,9 @@ HIDDEN = 256  # units of the critics' last layers
 
 
 class ConditionalNorm(nn.Module):
-    """GroupNorm or BatchNorm whose scale and shift follow the request: (1 + A y) h + B y, with A = B = 0 at first.
+    """Conditional GroupNorm or BatchNorm: (1 + A y) h + B y, with A = B = 0 at first.
 
-    Linear in y, hence a request may be mixed or exaggerated. With `num_conditions` 0 it is the plain layer.
+    Linear in y, so a condition may be mixed or extrapolated. With `num_conditions` 0 it is the plain layer.
     """
 
     def __init__(self, channels: int, norm: str, num_conditions: int = 0) -> None:
@@ -43,7 +43,7 @@ class ConditionalNorm(nn.Module):
 
 
 class Encoder(nn.Module):
-    """x (N, C, H, H) -> z (N, Z), deterministic: the linear path's code, and what a network adds to it."""
+    """x (N, C, H, H) -> z (N, Z), deterministic: the PCA code plus the network's output."""
 
     def __init__(self, channels: int, image_size: int, cfg: ModelConfig, linear: LinearPath | None) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """(z (N, Z), y (N, K)) -> x (N, C, H, H).
 
-    With a linear path: decode(z + shift(y)) + tanh(network), which may leave [-1, 1] a little; files and figures clamp
-    it. The tanh keeps the network from buying score far outside. Without: tanh(network).
+    With a linear path: decode(z + shift(y)) + tanh(network). The sum may leave [-1, 1] slightly, so images and metrics
+    clamp it. The tanh bounds what the network can add. Without: tanh(network).
     """
 
     def __init__(
@@ -78,19 +78,19 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         widths, self.first = stages(image_size, cfg.width)
-        joined = cfg.condition_g == "concat"
-        conditions = 0 if joined else num_conditions
-        self.joined, self.linear = joined, linear
-        self.inp = nn.Linear(cfg.latent_dim + (num_conditions if joined else 0), widths[-1] * self.first**2)
+        concat = cfg.condition_g == "concat"
+        conditions = 0 if concat else num_conditions
+        self.concat, self.linear = concat, linear
+        self.inp = nn.Linear(cfg.latent_dim + (num_conditions if concat else 0), widths[-1] * self.first**2)
         self.norms = nn.ModuleList([ConditionalNorm(widths[-1], cfg.norm, conditions)])
         self.convs = nn.ModuleList()
         outputs = [*reversed(widths[:-1]), widths[0]]
-        seen = channels if linear is not None else 0  # of the linear path's picture, beside each stage's features
+        linear_channels = channels if linear is not None else 0  # the PCA image is an extra input of each stage
         for before, after in zip([widths[-1], *outputs], outputs, strict=False):
-            self.convs.append(nn.ConvTranspose2d(before + seen, after, 4, 2, 1, bias=False))
+            self.convs.append(nn.ConvTranspose2d(before + linear_channels, after, 4, 2, 1, bias=False))
             self.norms.append(ConditionalNorm(after, cfg.norm, conditions))
         if linear is not None:
-            self.convs.append(nn.Conv2d(outputs[-1] + seen, outputs[-1], 3, padding=1, bias=False))
+            self.convs.append(nn.Conv2d(outputs[-1] + linear_channels, outputs[-1], 3, padding=1, bias=False))
             self.norms.append(ConditionalNorm(outputs[-1], cfg.norm, conditions))
         self.out = nn.Conv2d(outputs[-1], channels, 3, padding=1)
         if linear is not None:
@@ -99,7 +99,7 @@ class Generator(nn.Module):
                 nn.init.zeros_(weight)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        h = self.inp(torch.cat([z, y], 1) if self.joined else z)  # (N, 8w 9)
+        h = self.inp(torch.cat([z, y], 1) if self.concat else z)  # (N, 8w 9)
         h = F.relu(self.norms[0](h.unflatten(1, (-1, self.first, self.first)), y))  # (N, 8w, 3, 3)
         base = None if self.linear is None else self.linear.decode(z + self.shift(y).float())  # (N, 1, 48, 48)
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
@@ -111,11 +111,11 @@ class Generator(nn.Module):
 
 
 class ImageCritic(nn.Module):
-    """(x, y) -> score (N,): is this a real face, and does it look as y says?
+    """(x, y) -> score (N,): is x a real face that fits y?
 
-    planes: y as constant channels beside x. projection: psi(h) + <V y, h> (1802.05637). both: both. late: y joined to h
-    before a last layer; under a gradient penalty it is ignored, and stands here to show that. `class_logits` (N, K) has
-    a trunk of its own, so that recognising and criticising do not share features.
+    planes: y as constant channels beside x. projection: psi(h) + <V y, h>, https://arxiv.org/abs/1802.05637. both:
+    planes and projection. late: y joined to h before the last layer, which a gradient penalty makes ineffective (for
+    comparison). `class_logits` (N, K) has its own trunk, so that classifier and critic share no features.
     """
 
     def __init__(self, channels: int, image_size: int, num_conditions: int, cfg: ModelConfig, head: bool) -> None:
@@ -140,12 +140,12 @@ class ImageCritic(nn.Module):
         return score if self.project is None else score + (self.project(y) * h).sum(1).float()
 
     def class_logits(self, x: Tensor) -> Tensor:
-        """What the head reads, (N, K)."""
+        """Logits of the class head, (N, K)."""
         return self.head(x).float()
 
 
 class LatentCritic(nn.Module):
-    """z (N, Z) -> score (N,): is this a draw of N(0, I)?"""
+    """z (N, Z) -> score (N,): is z a sample of N(0, I)?"""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def stages(image_size: int, width: int) -> tuple[list[int], int]:
 
 
 def trunk(channels: int, image_size: int, width: int) -> nn.Sequential:
-    """(N, C, H, H) -> (N, 256) without any normalisation: a penalty needs the gradient of each sample by itself."""
+    """(N, C, H, H) -> (N, 256). No normalisation: a gradient penalty needs the gradient of each sample alone."""
     widths, last = stages(image_size, width)
     layers: list[nn.Module] = []
     for before, after in zip([channels, *widths], widths, strict=False):
@@ -180,8 +180,8 @@ def trunk(channels: int, image_size: int, width: int) -> nn.Sequential:
 
 
 def refuse_batch_norm(**critics: nn.Module) -> None:
-    """Raise UserError if a critic holds a BatchNorm: it mixes samples, and no penalty on single gradients holds."""
+    """Raise UserError if a critic has a BatchNorm: it mixes samples, so a per-sample gradient penalty is invalid."""
     for name, critic in critics.items():
         for place, layer in critic.named_modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                raise UserError(f"{name}.{place}: a critic with BatchNorm has no gradient of one sample; remove it")
+                raise UserError(f"{name}.{place}: a critic with BatchNorm mixes samples, so penalties fail; remove it")

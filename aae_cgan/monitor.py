@@ -1,65 +1,67 @@
-"""What goes wrong unseen: figures of a training run, and one sentence with a remedy for each that stays bad."""
+"""Health checks of a training run: metrics, and one warning with a remedy for each check that keeps failing."""
 
 import torch
 from torch import Tensor
 
-from aae_cgan.figures import diversity, sharpness
+from aae_cgan.figures import code_std, diversity, sharpness
 
-PATIENCE = 3  # samplings in a row
-CHECKS_OF_PHASE = {  # what can be wrong in a phase: before the joint one, what has not been taught yet is no symptom
+PATIENCE = 3  # failures in a row before a warning
+CHECKS_OF_PHASE = {  # checks that apply in a phase: those of networks that are trained by then
     "guide": (),
-    "autoencode": ("draws", "rows", "code_std"),
-    "gan": ("draws",),
-    "joint": ("recognised", "gap_image", "draws", "rows", "sharpness", "code_std"),
+    "autoencode": ("prior_diversity", "edit_diversity", "code_std"),
+    "gan": ("prior_diversity",),
+    "joint": ("edit_accuracy", "gap_image", "prior_diversity", "edit_diversity", "sharpness", "code_std"),
 }
 
 
 def health_metrics(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[str, float]:
-    """Figures in units of the real faces.
+    """Health metrics, relative to real faces.
 
-    x (N, C, H, H) real faces with codes z (N, Z); edits (T, N, C, H, H), each row one request made of all faces;
-    draws (R, K, C, H, H), each column one request made of R draws of the prior.
+    x (N, C, H, H): real faces with codes z (N, Z). edits (T, N, C, H, H): all faces under each of T targets. draws
+    (R, K, C, H, H): R prior samples under each of K classes.
     """
-    among_faces = diversity(x, torch.zeros(len(x)))
-    shown = torch.stack([torch.as_tensor(diversity(row, torch.zeros(len(row)))) for row in edits])
-    drawn = torch.stack([torch.as_tensor(diversity(c, torch.zeros(len(c)))) for c in draws.transpose(0, 1)])
+    real_diversity = diversity(x, torch.zeros(len(x)))
+    edit_diversity = torch.stack([torch.as_tensor(diversity(row, torch.zeros(len(row)))) for row in edits])
+    prior_diversity = torch.stack([torch.as_tensor(diversity(c, torch.zeros(len(c)))) for c in draws.transpose(0, 1)])
     return {
-        "rows": float(shown.mean()) / among_faces,
-        "draws": float(drawn.mean()) / among_faces,
+        "edit_diversity": float(edit_diversity.mean()) / real_diversity,
+        "prior_diversity": float(prior_diversity.mean()) / real_diversity,
         "sharpness": sharpness(edits.flatten(0, 1)) / sharpness(x),
-        "code_std": float(z.std(1).mean()),
+        "code_std": float(code_std(z)),
     }
 
 
-def failed_checks(signs: dict[str, float], num_classes: int) -> dict[str, str]:
-    """{figure: sentence} of those out of bounds. `gap_image`, `recognised`: looked at where they are given."""
+def failed_checks(metrics: dict[str, float], num_classes: int) -> dict[str, str]:
+    """{metric: message} of metrics out of bounds. `gap_image` and `edit_accuracy` are checked if given."""
     found = {}
-    if signs.get("recognised", 1.0) < 1.5 / num_classes:
-        found["recognised"] = "the label is ignored: try model.condition_d=both and loss.lambda_guide=1"
-    if signs.get("gap_image", 0.0) < 0:
-        found["gap_image"] = "edits score above real faces, the generator outruns the critic: raise loss.n_critic"
-    if signs["draws"] < 0.5:
-        found["draws"] = "draws of the prior are alike (collapse): raise loss.lambda_rec or lower train.lr"
-    if signs["rows"] < 0.5:
-        found["rows"] = "everybody looks the same: raise model.latent_dim or loss.lambda_rec"
-    if signs["sharpness"] > 1.5:
-        found["sharpness"] = "edits carry more grain than photos, texture instead of expression: lower loss.guide_end"
-    if not 0.5 < signs["code_std"] < 2:
-        found["code_std"] = "codes have left the prior: raise loss.lambda_latent or train.lr_critic"
+    if metrics.get("edit_accuracy", 1.0) < 1.5 / num_classes:
+        found["edit_accuracy"] = "the label is ignored: try model.condition_d=both and loss.lambda_guide=1"
+    if metrics.get("gap_image", 0.0) < 0:
+        found["gap_image"] = "edits score above real faces, the critic is too weak: raise loss.n_critic"
+    if metrics["prior_diversity"] < 0.5:
+        found["prior_diversity"] = (
+            "prior samples are nearly equal (mode collapse): raise loss.lambda_rec or lower train.lr"
+        )
+    if metrics["edit_diversity"] < 0.5:
+        found["edit_diversity"] = "edits of different faces are nearly equal: raise model.latent_dim or loss.lambda_rec"
+    if metrics["sharpness"] > 1.5:
+        found["sharpness"] = (
+            "edits have more high frequencies than real faces (texture artefacts): lower loss.guide_end"
+        )
+    if not 0.5 < metrics["code_std"] < 2:
+        found["code_std"] = "codes do not match the prior: raise loss.lambda_latent or train.lr_critic"
     return found
 
 
 class Monitor:
-    """Remembers how long each symptom has lasted; a resumed run counts anew, and so does a new phase."""
+    """Counts consecutive failures of each check. A new phase and a resumed run start again at 0."""
 
     def __init__(self) -> None:
-        self.phase, self.lasted = "", {}
+        self.phase, self.failures = "", {}
 
     def update(self, phase: str, found: dict[str, str]) -> list[str]:
-        """Sentences to say now: those of the phase's symptoms that have just lasted `PATIENCE` times in a row."""
-        before = self.lasted if phase == self.phase else {}
-        self.phase, self.lasted = (
-            phase,
-            {name: before.get(name, 0) + 1 for name in found if name in CHECKS_OF_PHASE[phase]},
-        )
-        return [found[name] for name, times in self.lasted.items() if times == PATIENCE]
+        """Messages of the phase's checks that have now failed `PATIENCE` times in a row."""
+        before = self.failures if phase == self.phase else {}
+        self.phase = phase
+        self.failures = {name: before.get(name, 0) + 1 for name in found if name in CHECKS_OF_PHASE[phase]}
+        return [found[name] for name, times in self.failures.items() if times == PATIENCE]

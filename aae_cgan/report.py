@@ -1,4 +1,4 @@
-"""What a run is worth, in numbers: `latent`, `curve`, `report`. The table of all methods is evaluation's."""
+"""Metrics of one run: the modes `latent`, `curve` and `report`. `evaluation/` compares methods."""
 
 import argparse
 import json
@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from aae_cgan.editor import Editor
-from aae_cgan.figures import diversity, edit_table, mmd, sharpness
+from aae_cgan.figures import code_std, diversity, edit_table, mmd, psnr, sharpness
 from aae_cgan.schedule import boundaries
 from data.emotions import class_order
 from data.labels import conditions
+from editing.judge import Judge
 from editing.record import output_path, write_grid, write_record
 from editing.subjects import SPLITS
-from editing.verdicts import Judge
 from engine import Grid, UserError
 from engine.files import atomic_write
 
-WORST = 8  # edits shown
-TERMS = {  # the parts of the curve, and which keys of the log belong there
+NUM_WORST = 8  # worst edits in the grid
+TERMS = {  # panels of the plot, and their log keys
     "total loss": ("loss",),
     "terms of encoder and generator": ("G/",),
     "critics: real - fake": ("D/gap",),
-    "critics: losses": ("D/image", "D/latent", "D/norm", "D/r1", "D/slope", "guide"),
+    "critics: losses": ("D/image", "D/latent", "D/norm", "D/r1", "D/gp_grad_norm", "guide"),
 }
 
 
 def run_latent(editor: Editor, args: argparse.Namespace) -> None:
-    """Codes against N(0, I): moments, spectrum, MMD, the critic's gap, what a linear probe reads of the label."""
+    """Codes against N(0, I): moments, spectrum, MMD, the critic's score gap, and label accuracy of a linear probe."""
     train, y_train = codes(editor, "train", 4000)
     z, y = codes(editor, args.split, 2000)
     generator = torch.Generator().manual_seed(args.seed)
@@ -41,10 +41,10 @@ def run_latent(editor: Editor, args: argparse.Namespace) -> None:
     facts = {
         "faces": len(z),
         "mean_abs": float(z.mean(0).abs().mean()),
-        "std": float(z.std(0).mean()),
+        "std": float(code_std(z)),
         "spectrum": [float(v) for v in spectrum[[0, len(spectrum) // 2, -1]]],
         "mmd": mmd(z, draws),
-        "mmd_of_two_draws": mmd(torch.randn(z.shape, generator=generator), draws),
+        "mmd_two_prior_samples": mmd(torch.randn(z.shape, generator=generator), draws),
         "critic_gap": float(gap),
         "probe": probe(train, y_train, z, y, bool(editor.attributes)),
     }
@@ -70,21 +70,21 @@ def probe(train: Tensor, y_train: Tensor, z: Tensor, y: Tensor, attributes: bool
 
     columns = zip(y_train.T, y.T, strict=True) if attributes else [(y_train.argmax(1), y.argmax(1))]
     scores = []
-    for known, asked in columns:
+    for known, target in columns:
         if len(known.unique()) < 2:
             continue
         model = LogisticRegression(C=0.1, max_iter=500).fit(train.numpy(), known.numpy())
-        scores.append(model.score(z.numpy(), asked.numpy()))
+        scores.append(model.score(z.numpy(), target.numpy()))
     return float(np.mean(scores))
 
 
 def run_curve(editor: Editor, args: argparse.Namespace) -> None:
-    """The log against batches; the phases are shaded."""
+    """Plot the log against steps, with the phases shaded."""
     from matplotlib.figure import Figure
 
     path = editor.run_dir / "log.jsonl"
     if not path.is_file():
-        raise UserError(f"{path}: is missing; the run has no log")
+        raise UserError(f"{path}: not found; the run has no log yet")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     figure = Figure(figsize=(9, 11), layout="constrained")
     for axis, (title, keys) in zip(figure.subplots(len(TERMS), 1, sharex=True), TERMS.items(), strict=True):
@@ -107,9 +107,9 @@ def run_curve(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
-    """Figures of one run on --n faces spread over a split; with --judge the confusion and the worst edits."""
+    """Metrics of one run on --n faces spread over a split. With --judge: confusion and a grid of the worst edits."""
     if editor.attributes:
-        raise UserError("report: this run edits attributes; export it and let evaluation/ read the folder")
+        raise UserError("report: works for expressions only, and this run has attributes; use `export` and evaluation/")
     part = editor.split(args.split)
     faces = editor.take(args.split, part.spread_places(min(args.n, len(part))).tolist())
     x, (z, y), num = faces.images, editor.codes(faces).values(), len(editor.classes)
@@ -123,14 +123,14 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
     facts: dict[str, Any] = {
         "faces": len(x),
         "l1": float((x_hat - x).abs().mean()),
-        "psnr": float(10 * torch.log10(4 / (x_hat - x).square().flatten(1).mean(1)).mean()),
-        "code_std": float(z.std(0).mean()),
+        "psnr": float(psnr(x, x_hat)),
+        "code_std": float(code_std(z)),
         "sharpness_of_edits": sharpness(edited) / sharpness(x),
         "diversity_of_draws": diversity(draws, group) / diversity(x, y.argmax(1)),
         "diversity_of_rows": diversity(edited, target) / diversity(x, torch.zeros(len(x))),
     }
     if args.judge:
-        facts |= judged(editor, args, x, y, x_hat, edited, target, draws, group)
+        facts |= judge_metrics(editor, args, x, y, x_hat, edited, target, draws, group)
     path = output_path(editor, args, "report", ".json")
     write_record(editor, args, path, judge=str(args.judge or ""), **facts)
     for name, value in facts.items():
@@ -138,7 +138,7 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
     print(f"wrote {path}")
 
 
-def judged(
+def judge_metrics(
     editor: Editor,
     args: argparse.Namespace,
     x: Tensor,
@@ -149,16 +149,16 @@ def judged(
     draws: Tensor,
     group: Tensor,
 ) -> dict[str, Any]:
-    """What the judge reads in edits, beside what it reads in real faces and reconstructions; a picture of the worst."""
+    """The judge on edits, real faces, reconstructions and prior samples. Writes a grid of the worst edits."""
     source, names = y.argmax(1), editor.classes
     num, judge = len(names), Judge(args.judge, editor)
     read = lambda images: judge.probabilities(images, names)  # noqa: E731
-    real, shown = read(x), read(edited)
-    table, accuracy = edit_table(shown, source.repeat(num), target, num)
+    real, probabilities = read(x), read(edited)
+    table, accuracy = edit_table(probabilities, source.repeat(num), target, num)
     at = torch.arange(len(target))
-    gain = shown[at, target] - real.repeat(num, 1)[at, target]
+    gain = probabilities[at, target] - real.repeat(num, 1)[at, target]
     counted = source.repeat(num) != target
-    worst = (shown[at, target] + ~counted).argsort()[:WORST]
+    worst = (probabilities[at, target] + ~counted).argsort()[:NUM_WORST]
     pairs = torch.stack([x.repeat(num, 1, 1, 1)[worst], edited[worst]])
     captions = [f"{names[source[i % len(x)]]} to {names[target[i]]}" for i in worst.tolist()]
     write_grid(editor, args, Grid(pairs, ["source", "edit"], captions), "report", judge=str(args.judge))

@@ -1,7 +1,8 @@
-"""What one does with a trained run: `python aae_cgan/sample.py MODE --run-dir runs/aae_cgan/NAME ...`.
+"""Use a trained run: `python aae_cgan/sample.py MODE --run-dir runs/aae_cgan/NAME ...`.
 
-Every mode writes a picture or a folder and, beside it, a JSON with its command, step, seed and the hash of the
-weights. A face is a file (your own photo), `test:12` (a face of the run's data) or `seed:7` (a generated face).
+Every mode writes an image or a folder, and beside it a JSON with command, step, seed and the hash of the weights. A
+face is a file (your own photo), `test:12` (a face of the run's data) or `seed:7` (a generated face).
+
 """
 
 import argparse
@@ -17,9 +18,9 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 MODES = {
-    "latent": Mode(run_latent, "codes against the prior, in numbers", _add_split),
-    "curve": Mode(run_curve, "the losses against batches, phases shaded"),
-    "report": Mode(run_report, "reconstruction, diversity, sharpness, and with a judge the confusion", add_report),
+    "latent": Mode(run_latent, "statistics of codes against the prior", _add_split),
+    "curve": Mode(run_curve, "loss curves, with the phases shaded"),
+    "report": Mode(run_report, "reconstruction, diversity, sharpness; with a judge the confusion of edits", add_report),
 }
 
 

@@ -1,4 +1,4 @@
-"""Where a run is: the phase of a step, whose turn it is, how long weights have moved. Pure functions of the step."""
+"""The training schedule: phase of a step, and whether the generator is updated. Pure functions of the step."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,20 @@ PHASES = ("guide", "autoencode", "gan", "joint")
 
 @dataclass(frozen=True)
 class PhaseState:
-    """A step's place. `since` counts from the phase's first step, `turns` the generator's steps in it before this."""
+    """State of a step. `since`: steps since the phase began. `generator_updates`: updates of G in the phase so far."""
 
     phase: str
     since: int
-    turns: int
-    generator: bool  # whether encoder and generator move
-    guided: float  # factor of lambda_guide
+    generator_updates: int
+    generator: bool  # whether encoder and generator are updated
+    guide_factor: float  # factor of lambda_guide
 
 
 def phase_state(step: int, cfg: Config) -> PhaseState:
-    """The clock of `step` = 0 .. total_steps - 1.
+    """The state of `step` = 0 .. total_steps - 1.
 
-    One step is one batch and one critic update; the generator moves in every n_critic-th. While the autoencoder
-    learns alone it moves in each.
+    One step is one batch and one critic update. The generator is updated in every n_critic-th step, in the autoencoder
+    phase in each step.
     """
     lengths = (cfg.guide_steps, cfg.train.autoencode_steps, cfg.train.gan_steps)
     first, phase = 0, PHASES[-1]
@@ -34,12 +34,12 @@ def phase_state(step: int, cfg: Config) -> PhaseState:
     since = step - first
     every = cfg.loss.n_critic if phase in ("gan", "joint") else 1
     share = (step - cfg.guide_steps) / max(1, cfg.train.total_steps - cfg.guide_steps)
-    guided = float(share < cfg.loss.guide_end)
-    return PhaseState(phase, since, since // every, (since + 1) % every == 0 and phase != "guide", guided)
+    guide_factor = float(share < cfg.loss.guide_end)
+    return PhaseState(phase, since, since // every, (since + 1) % every == 0 and phase != "guide", guide_factor)
 
 
 def boundaries(cfg: Config) -> list[tuple[str, int, int]]:
-    """(phase, first step, step after its last) of the phases that the run has."""
+    """(phase, first step, end step) of the phases that the run has; the end is exclusive."""
     lengths = [cfg.guide_steps, cfg.train.autoencode_steps, cfg.train.gan_steps]
     lengths.append(cfg.train.total_steps - sum(lengths))
     found, first = [], 0
@@ -51,7 +51,7 @@ def boundaries(cfg: Config) -> list[tuple[str, int, int]]:
 
 
 def generator_steps(cfg: Config) -> int:
-    """How often the generator moves in the whole run."""
+    """Number of generator updates in the whole run."""
     every = {"guide": 0, "autoencode": 1}
     return sum(
         0 if name == "guide" else (stop - start) // every.get(name, cfg.loss.n_critic)

@@ -1,4 +1,4 @@
-"""Faces without a label beside labelled ones: they teach the autoencoder, and nothing is asked of them."""
+"""Semi-supervised batches: unlabelled faces train the autoencoder only."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +12,7 @@ from data import FaceSet
 
 
 class SemiSupervisedBatches:
-    """A training set of which a fixed share of each batch is unlabelled; the labelled rows come first."""
+    """A training set with a fixed share of unlabelled faces in each batch. Labelled rows come first."""
 
     def __init__(self, labelled: FaceSet, unlabelled: FaceSet, share: float) -> None:
         self.labelled, self.unlabelled, self.share = labelled, unlabelled, share
@@ -30,9 +30,13 @@ class SemiSupervisedBatches:
         first_step: int = 0,
     ) -> Iterator[dict[str, Tensor]]:
         """As `FaceSet.batches`; at least two rows of each kind."""
-        few = min(max(2, round(batch_size * self.share)), batch_size - 2)
-        where = (seed, rank, world_size, device, first_step)
-        pairs = zip(self.labelled.batches(batch_size - few, *where), self.unlabelled.batches(few, *where), strict=True)
+        num_unlabelled = min(max(2, round(batch_size * self.share)), batch_size - 2)
+        args = (seed, rank, world_size, device, first_step)
+        pairs = zip(
+            self.labelled.batches(batch_size - num_unlabelled, *args),
+            self.unlabelled.batches(num_unlabelled, *args),
+            strict=True,
+        )
         for known, unknown in pairs:
             yield {key: torch.cat([value, unknown[key]]) for key, value in known.items()}
 
@@ -47,8 +51,10 @@ class SemiSupervisedBatches:
 
 
 def semi_supervised(faces: FaceSet, share: float) -> FaceSet | SemiSupervisedBatches:
-    """The set itself where every face has a label, else its two parts; the labelled one balanced as `faces` is, and
-    alone where the share is 0."""
+    """The set itself if every face has a label or `share` is 0 (labelled part only), else `SemiSupervisedBatches`.
+
+    The labelled part is balanced as `faces` is.
+    """
     label = faces.labels.get("label")
     if label is None or (label >= 0).all():
         return faces

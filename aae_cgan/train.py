@@ -1,7 +1,8 @@
 """Train the adversarial autoencoder with a conditional GAN: `python aae_cgan/train.py --config FILE [key=value ...]`.
 
-One step is one batch: the latent critic and the image critic move once, encoder and generator in every n_critic-th.
-Phases (schedule.py): the guide, the autoencoder, the conditional GAN, then both halves together.
+One step is one batch. Both critics are updated once; encoder and generator in every n_critic-th step. Phases
+(schedule.py): guide, autoencoder, conditional GAN, joint.
+
 """
 
 import logging
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aae_cgan.config import Config
-from aae_cgan.guide import ForeignGuide, Guide
+from aae_cgan.figures import code_std, psnr
+from aae_cgan.guide import ExternalGuide, Guide
 from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
 from aae_cgan.monitor import Monitor, failed_checks, health_metrics
@@ -33,9 +35,9 @@ logger = logging.getLogger("faces")
 
 
 class AAECGAN(Method):
-    """Encoder and generator, their two critics, perhaps a guide; `ema_*` are the weights that pictures come from."""
+    """Encoder, generator, two critics, and optionally a guide. Images come from the averaged weights `ema_*`."""
 
-    compilable = ("encoder", "generator")  # no critic: penalties differentiate them twice
+    compilable = ("encoder", "generator")  # critics are not compiled: penalties differentiate them twice
 
     def __init__(self, cfg: Config, meta: dict) -> None:
         super().__init__(cfg, meta)
@@ -53,14 +55,14 @@ class AAECGAN(Method):
         self.d_image = ImageCritic(channels, size, num, m, w.lambda_class > 0) if w.lambda_adv else None
         self.guide = None
         if w.lambda_guide:
-            self.guide = Guide(channels, size, num) if w.guide == "own" else ForeignGuide(w.guide, self.names)
+            self.guide = Guide(channels, size, num) if w.guide == "own" else ExternalGuide(w.guide, self.names)
         refuse_batch_norm(d_latent=self.d_latent, **({"d_image": self.d_image} if w.lambda_adv else {}))
         self.boxes = boxes_from_eyes(meta["eyes"]) if w.lambda_face and meta["eyes"] else None
         if w.lambda_face and not (meta["eyes"] or meta["landmarks"]):
             raise UserError(f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; set it to 0")
         self.register_buffer("prior_noise", torch.randn(16, m.latent_dim, generator=torch.Generator().manual_seed(0)))
 
-        self.phase, self.watch = PHASES[-1], Monitor()
+        self.phase, self.monitor = PHASES[-1], Monitor()
         betas = (t.beta1, t.beta2)
         self.optimizers["autoencoder"] = adam([*self.encoder.parameters(), *self.generator.parameters()], t.lr, betas)
         self.optimizers["generator"] = adam(self.generator.parameters(), t.lr, betas)
@@ -75,54 +77,54 @@ class AAECGAN(Method):
         x, y, known = self.faces(batch)  # (N, C, H, H) in [-1, 1], (N, K), rows with a label
         self.start_phase(phase)
         if phase.phase == "guide":
-            return self.teach_guide(x[known], y[known])
+            return self.train_guide(x[known], y[known])
         autoencoder_only, gan_only = phase.phase == "autoencode", phase.phase == "gan"
         logs: dict[str, Any] = {"phase": float(PHASES.index(phase.phase))}
 
-        # 1. Codes; while the GAN learns alone the encoder is held. Critics see detached values: neither E nor G has
-        #    moved when their own turn comes, so one forward serves both.
+        # 1. Codes. In the GAN phase the encoder is frozen. Critics get detached values, and E and G change only after
+        # the critics' updates, so one forward pass serves both.
         with torch.set_grad_enabled(phase.generator and not gan_only):
             z = self.encoder(x)  # (N, Z)
 
-        # 2. Latent critic (AAE): draws of the prior are real, the encoder's codes are fake (1511.05644).
+        # 2. Latent critic (AAE): prior samples are real, codes are fake (https://arxiv.org/abs/1511.05644).
         if w.lambda_latent and not gan_only:
             logs |= self.update_d_latent(torch.randn_like(z), z.detach())
 
-        # 3. Image critic (CGAN): real pairs against edits and draws, and real faces under a wrong label.
+        # 3. Image critic (CGAN): real pairs against edits and prior samples, and real faces with a wrong label.
         if not autoencoder_only:
-            asked = draw_request(x[known], y[known], w.targets == "own", self.attributes)
-            z_from, drawn = self.fake_codes(z[known], gan_only)  # (M, Z), (M,) bool: from the prior
-            y_target = mix_labels(y[known], asked.y_target, self.cfg.train.mixed)  # (M, K)
+            targets = draw_request(x[known], y[known], w.targets == "own", self.attributes)
+            z_from, from_prior = self.fake_codes(z[known], gan_only)  # (M, Z), (M,) bool: from the prior
+            y_target = mix_labels(y[known], targets.y_target, self.cfg.train.mixed)  # (M, K)
             with torch.set_grad_enabled(phase.generator):
                 x_fake = self.generator(z_from, y_target)  # (M, C, H, H)
-            logs |= self.update_d_image(x[known], y[known], x_fake.detach(), y_target, asked)
+            logs |= self.update_d_image(x[known], y[known], x_fake.detach(), y_target, targets)
         if not phase.generator:
             return logs
 
-        # 4. Autoencoder: reconstruct under the own label, with codes that pass for the prior.
+        # 4. Autoencoder: reconstruct under the own label; codes should match the prior.
         loss = {"recon": w.lambda_rec * self.distance(self.generator(z, y), x, batch)}
         if w.lambda_latent and not gan_only:
             loss["latent"] = w.lambda_latent * self.adversarial_loss(self.d_latent, w.gan_latent, z)
 
-        # 5. Generator: an edit must convince the critic, keep its code, and lead back to the photo.
+        # 5. Generator: an edit should look real to the critic, keep its code, and map back to the photo.
         if not autoencoder_only:
-            loss |= self.edit_terms(x_fake, z_from, y_target, x[known], y[known], drawn, phase)
+            loss |= self.edit_terms(x_fake, z_from, y_target, x[known], y[known], from_prior, phase)
         total = sum(loss.values())
         self.minimize(total, "generator" if gan_only else "autoencoder")
         self.update_ema(phase)
         return logs | {f"G/{name}": value for name, value in loss.items()} | {"loss": total}
 
     def faces(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | slice]:
-        """Images, requests that describe them, and the labelled rows (all of them: a slice, which costs nothing)."""
+        """Images, their labels y, and the labelled rows (a slice if all are labelled, which costs nothing)."""
         y, known = conditions(batch, len(self.names), self.attributes)
         return batch["image"], y, slice(None) if self.all_known else known
 
     def start_phase(self, phase: PhaseState) -> None:
-        """At a phase's first step the averages start anew; in the joint phase all rates are scaled."""
+        """At a phase's first step the averages restart. In the joint phase all learning rates are scaled."""
         self.phase = phase.phase
-        self.encoder.train(phase.phase != "gan")  # held then, and with it a BatchNorm's statistics
+        self.encoder.train(phase.phase != "gan")  # frozen, including BatchNorm statistics
         if phase.since == 0:
-            # A BatchNorm has seen its own rank's faces: what is held from here on must be the same for all.
+            # BatchNorm statistics differ between ranks. Frozen ones must be equal, so broadcast them.
             broadcast(self.buffers())
             self.ema_encoder.reset(self.encoder)
             self.ema_generator.reset(self.generator)
@@ -131,31 +133,31 @@ class AAECGAN(Method):
                 group["lr"] *= self.cfg.train.joint_lr
 
     def update_ema(self, phase: PhaseState) -> None:
-        """The averages follow the weights: short memory while everything moves."""
-        decay = min(self.cfg.train.ema_decay, (1 + phase.turns) / (10 + phase.turns))
+        """Update the averages, with a ramp of the decay at first."""
+        decay = min(self.cfg.train.ema_decay, (1 + phase.generator_updates) / (10 + phase.generator_updates))
         self.ema_encoder.update(self.encoder, decay)
         self.ema_generator.update(self.generator, decay)
 
-    def teach_guide(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """One step of the guide on real faces, shifted and noisy."""
+    def train_guide(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """One update of the guide on real faces with random shifts and noise."""
         loss = self.classification_loss(self.guide(jitter(x)), y, smoothing=0.05)
         self.minimize(loss, "guide")
         return {"guide": loss, "phase": torch.zeros(())}
 
     def classification_loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy of logits (N, K) with requests, which may be soft; with attributes the mean over bits."""
+        """Cross-entropy of logits (N, K) with labels y, which may be soft. Attributes: mean binary cross-entropy."""
         if self.attributes:
             return F.binary_cross_entropy_with_logits(logits, (y + 1) / 2)
         return F.cross_entropy(logits, y, label_smoothing=smoothing)
 
-    def fake_codes(self, z: Tensor, all_drawn: bool) -> tuple[Tensor, Tensor]:
-        """Codes (N, Z) that fakes are made of, and which come from N(0, I) instead of a face."""
-        share = 1.0 if all_drawn else self.cfg.loss.prior_fraction
-        drawn = torch.rand(len(z), device=z.device) < share
-        return torch.where(drawn[:, None], torch.randn_like(z), z), drawn
+    def fake_codes(self, z: Tensor, gan_only: bool) -> tuple[Tensor, Tensor]:
+        """Codes of the fakes (N, Z), and a mask (N,) of those from N(0, I) instead of a face."""
+        share = 1.0 if gan_only else self.cfg.loss.prior_fraction
+        from_prior = torch.rand(len(z), device=z.device) < share
+        return torch.where(from_prior[:, None], torch.randn_like(z), z), from_prior
 
     def update_d_latent(self, z_real: Tensor, z_fake: Tensor) -> dict[str, Tensor]:
-        """L = D_z(fake) - D_z(real) + lambda GP, or the logistic game."""
+        """Update of D_z. wgan: D_z(fake) - D_z(real) + lambda GP. logistic: cross-entropy."""
         w = self.cfg.loss
         real, fake = self.d_latent(torch.cat([z_real, z_fake])).chunk(2)  # (N,), (N,)
         loss = critic_loss(real, fake, w.gan_latent)
@@ -166,13 +168,14 @@ class AAECGAN(Method):
         return {"D/latent": loss, "D/gap_latent": real.mean() - fake.mean()}
 
     def update_d_image(
-        self, x: Tensor, y: Tensor, x_fake: Tensor, y_target: Tensor, asked: Request
+        self, x: Tensor, y: Tensor, x_fake: Tensor, y_target: Tensor, targets: Request
     ) -> dict[str, Tensor]:
-        """Three kinds of pairs in one forward, and a penalty."""
+        """Update of D_x: real, fake and mismatched pairs in one forward pass, and a penalty."""
         w, critic = self.cfg.loss, self.d_image
-        seen = diff_augment(torch.cat([x, x_fake]), self.cfg.train.augment)
-        x_seen, fake_seen = seen.chunk(2)
-        pairs = [(x_seen, y), (fake_seen, y_target)] + ([(x_seen, asked.y_wrong)] if w.lambda_mismatch else [])
+        augmented = diff_augment(torch.cat([x, x_fake]), self.cfg.train.augment)
+        x_augmented, fake_augmented = augmented.chunk(2)
+        pairs = [(x_augmented, y), (fake_augmented, y_target)]
+        pairs += [(x_augmented, targets.y_wrong)] if w.lambda_mismatch else []
         real, fake, *wrong = critic(*(torch.cat(part) for part in zip(*pairs, strict=True))).split(len(x))  # (M,) each
         loss = critic_loss(real, fake, w.gan)
         logs = {"D/gap_image": real.mean() - fake.mean()}  # W
@@ -180,43 +183,43 @@ class AAECGAN(Method):
             loss = loss + w.lambda_mismatch * self.mismatch(real, wrong[0])
             logs["D/gap_label"] = real.mean() - wrong[0].mean()  # W_label
         if w.lambda_class:
-            class_loss = self.classification_loss(critic.class_logits(x_seen), y)
+            class_loss = self.classification_loss(critic.class_logits(x_augmented), y)
             loss, logs["D/class"] = loss + class_loss, class_loss
         with fp32():
             if w.gan == "wgan" and w.lambda_gp:
-                penalty, logs["D/slope"] = self.slope_penalty(fake_seen, y_target, asked)
+                penalty, logs["D/gp_grad_norm"] = self.wgan_penalty(fake_augmented, y_target, targets)
                 loss = loss + w.lambda_gp * penalty
             elif w.gan == "logistic" and w.gamma_r1:
-                penalty = r1_penalty(lambda v: critic(v, y), x_seen)
+                penalty = r1_penalty(lambda v: critic(v, y), x_augmented)
                 loss, logs["D/r1"] = loss + w.gamma_r1 * penalty, penalty
         logs["D/norm"] = self.minimize(loss, "d_image")
         return logs | {"D/image": loss}
 
-    def slope_penalty(self, fake_seen: Tensor, y_target: Tensor, asked: Request) -> tuple[Tensor, Tensor]:
-        """Both ends of each line carry the label shown. No real face carries a mixed one: such fakes are left out."""
-        x_match = diff_augment(asked.x_match, self.cfg.train.augment)
+    def wgan_penalty(self, fake_augmented: Tensor, y_target: Tensor, targets: Request) -> tuple[Tensor, Tensor]:
+        """WGAN-GP between fakes and real faces of the same label. Fakes with a mixed label are skipped."""
+        x_match = diff_augment(targets.x_match, self.cfg.train.augment)
         if self.cfg.train.mixed:
-            whole = (y_target == asked.y_target).all(1)
+            whole = (y_target == targets.y_target).all(1)
             if not whole.any():
-                return x_match.new_zeros(()), x_match.new_ones(())  # as if all slopes were right
-            x_match, fake_seen, y_target = x_match[whole], fake_seen[whole], y_target[whole]
-        return gradient_penalty(lambda v: self.d_image(v, y_target), x_match, fake_seen)
+                return x_match.new_zeros(()), x_match.new_ones(())  # no pair left: zero penalty, gradient norm 1
+            x_match, fake_augmented, y_target = x_match[whole], fake_augmented[whole], y_target[whole]
+        return gradient_penalty(lambda v: self.d_image(v, y_target), x_match, fake_augmented)
 
     def mismatch(self, real: Tensor, wrong: Tensor) -> Tensor:
-        """Scores of real faces under a wrong label are a fake's. With wgan the plain difference knows no bound: the
-        penalty never sees a wrong label."""
+        """Loss of real faces with a wrong label. With wgan the plain difference is unbounded, since the penalty never
+        sees wrong labels."""
         if self.cfg.loss.gan == "logistic":
             return F.softplus(wrong).mean()
         difference = wrong - real
         return (F.softplus(difference) if self.cfg.loss.mismatch == "bounded" else difference).mean()
 
     def adversarial_loss(self, critic: nn.Module, gan: str, *pair: Tensor) -> Tensor:
-        """What critic's opponent minimises."""
+        """The generator's loss against `critic`, whose weights are frozen meanwhile."""
         with frozen(critic):
             return generator_loss(critic(*pair), gan)
 
     def distance(self, x_hat: Tensor, x: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """L1 per pixel; errors at mouth and eyes weigh more where `lambda_face` says so."""
+        """L1 per pixel, weighted at mouth and eyes by `lambda_face`."""
         error = (x_hat - x).abs()
         if self.cfg.loss.lambda_face:
             error = error * face_weight(
@@ -225,16 +228,25 @@ class AAECGAN(Method):
         return error.mean()
 
     def edit_terms(
-        self, x_fake: Tensor, z_from: Tensor, y_target: Tensor, x: Tensor, y: Tensor, drawn: Tensor, phase: PhaseState
+        self,
+        x_fake: Tensor,
+        z_from: Tensor,
+        y_target: Tensor,
+        x: Tensor,
+        y: Tensor,
+        from_prior: Tensor,
+        phase: PhaseState,
     ) -> dict[str, Tensor]:
-        """What an edit is paid for: {name: weighted term}. A term of weight 0 costs nothing."""
+        """Losses of the edits: {name: weighted term}. A term of weight 0 is not computed."""
         w = self.cfg.loss
-        seen = diff_augment(x_fake, self.cfg.train.augment)
-        terms = {"adv": w.lambda_adv * self.adversarial_loss(self.d_image, w.gan, seen, y_target)}
+        augmented = diff_augment(x_fake, self.cfg.train.augment)
+        terms = {"adv": w.lambda_adv * self.adversarial_loss(self.d_image, w.gan, augmented, y_target)}
         if w.lambda_class:
             with frozen(self.d_image):
-                terms["class"] = w.lambda_class * self.classification_loss(self.d_image.class_logits(seen), y_target)
-        if w.lambda_guide * phase.guided:
+                terms["class"] = w.lambda_class * self.classification_loss(
+                    self.d_image.class_logits(augmented), y_target
+                )
+        if w.lambda_guide * phase.guide_factor:
             with frozen(self.guide):
                 self.guide.eval()  # without dropout
                 terms["guide"] = w.lambda_guide * self.classification_loss(self.guide(jitter(x_fake)), y_target)
@@ -245,33 +257,31 @@ class AAECGAN(Method):
                 terms["code"] = w.lambda_code * (z_back - z_from.detach()).abs().mean()
             if w.lambda_cycle:
                 error = (self.generator(z_back, y) - x).abs().flatten(1).mean(1)
-                terms["cycle"] = w.lambda_cycle * (error * ~drawn).sum() / (~drawn).sum().clamp_min(1)
+                terms["cycle"] = w.lambda_cycle * (error * ~from_prior).sum() / (~from_prior).sum().clamp_min(1)
         return terms
 
     def encode(self, x: Tensor) -> Tensor:
-        """z (N, Z), averaged weights."""
+        """x (N, C, H, H) -> z (N, Z), averaged weights."""
         return self.ema_encoder(x)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """x (N, C, H, H) in [-1, 1], averaged weights."""
+        """z (N, Z), y (N, K) -> x (N, C, H, H) in [-1, 1], averaged weights."""
         return self.ema_generator(z, y).clamp(-1, 1)
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         x, y, _ = self.faces(batch)
         z = self.encode(x)
         x_hat = self.decode(z, y)
-        mse = (x_hat - x).square().flatten(1).mean(1)
-        figures = {"l1": (x_hat - x).abs().mean(), "psnr": 10 * torch.log10(4 / mse.clamp_min(1e-10)).mean()}
-        figures["code_std"] = z.std(1).mean()
+        metrics = {"l1": (x_hat - x).abs().mean(), "psnr": psnr(x, x_hat), "code_std": code_std(z)}
         y_target = y.roll(1, 0)
         x_edit = self.decode(z, y_target)
         if self.d_image is not None:
-            figures["gap_image"] = (self.d_image(x, y) - self.d_image(x_edit, y_target)).mean()
-            figures["gap_label"] = (self.d_image(x, y) - self.d_image(x, y_target)).mean()
+            metrics["gap_image"] = (self.d_image(x, y) - self.d_image(x_edit, y_target)).mean()
+            metrics["gap_label"] = (self.d_image(x, y) - self.d_image(x, y_target)).mean()
         if self.guide is not None and not self.attributes:
-            figures["guide_real"] = (self.guide(x).argmax(1) == y.argmax(1)).float().mean()
-            figures["guide_edit"] = (self.guide(x_edit).argmax(1) == y_target.argmax(1)).float().mean()
-        return figures
+            metrics["guide_real"] = (self.guide(x).argmax(1) == y.argmax(1)).float().mean()
+            metrics["guide_edit"] = (self.guide(x_edit).argmax(1) == y_target.argmax(1)).float().mean()
+        return metrics
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         x, y, _ = self.faces(batch)
@@ -288,7 +298,7 @@ class AAECGAN(Method):
         return grids
 
     def strip(self, x: Tensor, y: Tensor) -> Grid:
-        """The input, then each class, or the own label with one attribute flipped; one row a face."""
+        """One row per face: the input, then each class, or each attribute flipped."""
         z, num = self.encode(x), len(self.names)
         if self.attributes:
             targets, names = y[:, None] * (1 - 2 * torch.eye(num, device=y.device)), self.names  # (N, K, K)
@@ -300,31 +310,31 @@ class AAECGAN(Method):
         return Grid(torch.cat([x[:, None], edited], 1), [], ["input", *names])
 
     def decode_all_classes(self, z: Tensor) -> Tensor:
-        """Faces of codes z (N, Z) under each class: (K, N, C, H, H)."""
-        asked = torch.eye(len(self.names), device=z.device).repeat_interleave(len(z), 0)
-        return self.decode(z.repeat(len(self.names), 1), asked).unflatten(0, (-1, len(z)))
+        """Decode z (N, Z) under each class: (K, N, C, H, H)."""
+        targets = torch.eye(len(self.names), device=z.device).repeat_interleave(len(z), 0)
+        return self.decode(z.repeat(len(self.names), 1), targets).unflatten(0, (-1, len(z)))
 
     def check_health(self, x: Tensor, y: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> None:
-        """Look for what goes wrong unseen, and say what has lasted."""
+        """Run the health checks, and log a warning for each that keeps failing."""
         k, n = edits.shape[:2]
-        asked = torch.arange(k, device=x.device).repeat_interleave(n)
-        signs = health_metrics(x, z, edits, draws)
+        targets = torch.arange(k, device=x.device).repeat_interleave(n)
+        metrics = health_metrics(x, z, edits, draws)
         if self.d_image is not None:
-            scores = self.d_image(edits.flatten(0, 1), F.one_hot(asked, k).float())
-            signs["gap_image"] = float(self.d_image(x, y).mean() - scores.mean())
-        reader = self.guide or (self.d_image.class_logits if self.cfg.loss.lambda_class else None)
-        if reader is not None:
-            signs["recognised"] = float((reader(edits.flatten(0, 1)).argmax(1) == asked).float().mean())
-        for sentence in self.watch.update(self.phase, failed_checks(signs, k)):
-            logger.warning(sentence)
+            scores = self.d_image(edits.flatten(0, 1), F.one_hot(targets, k).float())
+            metrics["gap_image"] = float(self.d_image(x, y).mean() - scores.mean())
+        classifier = self.guide or (self.d_image.class_logits if self.cfg.loss.lambda_class else None)
+        if classifier is not None:
+            metrics["edit_accuracy"] = float((classifier(edits.flatten(0, 1)).argmax(1) == targets).float().mean())
+        for message in self.monitor.update(self.phase, failed_checks(metrics, k)):
+            logger.warning(message)
 
 
 def names_of(meta: dict, attributes: bool) -> list[str]:
-    """What can be asked for: classes, or attributes."""
+    """The names of the conditions: classes, or attributes."""
     names = meta["attributes" if attributes else "classes"]
     if len(names) < (1 if attributes else 2):
         kind = "attributes" if attributes else "expressions"
-        raise UserError(f"model.condition: {meta['dataset']} has no {kind} to ask for; choose another data.dataset")
+        raise UserError(f"model.condition: {meta['dataset']} has no {kind}; choose another data.dataset")
     return list(names)
 
 
@@ -333,13 +343,15 @@ def main(argv: list[str] | None = None) -> None:
         faces = build_faces(run.cfg.data)
         train = semi_supervised(faces.train, run.cfg.train.unlabelled)
         method = AAECGAN(run.cfg, faces.meta)
-        if isinstance(method.guide, ForeignGuide):
+        if isinstance(method.guide, ExternalGuide):
             method.guide.open(run.device)
         linear, total = prepare_linear(run, method, train), run.cfg.train.total_steps
         label = run.cfg.model.condition_d
         logger.info(f"{linear}; label: {label}; {total} batches = {generator_steps(run.cfg)} generator steps")
         if run.cfg.train.compile:
-            logger.info(f"compiled: {', '.join(method.compilable)}; no critic, since penalties differentiate it twice")
+            logger.info(
+                f"compiled: {', '.join(method.compilable)}; no critic, since penalties differentiate them twice"
+            )
         fit(run, method, train, faces.val)
 
 

@@ -1,4 +1,4 @@
-"""Batches: gather, flip and scale on the device; no Python for a single image."""
+"""Batches: images are gathered, flipped and scaled on the device, a whole batch at a time."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +16,7 @@ CHUNK_BYTES = 1 << 28  # copied to the GPU at a time
 
 
 def resolve(device: str | torch.device) -> torch.device:
-    """The device with its number: a tensor on "cuda" says that it is on cuda:0."""
+    """The device with its index, as tensors report it: "cuda" becomes cuda:0."""
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
@@ -24,17 +24,23 @@ def resolve(device: str | torch.device) -> torch.device:
 
 
 class ImageStore:
-    """Pictures and labels of a pack, shared by its train, val and test sets; one copy for each device."""
+    """Images and labels of a pack. The train, val and test sets share it; there is one copy per device."""
 
     def __init__(self, images: np.ndarray, labels: dict[str, np.ndarray], resident: float = 0.5) -> None:
-        """images (N, C, H, W) uint8, perhaps memory-mapped; labels: arrays of N rows in the types of a batch."""
+        """Set up the store without copying.
+
+        Args:
+            images: (N, C, H, W) uint8, may be memory-mapped.
+            labels: arrays with N rows and the dtypes of a batch.
+            resident: copy the images to a GPU if they fit into this share of its free memory.
+        """
         self.images = torch.from_numpy(images)
         self.labels = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in labels.items()}
         self.resident = resident
         self._on: dict[torch.device, tuple[Tensor, dict[str, Tensor]]] = {}
 
     def on(self, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures (on `device` if they fit there, else in host memory) and labels (on `device`)."""
+        """Images (on `device` if they fit there, else in host memory) and labels (on `device`)."""
         if device not in self._on:
             images = self._copy(device) if device.type == "cuda" and self._fits(device) else self.images
             self._on[device] = images, {key: value.to(device) for key, value in self.labels.items()}
@@ -45,7 +51,7 @@ class ImageStore:
         return self.images.numel() <= self.resident * free
 
     def _copy(self, device: torch.device) -> Tensor:
-        """Piece by piece: a memory-mapped pack is never whole in host memory."""
+        """Copy in chunks, so that a memory-mapped pack is never completely in host memory."""
         target = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
         rows = max(1, CHUNK_BYTES // self.images[0].numel())
         for start in range(0, len(self.images), rows):
@@ -54,7 +60,7 @@ class ImageStore:
 
 
 class Augment:
-    """Random window, shift and brightness, drawn as f(seed, epoch, row); off where all shares are 0."""
+    """Random crop, shift and brightness as a function of (seed, epoch, row). It is False if all three are 0."""
 
     def __init__(self, crop: float, shift: float, brightness: float) -> None:
         self.crop, self.shift, self.brightness = crop, shift, brightness
@@ -63,14 +69,14 @@ class Augment:
         return bool(self.crop or self.shift or self.brightness)
 
     def numbers(self, draw: BatchIndices, seed: int) -> np.ndarray:
-        """(N, 4) float32: scale, x and y of the window's centre in [-1, 1], gain."""
+        """Random parameters (N, 4) float32: window scale, x and y of its center in [-1, 1], brightness."""
         u = uniform(AUGMENT, seed, draw.epoch[:, None], draw.rows[:, None], np.arange(4)[None])
         scale = 1 - self.crop * u[:, 0]
         centre = (2 * u[:, 1:3] - 1) * (1 - scale + 2 * self.shift)[:, None]
         return np.column_stack([scale, centre, 1 + self.brightness * (2 * u[:, 3] - 1)]).astype(np.float32)
 
     def images(self, x: Tensor, numbers: Tensor, light: bool = True) -> Tensor:
-        """x (N, C, H, W) in [-1, 1]; what a window shows beyond the edge repeats the edge. `light`: brightness too."""
+        """Augment x (N, C, H, W) in [-1, 1]. Pixels beyond the border repeat it. light: change the brightness, too."""
         scale, centre, gain = numbers[:, 0], numbers[:, 1:3], numbers[:, 3]
         if self.crop or self.shift:
             theta = torch.zeros(len(x), 2, 3, device=x.device)
@@ -82,18 +88,18 @@ class Augment:
 
     @staticmethod
     def points(landmarks: Tensor, numbers: Tensor) -> Tensor:
-        """(N, P, 2) places in the window."""
+        """Landmarks (N, P, 2) in the coordinates of the window."""
         return (landmarks - numbers[:, None, 1:3]) / numbers[:, None, :1]
 
 
 def mirror_points(landmarks: Tensor) -> Tensor:
-    """Mirrored places (N, 5|68, 2): x changes its sign, and left and right points change their places."""
+    """Mirror landmarks (N, 5 or 68, 2) in [-1, 1]: x changes its sign, and left and right points are swapped."""
     swap = torch.from_numpy(MIRROR5 if landmarks.shape[1] == 5 else MIRROR).to(landmarks.device)
     return landmarks[:, swap] * landmarks.new_tensor([-1, 1])
 
 
 def scaled(x8: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]; round((x + 1) * 127.5) gives the integers back."""
+    """Convert uint8 to float32 in [-1, 1]. round((x + 1) * 127.5) is the inverse."""
     return x8.float().div_(127.5).sub_(1)
 
 
@@ -102,7 +108,7 @@ def collate(
     augment: Augment | None = None,
     numbers: Tensor | None = None,
 ) -> Batch:  # fmt: skip
-    """One batch from gathered pictures x8 (N, C, H, W) uint8 and all labels on the same device."""
+    """Make one batch from gathered images x8 (N, C, H, W) uint8 and all labels, which are on the same device."""
     batch = {prefix + key: value.index_select(0, rows) for key, value in labels.items()}
     if draw.mirror.any():
         mirror = _move(draw.mirror, x8.device)
@@ -121,7 +127,7 @@ def collate(
 
 
 def _sketch(x8: Tensor, draw: BatchIndices, augment: Augment | None, numbers: Tensor | None) -> Tensor:
-    """Companions (N, 1, H, W), mirrored and framed as their faces; paper keeps its brightness."""
+    """Sketches (N, 1, H, W) in [-1, 1], flipped and cropped like their faces, without a change of brightness."""
     mirror = _move(draw.mirror, x8.device)[:, None, None, None]
     s = scaled(torch.where(mirror, x8.flip(-1), x8))
     return augment.images(s, numbers, light=False) if augment and numbers is not None else s
@@ -133,14 +139,14 @@ def _move(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 class Batches:
-    """Endless batches of one rank: step s is a pure function of (seed, s, rank, world_size)."""
+    """Endless batches of one rank. The batch of step s is a function of (seed, s, rank, world_size)."""
 
     def __init__(
         self, store: ImageStore, order: IndexSampler, batch_size: int, rank: int = 0, world_size: int = 1,
         device: str | torch.device = "cpu", first_step: int = 0, pair_sampler: PairSampler | None = None,
         augment: Augment | None = None, stride: int = 1,
     ) -> None:  # fmt: skip
-        """batch_size is per rank. stride: this set serves every stride-th step only (two sets that take turns)."""
+        """batch_size is per rank. With stride k, this data set is used in every k-th step only."""
         self.store, self.order, self.pair_sampler = store, order, pair_sampler
         self.augment = augment or None
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
@@ -148,8 +154,8 @@ class Batches:
         self.step = first_step
         self.stride = stride
         images, _ = store.on(self.device)
-        # Pictures in host memory for a GPU: one batch ahead, through pinned buffers.
-        self.ahead = Prefetcher(images, self.device, self._rows_at) if images.device != self.device else None
+        # Images in host memory and a GPU: gather one batch in advance in pinned buffers.
+        self.prefetcher = Prefetcher(images, self.device, self._rows_at) if images.device != self.device else None
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -160,7 +166,7 @@ class Batches:
         return batch
 
     def draw(self, step: int) -> BatchIndices:
-        """Which faces step `step` shows on this rank."""
+        """The images of step `step` on this rank."""
         start = (step // self.stride * self.world_size + self.rank) * self.batch_size
         return self.order.at(np.arange(start, start + self.batch_size, dtype=np.int64))
 
@@ -176,7 +182,7 @@ class Batches:
         draw = self.draw(step)
         images, labels = self.store.on(self.device)
         rows = _move(self._with_partners(draw), self.device)
-        x8 = self.ahead.take(step) if self.ahead else images.index_select(0, rows)
+        x8 = self.prefetcher.take(step) if self.prefetcher else images.index_select(0, rows)
         numbers = _move(self.augment.numbers(draw, self.order.seed), self.device) if self.augment else None
         n = self.batch_size
         batch = collate(x8[:n], labels, draw, rows[:n], augment=self.augment, numbers=numbers)
@@ -186,32 +192,32 @@ class Batches:
 
 
 class Prefetcher:
-    """Gathers the pictures of the next step in a thread while this one is used: two pinned buffers in turn."""
+    """Gathers the images of the next step in a thread. It alternates between two pinned buffers."""
 
     def __init__(self, images: Tensor, device: torch.device, rows_at: Callable[[int], np.ndarray]) -> None:
         self.images, self.device, self.rows_at = images, device, rows_at
         self.buffers: list[Tensor | None] = [None, None]
         self.copied: list[torch.cuda.Event | None] = [None, None]
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="faces")
-        self.waiting: dict[int, Future] = {}
+        self.futures: dict[int, Future] = {}
 
     def take(self, step: int) -> Tensor:
-        """The pictures (N, C, H, W) uint8 of this step on the device; starts gathering the next."""
-        future = self.waiting.pop(step, None) or self.pool.submit(self._gather, step, self.rows_at(step))
+        """The images (N, C, H, W) uint8 of this step on the device. Starts to gather those of the next step."""
+        future = self.futures.pop(step, None) or self.pool.submit(self._gather, step, self.rows_at(step))
         buffer = future.result()
         x8 = buffer.to(self.device, non_blocking=True)
         if self.device.type == "cuda":
             event = torch.cuda.Event()
             event.record()
             self.copied[step % 2] = event
-        self.waiting = {step + 1: self.pool.submit(self._gather, step + 1, self.rows_at(step + 1))}
+        self.futures = {step + 1: self.pool.submit(self._gather, step + 1, self.rows_at(step + 1))}
         return x8
 
     def _gather(self, step: int, numbers: np.ndarray) -> Tensor:
         slot, rows = step % 2, torch.from_numpy(numbers)
         event, buffer = self.copied[slot], self.buffers[slot]
         if event is not None:
-            event.synchronize()  # the copy to the device has read this buffer
+            event.synchronize()  # wait until the copy to the device has read this buffer
         if buffer is None:
             shape = (len(rows), *self.images.shape[1:])
             buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")

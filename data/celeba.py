@@ -87,6 +87,7 @@ class CelebA(RawFaces):
         texts = fingerprint_of(self.texts.values(), self.root.parent)
         if self.folder:
             return digest([texts, fingerprint_of((self.folder / name for name in self.members), self.folder)])
+        assert self.archive is not None  # one of the two exists
         return digest([texts, fingerprint_of([self.archive], self.root.parent), zlib.crc32(_tail(self.archive))])
 
     def name(self, i: int) -> str:
@@ -96,6 +97,7 @@ class CelebA(RawFaces):
         name = self.members[i]
         if self.folder:
             return decode(self.folder / name, name)
+        assert self.zip is not None and self.archive is not None  # build_index opens it
         try:
             data = self.zip.read(self.paths[name])
         # The last two are zipfile's answers to another compression and to a password.

@@ -111,7 +111,7 @@ class DataConfig:
         if isinstance(crop, list):
             good = len(crop) == 4 and crop[2] > crop[0] and crop[2] - crop[0] == crop[3] - crop[1]
             _require(good, "crop", expected, crop)
-            return tuple(crop)
+            return crop[0], crop[1], crop[2], crop[3]
         if str(crop) in ("auto", "full"):
             return str(crop)
         number = str(crop).isascii() and str(crop).isdigit()

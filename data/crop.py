@@ -14,7 +14,9 @@ FAULTS = ("fine", "unreadable", "all black", "flat", "refused by its set")
 _POWERS = np.cumprod(np.full(512, 0x9E3779B97F4A7C15, np.uint64))
 
 
-def crop_box(width: int, height: int, crop: str | int | tuple, reference: int | None = None) -> tuple[float, ...]:
+def crop_box(
+    width: int, height: int, crop: str | int | tuple[int, int, int, int], reference: int | None = None
+) -> tuple[float, ...]:
     """(left, top, right, bottom) of a square in px of a picture; it may reach beyond the picture for `full`.
 
     reference: the width in px that numbers in `crop` refer to, so that 148 of CelebA's 178 means the same share of a
@@ -28,7 +30,7 @@ def crop_box(width: int, height: int, crop: str | int | tuple, reference: int | 
     elif crop == "full":
         side = max(width, height)
     else:
-        side = crop * scale
+        side = int(crop) * scale
     # Whole pixels, as torchvision's CenterCrop has them.
     side = round(side)
     left, top = round((width - side) / 2), round((height - side) / 2)
@@ -79,6 +81,6 @@ def pixel_hash(picture: np.ndarray) -> int:
     whole = len(data) // (8 * len(_POWERS)) * (8 * len(_POWERS))
     blocks = data[:whole].view(np.uint64).reshape(-1, len(_POWERS)) @ _POWERS
     digest_of = hashlib.sha1(repr(picture.shape).encode(), usedforsecurity=False)
-    digest_of.update(blocks)
-    digest_of.update(data[whole:])
+    digest_of.update(blocks.data)
+    digest_of.update(data[whole:].data)
     return int.from_bytes(digest_of.digest()[:8], "little")

@@ -74,7 +74,7 @@ def upright(image: Image.Image) -> Image.Image:
     """Turned as the EXIF orientation says; as stored where that tag is absent or has no meaning."""
     orientation = None
     with contextlib.suppress(*FAULTY_FILE):  # an EXIF block that cannot be read turns nothing
-        orientation = TURNS.get(image.getexif().get(ORIENTATION))
+        orientation = TURNS.get(image.getexif().get(ORIENTATION, 0))
     return image if orientation is None else image.transpose(orientation)
 
 
@@ -124,7 +124,7 @@ def _small_jpeg(data: bytes) -> np.ndarray | None:
     from torchvision.io import decode_jpeg  # a second to import: not before a set of JPEGs is packed
 
     try:
-        x = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        x = torch.as_tensor(decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8)))
     except RuntimeError:
         return None
     return x.permute(1, 2, 0).contiguous().numpy() if len(x) in (1, 3) else None

@@ -113,4 +113,4 @@ def _eyes(face: np.ndarray) -> tuple[np.ndarray, bool]:
 
 @functools.cache
 def _cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(cv2.data.haarcascades + name)
+    return cv2.CascadeClassifier(cv2.data.haarcascades + name)  # pyright: ignore[reportAttributeAccessIssue]

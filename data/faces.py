@@ -1,6 +1,6 @@
-"""From a pack to what a run sees: which rows, which labels, train, val and test, and `meta`."""
+"""Data sets for training, from a pack: rows and labels of train, val and test, and `meta`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,17 +11,17 @@ from data.config import DataConfig
 from data.crop import BLACK, FLAT, REFUSED, UNREADABLE
 from data.emotions import canonical, nearest
 from data.pack import Pack, open_pack
-from data.raw import TEST, TRAIN, VAL, digest, say
+from data.raw import TEST, TRAIN, VAL, digest, rank_zero_info
 from data.samplers import BatchIndices, IndexSampler, PairSampler, mixed
 from engine.errors import UserError
 
 SPLITS = ("train", "val", "test")
-HASHED_SHARE = 0.1  # of the training images (or persons) become val, or test, where a set has none
+HASHED_SHARE = 0.1  # share of the training images (or persons) that become val, or test, if a set has none
 
 
 @dataclass
 class Faces:
-    """A data set ready for a run. `meta` holds plain values that travel with runs and checkpoints."""
+    """The three parts of a data set. `meta` holds plain values; runs and checkpoints store it."""
 
     train: "FaceSet | AlternatingDataset"
     val: "FaceSet | AlternatingDataset"
@@ -30,7 +30,7 @@ class Faces:
 
 
 class FaceSet:
-    """Rows of a pack: one of train, val, test. `labels` are arrays with one row for each face of this set."""
+    """One of train, val, test: some rows of a pack. `labels` are arrays with one row per image of this part."""
 
     def __init__(
         self, store: ImageStore, rows: np.ndarray, cfg: DataConfig, training: bool, num_classes: int = 0,
@@ -50,10 +50,10 @@ class FaceSet:
         self, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1,
         device: str | torch.device = "cpu", first_step: int = 0, stride: int = 1,
     ) -> Batches:  # fmt: skip
-        """Endless batches of `batch_size` faces for this rank, from step `first_step` on.
+        """Endless batches of `batch_size` images for this rank, from step `first_step` on.
 
-        Training sets are flipped, balanced and augmented as their config says; others only shuffled. The first
-        `first_step` batches cost nothing.
+        A training set is flipped, balanced and augmented as its config says. Other sets are only shuffled. Starting
+        at a later step takes no time.
         """
         order = IndexSampler(self._class_indices(), seed, self.cfg.flip if self.training else "none")
         return Batches(
@@ -61,30 +61,30 @@ class FaceSet:
         )
 
     def fixed(self, n: int, device: str | torch.device = "cpu") -> Batch:
-        """n faces, always the same, unflipped: spread over the set, expressions in turn, repeated if n > len."""
+        """A batch of n images, the same on every call. See `spread_places`."""
         return self.take(self.spread_places(n), device)
 
     def spread_places(self, n: int) -> np.ndarray:
-        """Places (n,) of the set: spread over it, expressions in turn, repeated if n > len."""
+        """Indices (n,) spread evenly over the set, with expressions in turn. They repeat if n > len."""
         if not len(self):
-            raise UserError("data: this part of the set is empty with these options; expected at least one face")
+            raise UserError("data: this part of the set is empty with these options; expected at least one image")
         label = self.labels.get("label", np.zeros(len(self), np.int64))
         groups = [np.flatnonzero(label == k) for k in np.unique(label)]
         counts = [len(range(j, n, len(groups))) for j in range(len(groups))]
         picks = np.empty(n, np.int64)
         for j, (group, count) in enumerate(zip(groups, counts, strict=True)):
-            # Staggered, so that neighbours in the grid are not neighbours in the set (often one person).
+            # An offset per expression, so that neighbors in a grid are not neighbors in the set (often one person).
             share = (np.arange(count) + (j + 0.5) / len(groups)) / max(count, 1)
             picks[j :: len(groups)] = group[(share * len(group)).astype(np.int64)]
         return picks
 
     def once(self, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
-        """One ordered, unflipped pass; the last batch may be smaller."""
+        """One pass in order, without flips. The last batch may be smaller."""
         for start in range(0, len(self), batch_size):
             yield self.take(np.arange(start, min(start + batch_size, len(self))), device)
 
     def take(self, places: np.ndarray, device: str | torch.device = "cpu") -> Batch:
-        """The faces at these places (N,) of the set, unflipped."""
+        """The images with these indices (N,), without flips."""
         device = resolve(device)
         rows = self.rows[np.asarray(places, np.int64)]
         draw = BatchIndices(rows, np.zeros(len(rows), bool), np.zeros(len(rows), np.int64))
@@ -106,7 +106,7 @@ class FaceSet:
 
 
 class AlternatingDataset:
-    """Two sets that take turns: step s draws from set s mod 2, and `batch["source"]` (N,) says which."""
+    """Two data sets in alternation: step s uses set s mod 2. `batch["source"]` (N,) is the number of the set."""
 
     def __init__(self, sets: tuple[FaceSet, FaceSet]) -> None:
         self.sets = sets
@@ -118,7 +118,7 @@ class AlternatingDataset:
         self, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1,
         device: str | torch.device = "cpu", first_step: int = 0,
     ) -> Iterator[Batch]:  # fmt: skip
-        """Endless batches; the two sets' own keys come in their own steps only."""
+        """Endless batches. Keys that only one set has are only in the batches of that set."""
         streams = [part.batches(batch_size, seed, rank, world_size, device, 0, stride=2) for part in self.sets]
         step = first_step
         while True:
@@ -128,7 +128,7 @@ class AlternatingDataset:
             step += 1
 
     def fixed(self, n: int, device: str | torch.device = "cpu", source: int = 0) -> Batch:
-        """n faces of one of the two sets, as `FaceSet.fixed`."""
+        """n images of one of the two sets, as in `FaceSet.fixed`."""
         return _with_source(self.sets[source].fixed(n, device), source)
 
     def once(self, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Batch]:
@@ -143,10 +143,10 @@ def _with_source(batch: Batch, source: int) -> Batch:
 
 
 def build_faces(cfg: DataConfig) -> Faces:
-    """Open (or make) the pack that `cfg` asks for and choose its rows and labels.
+    """Open the pack for `cfg`, or make it, and choose its rows and labels.
 
     Raises:
-        UserError: raw files are missing or not as expected; a class or attribute is not in the set.
+        UserError: raw files are missing or invalid, or the data set does not have a class or attribute of `cfg`.
     """
     return _build_two(cfg) if cfg.sets else _build_one(cfg, open_pack(cfg))
 
@@ -159,12 +159,12 @@ def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
     if cfg.sketch:
         rows, more = _with_sketches(cfg, pack, labels, rows)
         notes += more
-    pair_sampler: list[PairSampler | None] = [None, None, None]
+    pair_samplers: Sequence[PairSampler | None] = (None, None, None)
     if cfg.pair:
-        pair_sampler, rows, more = _pairs(labels, pack.labels.get("take"), rows)
+        pair_samplers, rows, more = _pairs(labels, pack.labels.get("take"), rows)
         notes += more
     for note in notes:
-        say(f"{cfg.dataset}: {note}")
+        rank_zero_info(f"{cfg.dataset}: {note}")
     if not len(rows[TRAIN]):
         counts = ", ".join(f"{len(part)} {name}" for part, name in zip(rows, SPLITS, strict=True))
         raise UserError(
@@ -174,7 +174,7 @@ def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
     _check_balanced(cfg, names["classes"], labels, rows[TRAIN])
     store = ImageStore(pack.images, labels, cfg.resident)
     sets = [
-        FaceSet(store, rows[part], cfg, part == TRAIN, len(names["classes"]), pair_sampler[part])
+        FaceSet(store, rows[part], cfg, part == TRAIN, len(names["classes"]), pair_samplers[part])
         for part in (TRAIN, VAL, TEST)
     ]
     return Faces(*sets, meta=_meta(cfg, pack, names, labels, sets))
@@ -186,7 +186,7 @@ def _build_two(cfg: DataConfig) -> Faces:
         root = cfg.roots[place] if cfg.roots else ""
         own = replace(cfg, dataset=name, root=root, sets=[], roots=[])
         pack = open_pack(own)
-        # A choice of expressions is not for the set that has none, and so with attributes.
+        # data.classes does not apply to a set without expressions, nor data.attributes to one without attributes.
         own = replace(
             own,
             classes=own.classes if pack.meta["classes"] else [],
@@ -200,7 +200,7 @@ def _build_two(cfg: DataConfig) -> Faces:
             f"data.sets: {cfg.sets[0]} has {first['channels']} channels and {cfg.sets[1]} {second['channels']}; "
             "set data.grayscale: true"
         )
-    # One vector of labels for both: expressions of whichever set has them, attributes likewise.
+    # The joint meta has the expressions and attributes of whichever set has them.
     meta = {key: second[key] if not first[key] else first[key] for key in first}
     meta |= {key: first[key] + second[key] for key in ("num_train", "num_val", "num_test")}
     meta |= {
@@ -214,7 +214,7 @@ def _build_two(cfg: DataConfig) -> Faces:
 
 
 def _labels(cfg: DataConfig, pack: Pack) -> tuple[dict, dict[str, np.ndarray], np.ndarray]:
-    """Names, labels as batches hold them (N rows), and (N,) bool: the row's class is among those asked for."""
+    """Names, labels in the form of a batch (N rows), and (N,) bool: the row's class is in data.classes."""
     labels: dict[str, np.ndarray] = {}
     stored, known = _with_expression(cfg, pack)
     wanted = np.ones(len(stored["split"]), bool)
@@ -222,7 +222,7 @@ def _labels(cfg: DataConfig, pack: Pack) -> tuple[dict, dict[str, np.ndarray], n
     attributes = _choose(cfg, "attributes", pack.meta["attributes"])
     if "label" in stored:
         old = np.array([known.index(name) for name in classes], np.int64)
-        new = np.full(len(known) + 1, -1, np.int64)  # the last place serves -1
+        new = np.full(len(known) + 1, -1, np.int64)  # index -1 is the last element: unknown stays unknown
         new[old] = np.arange(len(old))
         labels["label"] = new[stored["label"]]
         wanted = (labels["label"] >= 0) | (stored["label"] < 0)
@@ -243,7 +243,7 @@ def _labels(cfg: DataConfig, pack: Pack) -> tuple[dict, dict[str, np.ndarray], n
 
 
 def _with_expression(cfg: DataConfig, pack: Pack) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The pack's labels and class names; with `label_attribute` the label is that attribute's value."""
+    """The labels and class names of the pack. With `label_attribute`, the label is the value of that attribute."""
     name, known = cfg.label_attribute, pack.meta["attributes"]
     if not name:
         return pack.labels, pack.meta["classes"]
@@ -255,14 +255,14 @@ def _with_expression(cfg: DataConfig, pack: Pack) -> tuple[dict[str, np.ndarray]
 
 
 def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
-    asked = getattr(cfg, key)
+    """The names of `cfg.classes` or `cfg.attributes` as the data set spells them; all names if the list is empty."""
     chosen = []
-    for text in asked:
-        name = text if text in known else text.partition("=")[2] or text  # 1=surprise: what a folder's number means
+    for text in getattr(cfg, key):
+        name = text if text in known else text.partition("=")[2] or text  # "1=surprise" names the folder 1
         match = name if name in known else canonical(name) if key == "classes" else None
         if match not in known:
             if not known:
-                raise UserError(f"data.{key}: {cfg.dataset} has none; leave the list empty")
+                raise UserError(f"data.{key}: {cfg.dataset} has no {key}; leave the list empty")
             raise UserError(f"data.{key}: {cfg.dataset} has no '{name}'; the nearest are {nearest(name, known)}")
         chosen.append(match)
     return list(dict.fromkeys(chosen)) or list(known)
@@ -271,41 +271,45 @@ def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
 def _found_landmarks(pack: Pack) -> np.ndarray:
     path = pack.landmarks_file
     if not path.exists():
-        raise UserError(f"{path}: not there; run python -m data.landmarks --config FILE, or set data.landmarks: own")
+        raise UserError(
+            f"{path}: this file does not exist. Run python -m data.landmarks --config FILE, or set data.landmarks: own."
+        )
     with np.load(path) as stored:
         fingerprint, points = str(stored["fingerprint"]), stored["points"].astype(np.float32)
     if fingerprint != pack.meta["fingerprint"] or len(points) != pack.meta["count"]:
-        raise UserError(f"{path}: belongs to another pack; run python -m data.landmarks --config FILE again")
+        raise UserError(f"{path}: belongs to another pack. Run python -m data.landmarks --config FILE again.")
     return points
 
 
 def _complete_split(cfg: DataConfig, pack: Pack) -> tuple[np.ndarray, list[str]]:
-    """The split asked for; a missing part is filled so that nobody trains blind or tests on what was trained on."""
+    """The split of `cfg`, (N,). If val or test is missing, it is made from a part of the training images."""
     name = f"split_fold{cfg.fold}" if cfg.dataset == "tfd" else f"split_{cfg.split}"
     split, notes = pack.labels.get(name, pack.labels["split"]).copy(), []
     if not (split == TEST).any() and (split == VAL).any():
         split[split == VAL] = TEST
-        notes.append("there is no third part, so what came as validation is the test set")
+        notes.append("the data set has two parts only; its validation part is used as the test set")
     missing = [part for part in (TEST, VAL) if not (split == part).any() and not (part == VAL and cfg.merge_val)]
-    # A person stays on one side, and so do copies of one picture.
+    # All images of a person go to one part, and so do copies of an image.
     identity, pixels = pack.labels.get("identity", np.full(len(split), -1)), mixed(2, pack.labels["pixels"])
     key = np.where(identity >= 0, mixed(1, identity), pixels)
     usable = (split == TRAIN) & (pack.labels["fault"] != UNREADABLE)
     if missing and len(np.unique(key[usable])) <= len(missing):
         if (identity[usable] >= 0).any():
-            notes.append("there are too few persons to keep apart, so the parts share persons")
+            notes.append("there are too few persons to split by person, so the parts share persons")
         key = pixels
     for part in missing:
-        # The keys with the smallest hashes: their number is exact, also in a set of 30 persons.
+        # The keys with the smallest hashes. So the number of keys is exact, also for few persons.
         keys = np.unique(key[usable & (split == TRAIN)])
         chosen = keys[: int(np.ceil(HASHED_SHARE * len(keys)))] if len(keys) > 1 else keys[:0]
         split[(split == TRAIN) & np.isin(key, chosen)] = part
-        notes.append(f"{SPLITS[part]} is a hashed {HASHED_SHARE:.0%} of the training part")
+        notes.append(
+            f"{SPLITS[part]} is missing; {HASHED_SHARE:.0%} of the training part, chosen by a hash, replace it"
+        )
     return split, notes
 
 
 def _rows(cfg: DataConfig, pack: Pack, split: np.ndarray, wanted: np.ndarray) -> tuple[list[np.ndarray], list[str]]:
-    """Rows of train, val and test. Faults and copies leave the training rows only, so that test figures compare."""
+    """Rows of train, val and test. Bad images and copies are removed from train only, so val and test are complete."""
     fault, pixels, notes = pack.labels["fault"], pack.labels["pixels"], []
     usable = wanted & (fault != UNREADABLE)
     if cfg.merge_val:
@@ -330,7 +334,7 @@ def _rows(cfg: DataConfig, pack: Pack, split: np.ndarray, wanted: np.ndarray) ->
 
 
 def _limited(rows: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` rows, spread evenly."""
+    """At most `limit` rows, evenly spaced; 0 = all."""
     if not limit or limit >= len(rows):
         return rows
     return rows[(np.arange(limit) * len(rows)) // limit]
@@ -339,34 +343,35 @@ def _limited(rows: np.ndarray, limit: int) -> np.ndarray:
 def _pairs(
     labels: dict[str, np.ndarray], take: np.ndarray | None, rows: list[np.ndarray]
 ) -> tuple[list[PairSampler], list[np.ndarray], list[str]]:
-    """Partners within each part; faces without one leave it."""
+    """A `PairSampler` for each part, the rows that have a partner, and notes."""
     missing = [key for key in ("label", "identity") if key not in labels]
     if missing:
         raise UserError(f"data.pair: expected a set with {' and '.join(missing)} labels; use pair: false")
-    pair_sampler, kept, notes = [], [], []
-    for part, mine in enumerate(rows):
-        found = PairSampler(mine, labels["label"][mine], labels["identity"][mine], None if take is None else take[mine])
-        has_one = found.exists(mine)
-        if not has_one.all():
-            notes.append(f"pair leaves out {(~has_one).sum()} {SPLITS[part]} faces without another expression")
-        pair_sampler.append(found)
-        kept.append(mine[has_one])
+    pair_samplers, kept, notes = [], [], []
+    for part, part_rows in enumerate(rows):
+        part_take = None if take is None else take[part_rows]
+        sampler = PairSampler(part_rows, labels["label"][part_rows], labels["identity"][part_rows], part_take)
+        has_partner = sampler.exists(part_rows)
+        if not has_partner.all():
+            notes.append(f"pair leaves out {(~has_partner).sum()} {SPLITS[part]} faces without another expression")
+        pair_samplers.append(sampler)
+        kept.append(part_rows[has_partner])
     if not len(kept[TRAIN]):
-        raise UserError("data.pair: no person of the training set shows two expressions; use pair: false")
-    return pair_sampler, kept, notes
+        raise UserError("data.pair: no person of the training set has two expressions; use pair: false")
+    return pair_samplers, kept, notes
 
 
 def _with_sketches(
     cfg: DataConfig, pack: Pack, labels: dict[str, np.ndarray], rows: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Add companion sketches to the labels; rows that have one."""
+    """Add sketches to the labels. Returns the rows that have a sketch, and notes."""
     from data import READERS  # as in data.pack
     from data.sketches import open_sketches
 
-    labels["sketch"], there = open_sketches(cfg, pack, READERS[cfg.dataset](cfg))
-    kept = [part[there[part]] for part in rows]
-    lost = sum(map(len, rows)) - sum(map(len, kept))
-    return kept, [f"sketch leaves out {lost} faces without a companion"] if lost else []
+    labels["sketch"], exists = open_sketches(cfg, pack, READERS[cfg.dataset](cfg))
+    kept = [part[exists[part]] for part in rows]
+    dropped = sum(map(len, rows)) - sum(map(len, kept))
+    return kept, [f"sketch leaves out {dropped} faces without a sketch"] if dropped else []
 
 
 def _check_balanced(cfg: DataConfig, classes: list[str], labels: dict[str, np.ndarray], train: np.ndarray) -> None:
@@ -377,7 +382,9 @@ def _check_balanced(cfg: DataConfig, classes: list[str], labels: dict[str, np.nd
     counts = _counts(labels["label"][train], len(classes))
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
-        raise UserError(f"data.balanced: no training image shows {', '.join(empty)}; leave it out of data.classes")
+        raise UserError(
+            f"data.balanced: no training image has the class {', '.join(empty)}; remove it from data.classes"
+        )
 
 
 def _counts(label: np.ndarray, num_classes: int) -> list[int]:
@@ -385,7 +392,7 @@ def _counts(label: np.ndarray, num_classes: int) -> list[int]:
 
 
 def _meta(cfg: DataConfig, pack: Pack, names: dict, labels: dict, sets: list[FaceSet]) -> dict:
-    """What travels with runs and checkpoints: plain values only."""
+    """The facts that runs and checkpoints store, as plain values. data/README.md lists them."""
     stored = pack.meta
     eyes = [cfg.eyes[:2], cfg.eyes[2:]] if cfg.eyes else _mean_eyes(labels) or stored["eyes"]
     choice = [
@@ -418,7 +425,7 @@ def _meta(cfg: DataConfig, pack: Pack, names: dict, labels: dict, sets: list[Fac
 
 
 def _mean_eyes(labels: dict[str, np.ndarray]) -> list[list[float]] | None:
-    """Mean eye places of the landmarks, image-left eye first, or None where there are none."""
+    """Mean eye positions [[x, y], [x, y]] from landmarks, the eye at the left first; None without landmarks."""
     points = labels.get("landmarks")
     if points is None or np.isnan(points).all():
         return None

@@ -16,7 +16,7 @@ from data.scan import is_hidden
 from data.tables import read_text
 from engine.errors import UserError
 
-CLASSES = list(EMOTIONS[:7])
+CLASSES: list[str] = list(EMOTIONS[:7])
 USAGES = {"Training": TRAIN, "PublicTest": VAL, "PrivateTest": TEST}
 VAL_FILES = ("val.csv", "valid.csv", "validation.csv")
 SIDE = 48

@@ -156,7 +156,7 @@ def classify(
     own_names = [word.partition("=")[2] or word for word in own]
     extra = dict.fromkeys(name for name in own_names if name in present and name not in EMOTIONS)
     classes = [name for name in EMOTIONS if name in present] + list(extra)
-    return np.array([classes.index(meaning[entry.group]) for entry in entries], np.int64), classes
+    return np.array([classes.index(str(meaning[entry.group])) for entry in entries], np.int64), classes
 
 
 class Folder(RawFaces):

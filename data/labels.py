@@ -1,4 +1,4 @@
-"""Labels of faces: one table (attributes first, then a column for each expression), and conditions of a network."""
+"""Labels as one table (attributes first, then one column per expression), and conditions of a network."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from engine.errors import UserError
 
 
 def label_names(meta: dict) -> list[str]:
-    """The columns of `label_table`: attributes, then classes."""
+    """Column names of `label_table`: attributes, then classes."""
     return [*meta["attributes"], *meta["classes"]]
 
 
 def label_table(batch: dict[str, Any], meta: dict) -> Tensor:
-    """Labels of a batch (or of a set's arrays) as (N, L) float on the CPU, in {0, 1, NaN}.
+    """Labels of a batch (or of `FaceSet.labels`) as (N, L) float on the CPU, with values in {0, 1, NaN}.
 
-    An unknown class (-1) is NaN in each of its columns; L is 0 where the data have no labels.
+    An unknown class (-1) is NaN in all class columns. L is 0 if the data have no labels.
     """
     columns = [torch.zeros(len(batch["index"]), 0)]
     if meta["attributes"]:
@@ -32,14 +32,14 @@ def label_table(batch: dict[str, Any], meta: dict) -> Tensor:
 
 
 def requested_labels(request: Request, labels: Tensor, meta: dict) -> Tensor:
-    """What faces with `labels` (N, L) are asked to be: (N, L) in [0, 1], columns as in `label_names`.
+    """Target labels (N, L) in [0, 1] of faces with `labels` (N, L). Columns are those of `label_names`.
 
-    An attribute takes the value asked for; `flip` takes the other side of its label, and stays NaN where that label
-    is unknown. An expression takes its amount, and the face's own expression keeps the rest, so that the classes still
-    sum to 1; `happy=0` means neutral. Columns that the request does not name keep their values.
+    An attribute gets the requested value. `flip` inverts its label; an unknown label stays NaN. An expression gets its
+    amount, and the other classes keep the rest, so that the classes sum to 1. `happy=0` means neutral. Columns that
+    are not in the request keep their values.
 
     Raises:
-        UserError: a form other than set, amount or flip; a flipped expression; `happy=0` without a neutral class.
+        UserError: a form other than set, amount or flip; `flip` of an expression; `happy=0` without a neutral class.
     """
     request.require("set", "amount", "flip", method="this model")
     names, wanted = label_names(meta), labels.clone()
@@ -49,7 +49,7 @@ def requested_labels(request: Request, labels: Tensor, meta: dict) -> Tensor:
             label = labels[:, column]
             wanted[:, column] = torch.where(label.isnan(), label, 1 - (label > 0.5).float())
         else:
-            wanted[:, column] = float(item.value)
+            wanted[:, column] = float(item.value or 0.0)
     if request.classes:
         amounts = requested_classes(request, meta)  # (K,)
         start = len(meta["attributes"])
@@ -59,26 +59,26 @@ def requested_labels(request: Request, labels: Tensor, meta: dict) -> Tensor:
 
 
 def requested_classes(request: Request, meta: dict) -> Tensor:
-    """The amount of each class that a request asks for: (K,), with a sum of at most 1."""
+    """The requested amount of each class (K,); the sum is at most 1."""
     amounts = torch.zeros(len(meta["classes"]))
     for item in request.classes:
         if item.form == "flip":
-            raise UserError(f"{item}: an expression has no other side; ask for another expression")
-        amounts[meta["classes"].index(item.name)] += float(item.value)
+            raise UserError(f"{item}: an expression has no other side; name another expression")
+        amounts[meta["classes"].index(item.name)] += float(item.value or 0.0)
     if not amounts.sum():
         name = request.classes[0].name
         neutral = [i for i, known in enumerate(meta["classes"]) if canonical(known) == "neutral"]
         if not neutral:
-            raise UserError(f"{name}=0: there is no neutral class to go to; ask for another expression")
+            raise UserError(f"{name}=0: this model has no neutral class; name another expression")
         amounts[neutral[0]] = 1.0
     return amounts
 
 
 def conditions(batch: dict[str, Tensor], num_classes: int, attributes: bool) -> tuple[Tensor, Tensor]:
-    """Labels of a batch as y (N, K), and which rows are known (N,) bool.
+    """Labels of a batch as conditions y (N, K) of a network, and which rows are known, (N,) bool.
 
-    Classes: one-hot, or `label_soft` where the batch has it (rows sum to 1); an unknown label is the uniform row.
-    Attributes: -1 or +1; an unknown bit is 0, and makes its row unknown.
+    Classes: one-hot, or `label_soft` if the batch has it (rows sum to 1). An unknown label is a uniform row.
+    Attributes: -1 or +1. An unknown attribute is 0, and its row counts as unknown.
     """
     if attributes:
         known = batch["attr"].isfinite()

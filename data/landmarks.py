@@ -1,13 +1,14 @@
-"""Landmarks: read from files, found in pictures (optional), carried from a photo into a crop.
+"""Landmarks: read them from files, detect them (optional), convert their coordinates.
 
-68 points are in iBUG's order (jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67; "left" is the picture's
-left), 5 points in CelebA's (eyes, nose, corners of the mouth). In a batch they lie in [-1, 1] from edge to edge, NaN
-where unknown; here also in px of a picture, continuous: the middle of the first pixel is 0.5.
+68 points are in the order of iBUG 300-W: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67. "Left" is the
+left of the image. 5 points are in the order of CelebA: eyes, nose, corners of the mouth. In a batch, coordinates are in
+[-1, 1] from edge to edge, and NaN where unknown. Some functions here use px of an image; the center of the first pixel
+is 0.5.
 
     python -m data.landmarks --config FILE [--from FOLDER] [data.key=value ...]
 
-writes `landmarks.npz` beside the pack of that config, for `data.landmarks: file`: points found by mediapipe, or read
-from FOLDER, one file (.npy, .csv, .pts) per image under the image's name.
+writes `landmarks.npz` into the folder of the pack, for `data.landmarks: file`. The points come from mediapipe, or from
+FOLDER with one file (.npy, .csv, .pts) per image, named like the image.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import argparse
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from data.batches import mirror_points
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_write
 
+if TYPE_CHECKING:
+    from data.pack import Pack
 __all__ = [
     "GROUPS",
     "detect",
@@ -59,42 +63,44 @@ Points = TypeVar("Points", np.ndarray, Tensor)
 
 
 def five_from_68(points: Points) -> Points:
-    """CelebA's five of 68 points (..., 68, 2) -> (..., 5, 2): middles of the eyes, nose, corners of the mouth."""
-    eyes = [points[..., first : first + 6, :].mean(-2, keepdims=True) for first in (36, 42)]
+    """Reduce 68 points (..., 68, 2) to CelebA's 5 (..., 5, 2): centers of the eyes, nose, corners of the mouth."""
     rest = [points[..., k : k + 1, :] for k in (30, 48, 54)]
     if isinstance(points, Tensor):
-        import torch
-
-        return torch.cat([*eyes, *rest], -2)
+        eyes = [points[..., first : first + 6, :].mean(-2, keepdim=True) for first in (36, 42)]
+        return torch.cat([*eyes, *rest], -2)  # pyright: ignore[reportArgumentType]
+    eyes = [points[..., first : first + 6, :].mean(-2, keepdims=True) for first in (36, 42)]
     return np.concatenate([*eyes, *rest], -2)
 
 
 def to_unit(points: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Continuous px (..., 2) -> [-1, 1] from edge to edge."""
+    """Convert px (..., 2) to [-1, 1] from edge to edge."""
     return np.asarray(points) / (width, height) * 2 - 1
 
 
 def in_crop(points: np.ndarray, matrix: np.ndarray, image_size: int) -> np.ndarray:
-    """Points of a photo in px (..., 2) -> [-1, 1] of its crop; `matrix` and size are those of `photo.AlignedFace`."""
+    """Convert points of a photo in px (..., 2) to [-1, 1] of its crop. `matrix` is that of `photo.AlignedFace`."""
     return to_unit(points @ matrix[:, :2].T + matrix[:, 2], image_size, image_size)
 
 
 def read_landmarks(path: str | Path) -> np.ndarray:
-    """The 68 or 5 points of one picture, (68 | 5, 2) float64 in continuous px.
+    """Read the landmarks of one image: (68 or 5, 2) float64 in px.
 
-    .npy: an array (68 | 5, 2) (or flat), 0 the middle of the first pixel; .csv: two columns x, y (a header is passed
-    over), or one row of all numbers, the same origin; .pts: iBUG's files, whose first pixel is 1.
+    .npy: an array (68 or 5, 2), or flat. .csv: two columns x, y with or without a header, or one row with all numbers.
+    In both, the center of the first pixel is 0. .pts: files of iBUG 300-W, where it is 1.
+
+    Raises:
+        UserError: the file is missing, has another format, or does not have 68 or 5 points.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file of landmarks")
+        raise UserError(f"{path}: this file does not exist; expected a file of landmarks")
     readers = {".npy": _read_npy, ".csv": _read_csv, ".pts": _read_pts}
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: expected a file of landmarks that ends in {', '.join(readers)}")
     try:
         numbers = np.asarray(readers[path.suffix.lower()](path), np.float64).ravel()
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a file of landmarks ({error})") from None
+        raise UserError(f"{path}: not a file of landmarks ({error}); expected x and y of 68 or 5 points") from None
     if numbers.size not in (10, 136):
         raise UserError(f"{path}: expected 68 or 5 points, found {numbers.size / 2:g}")
     first = 1.0 if path.suffix.lower() == ".pts" else 0.0
@@ -102,9 +108,10 @@ def read_landmarks(path: str | Path) -> np.ndarray:
 
 
 def detect(images: np.ndarray, find: Callable[[np.ndarray], np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks of pictures (N, C, H, W) uint8 -> points (N, 68, 2) in [-1, 1], NaN where not found; found (N,) bool.
+    """Detect landmarks in images (N, C, H, W) uint8.
 
-    find: one RGB picture (H, W, 3) uint8 -> (68, 2) in continuous px, or None (`find_mediapipe()` gives one).
+    find: a function from an RGB image (H, W, 3) uint8 to points (68, 2) in px, or None (`find_mediapipe()`).
+    Returns points (N, 68, 2) in [-1, 1], NaN where not found, and found (N,) bool.
     """
     points = np.full((len(images), 68, 2), np.nan, np.float32)
     for k, image in enumerate(images):
@@ -112,22 +119,22 @@ def detect(images: np.ndarray, find: Callable[[np.ndarray], np.ndarray | None]) 
         place = find(rgb)
         if place is not None:
             points[k] = to_unit(place, image.shape[2], image.shape[1])
-    return points, np.isfinite(points).all((1, 2))
+    return points, np.asarray(np.isfinite(points).all((1, 2)))
 
 
 def find_mediapipe() -> Callable[[np.ndarray], np.ndarray | None]:
-    """A finder for `detect` by mediapipe's face mesh (optional). Small pictures are scaled up to 256 px.
+    """A function for `detect` that uses mediapipe's face mesh (optional). Small images are enlarged to 256 px.
 
     Raises:
         UserError: mediapipe is not installed.
     """
     try:
-        import mediapipe
+        import mediapipe  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
-            "landmarks: no detector is installed; pip install --no-deps mediapipe==0.10.14 and pip install absl-py "
-            "attrs flatbuffers opencv-python-headless 'protobuf>=4.25.3,<5' (Python up to 3.12), or give "
-            "the points as files"
+            "landmarks: no detector is installed. Run pip install --no-deps mediapipe==0.10.14 and pip install absl-py "
+            "attrs flatbuffers opencv-python-headless 'protobuf>=4.25.3,<5' (Python up to 3.12), or use files with "
+            "landmarks."
         ) from None
     mesh = mediapipe.solutions.face_mesh.FaceMesh(
         static_image_mode=True, max_num_faces=1, min_detection_confidence=MESH_CONFIDENCE
@@ -146,7 +153,7 @@ def find_mediapipe() -> Callable[[np.ndarray], np.ndarray | None]:
 
 
 def enlarge(rgb: np.ndarray) -> tuple[np.ndarray, float]:
-    """What the mesh is shown: at least 256 px wide, framed by 64 px of repeated edge; and the scale used."""
+    """The input of the face mesh: enlarged to at least 256 px, with a 64 px repeated border; and the scale."""
     from PIL import Image
 
     scale = max(1.0, MESH_SIDE / min(rgb.shape[:2]))
@@ -169,7 +176,7 @@ def _read_csv(path: Path) -> list[float]:
 def _read_pts(path: Path) -> list[float]:
     text = path.read_text(encoding="utf-8")
     if "{" not in text or "}" not in text:
-        raise ValueError("its points do not stand between { and }")
+        raise ValueError("the points are not between { and }")
     return [float(number) for number in text.split("{", 1)[1].split("}", 1)[0].split()]
 
 
@@ -184,9 +191,9 @@ def _is_number(cell: str) -> bool:
 # --- beside a pack -------------------------------------------------------------------------------------------------
 
 
-def write_beside(pack: object, points: np.ndarray, source: str) -> list[str]:
-    """Write `landmarks.npz` beside a pack (`data.pack.Pack`) and return lines that say where points are missing."""
-    found = np.isfinite(points).all((1, 2))
+def write_beside(pack: Pack, points: np.ndarray, source: str) -> list[str]:
+    """Write `landmarks.npz` into the folder of a pack. Returns lines with the number of faces without landmarks."""
+    found = np.asarray(np.isfinite(points).all((1, 2)))
     with atomic_write(pack.landmarks_file) as file:
         np.savez(
             file, points=points.astype(np.float32), found=found, backend=source, fingerprint=pack.meta["fingerprint"]
@@ -200,9 +207,9 @@ def write_beside(pack: object, points: np.ndarray, source: str) -> list[str]:
 
 
 def points_from_folder(folder: Path, names: Sequence[str], boxes: np.ndarray) -> np.ndarray:
-    """Points (N, 68 | 5, 2) in [-1, 1] of the pack's crops, from one file per image name, NaN where there is none.
+    """Read landmarks (N, 68 or 5, 2) in [-1, 1] of the pack's crops, one file per image; NaN without a file.
 
-    names: the images' names or paths within the set; boxes (N, 4): left, top, right, bottom of each crop in px.
+    names: names or paths of the images within the data set. boxes (N, 4): left, top, right, bottom of each crop in px.
     """
     read: list[np.ndarray | None] = []
     taken: dict[Path, str] = {}
@@ -212,14 +219,16 @@ def points_from_folder(folder: Path, names: Sequence[str], boxes: np.ndarray) ->
         file = next((f for f in files if f.is_file()), None)
         if file in taken:
             raise UserError(
-                f"{file}: would be of two images, {taken[file]} and {name}; put it into folders as the images"
+                f"{file}: belongs to two images, {taken[file]} and {name}; use the same folders as for the images"
             )
         if file is not None:
             taken[file] = name
         read.append(None if file is None else read_landmarks(file))
     counts = {len(points) for points in read if points is not None}
     if len(counts) != 1:
-        raise UserError(f"{folder}: expected files of landmarks named like the images, all of 68 or all of 5 points")
+        raise UserError(
+            f"{folder}: expected files of landmarks named like the images, all with 68 or all with 5 points"
+        )
     points = np.full((len(names), counts.pop(), 2), np.nan)
     for k, own in enumerate(read):
         if own is not None:

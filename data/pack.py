@@ -21,7 +21,7 @@ from data.config import DataConfig
 from data.crop import FAULTS, FINE, REFUSED, UNREADABLE, crop_box, cut, fault_of, pixel_hash
 from data.decode import BadImage
 from data.eyes import measured_eyes
-from data.raw import MissingFiles, RawFaces, digest, say
+from data.raw import MissingFiles, RawFaces, digest, rank_zero_info
 from engine.errors import UserError
 from engine.files import atomic_dir, lock
 
@@ -64,7 +64,7 @@ def open_pack(cfg: DataConfig) -> Pack:
         folder = pack_folder(cfg, reader_class)
         if not _is_complete(folder, None):
             raise
-        say(f"{str(error).partition(';')[0]}: the pack that was made from this data.root is used, {folder}")
+        rank_zero_info(f"{str(error).partition(';')[0]}: the pack that was made from this data.root is used, {folder}")
         return _load(folder)
     folder = pack_folder(cfg, reader_class)
     source = reader.fingerprint()
@@ -131,7 +131,7 @@ def _load(folder: Path) -> Pack:
 def _make(folder: Path, reader: RawFaces, cfg: DataConfig, source: str) -> None:
     index = reader.index
     for note in index.notes:
-        say(note)
+        rank_zero_info(note)
     if not len(reader):
         raise UserError(f"{cfg.root_folder()}: no faces found for dataset {cfg.dataset}")
     with atomic_dir(folder) as temporary:
@@ -142,10 +142,10 @@ def _make(folder: Path, reader: RawFaces, cfg: DataConfig, source: str) -> None:
         labels = _final_labels(reader, facts)
         for key in sorted(labels):
             content.update(key.encode() + np.ascontiguousarray(labels[key]).tobytes())
-        np.savez(temporary / "labels.npz", **labels)
+        np.savez(temporary / "labels.npz", **labels)  # pyright: ignore[reportArgumentType]
         meta = _describe(reader, cfg, facts, channels)
         for note in meta["notes"][len(index.notes) :]:
-            say(note)
+            rank_zero_info(note)
         meta |= {"source": source, "fingerprint": content.hexdigest()[:16]}
         meta["image_bytes"] = (temporary / "images.npy").stat().st_size
         meta["label_bytes"] = (temporary / "labels.npz").stat().st_size
@@ -210,8 +210,8 @@ def _write_images(file: BinaryIO, reader: RawFaces, cfg: DataConfig, channels: i
     content, facts, row = hashlib.sha256(), Chunk.empty(len(reader)), 0
     with Progress(len(reader), f"packing {cfg.dataset} at {cfg.image_size} px") as progress:
         for chunk in _prepared(Chunks(reader, cfg, channels)):
-            file.write(chunk.images)
-            content.update(chunk.images)
+            file.write(chunk.images.data)
+            content.update(chunk.images.data)
             rows = slice(row, row := row + len(chunk.images))
             for key in ("fault", "pixels", "box", "size"):
                 getattr(facts, key)[rows] = getattr(chunk, key)
@@ -248,7 +248,7 @@ def _refuse_if_unreadable(facts: Chunk, cfg: DataConfig) -> None:
     if len(facts.named) > MAX_UNREADABLE * total:
         raise UserError(f"{cfg.root_folder()}: {len(facts.named)} of {total} images cannot be read ({shown}); "
                         "expected at most a fifth; get the set again")  # fmt: skip
-    say(f"{len(facts.named)} of {total} images cannot be read and are left out: {shown}")
+    rank_zero_info(f"{len(facts.named)} of {total} images cannot be read and are left out: {shown}")
 
 
 def _final_labels(reader: RawFaces, facts: Chunk) -> dict[str, np.ndarray]:
@@ -339,7 +339,7 @@ class Progress(contextlib.AbstractContextManager):
         self.bar.update(count)
         if self.bar.disable and time.monotonic() - self.said > 10:
             self.said = time.monotonic()
-            say(self._line())
+            rank_zero_info(self._line())
 
     def _line(self) -> str:
         rate = self.done / max(time.monotonic() - self.start, 1e-6)
@@ -348,4 +348,4 @@ class Progress(contextlib.AbstractContextManager):
     def __exit__(self, *error: object) -> None:
         self.bar.close()
         if error[0] is None:
-            say(self._line())
+            rank_zero_info(self._line())

@@ -110,15 +110,15 @@ def paste(aligned: AlignedFace, edited: Tensor, mask: Tensor | None = None) -> I
     are scaled up bicubically; the mask fades out where the crop's border lies inside the photo. A grey model (C = 1)
     changes luminance only and leaves the colours. Where the mask is 0, pixels are the photo's own, bit for bit.
     """
-    edited = edited.detach().float().cpu().reshape(-1, *edited.shape[-2:]).numpy()  # (C, H, H)
-    size = edited.shape[-1]
+    planes = edited.detach().float().cpu().reshape(-1, *edited.shape[-2:]).numpy()  # (C, H, H)
+    size = planes.shape[-1]
     full = np.ones((size, size), np.float32)
     m = full if mask is None else mask.detach().float().cpu().reshape(size, size).numpy()
     box = _box_in_photo(aligned, size)
     if box is None or not m.any():
         return aligned.photo.copy()
     m = np.clip(_back(m * _border(aligned, size), aligned.matrix, box), 0, 1)[..., None]  # (h, w, 1)
-    colours = [np.clip(_back((channel + 1) * 127.5, aligned.matrix, box), 0, 255) for channel in edited]
+    colours = [np.clip(_back((channel + 1) * 127.5, aligned.matrix, box), 0, 255) for channel in planes]
     pixels = np.array(aligned.photo)
     left, top, right, bottom = box
     old = pixels[top:bottom, left:right].astype(np.float32)

@@ -149,7 +149,7 @@ def fingerprint_of(paths: Iterable[Path], base: Path) -> str:
     return facts.hexdigest()[:16]
 
 
-def say(text: str) -> None:
+def rank_zero_info(text: str) -> None:
     """One line for the user, from one rank."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)

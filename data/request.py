@@ -1,20 +1,20 @@
-"""One syntax for what a user asks of a face, the same for every method: `Smiling=1`, `Male=flip`, `happy=0.7`.
+"""The syntax of edits, the same for every method: `Smiling=1`, `Male=flip`, `happy=0.7`.
 
 | form | read as | meaning |
 | --- | --- | --- |
-| `Smiling=1`, `Smiling=0` | `set` | with it, without it |
-| `Smiling=0.7`, `happy=0.7` | `amount` | an intensity between 0 and 1 |
+| `Smiling=1`, `Smiling=0` | `set` | with the attribute, without it |
+| `Smiling=0.7`, `happy=0.7` | `amount` | an intensity in 0 .. 1 |
 | `happy` | `set` 1 | a class needs no value |
-| `Male=flip`, `Male=any` | `flip`, `any` | the other side; left open |
-| `Smiling=+1.5`, `Smiling=-1.0` | `step` | a signed step from where the face is, in the method's unit |
-| `Smiling=@2` | `absolute` | the reading itself, in the method's unit |
-| `Smiling=p0.8` | `probability` | until a classifier says so with that probability |
-| `Smiling=-2:3:6` | `range` | a strip: from, to, number of pictures |
-| `hair=blond` | `set` 1 | one of several that exclude each other; the others are `set` 0 and marked as implied |
+| `Male=flip`, `Male=any` | `flip`, `any` | the opposite value; any value |
+| `Smiling=+1.5`, `Smiling=-1.0` | `step` | a signed step from the current value, in the method's unit |
+| `Smiling=@2` | `absolute` | the new value, in the method's unit |
+| `Smiling=p0.8` | `probability` | the new probability of a classifier |
+| `Smiling=-2:3:6` | `range` | a strip of images: first value, last value, number of images |
+| `hair=blond` | `set` 1 | one of a group; the other attributes of the group are `set` 0 and marked as implied |
 
-Items are separated by blanks, commas or semicolons. Names are found in any case, by aliases (`Beard=1` is
-`No_Beard=0`), and expressions by their synonyms (`happiness`). A bare `=-1` is refused: it is 0 in one file format
-and a step in another.
+Blanks, commas or semicolons separate the items. Upper and lower case are equal. There are aliases of attributes
+(`Beard=1` is `No_Beard=0`) and synonyms of expressions (`happiness`). The value `-1` is an error, because it can mean
+"without" (as in CelebA's files) or a step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from engine.errors import UserError
 
 FORMS = ("set", "amount", "flip", "any", "step", "absolute", "probability", "range")
 
-# word -> attribute; a leading "-" turns the meaning round.
+# word -> attribute; a leading "-" means the opposite of the attribute.
 ALIASES = {
     "beard": "-No_Beard",
     "beardless": "No_Beard",
@@ -73,8 +73,10 @@ SIGNED = rf"[+-]?(?:{NUMBER})"
 
 @dataclass(frozen=True)
 class AttributeEdit:
-    """One thing asked for. `value` is 0 or 1 (`set`), the amount, step, reading or probability; None for `flip` and
-    `any`; for a `range` its first value, with `stop` and `num`.
+    """An edit of one attribute or class.
+
+    `value` is 0 or 1 (`set`), the amount, step, absolute value or probability. For a `range` it is the first value,
+    `stop` the last and `num` the number of values. It is None for `flip` and `any`.
     """
 
     name: str  # as the model knows it
@@ -83,11 +85,11 @@ class AttributeEdit:
     stop: float | None = None
     num: int | None = None
     is_class: bool = False  # an expression class, not an attribute
-    implied: bool = False  # follows from another move (hair=blond: not black)
+    implied: bool = False  # follows from another edit (hair=blond: not black)
 
     def values(self) -> list[float]:
-        """The values to visit: a `range` evenly spaced with both ends; the one value; none for flip and any."""
-        if self.form == "range":
+        """All values: evenly spaced with both ends for a `range`, one value otherwise, none for `flip` and `any`."""
+        if self.value is not None and self.stop is not None and self.num is not None:
             step = (self.stop - self.value) / (self.num - 1)
             return [self.value + i * step for i in range(self.num)]
         return [] if self.value is None else [self.value]
@@ -109,8 +111,7 @@ class AttributeEdit:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, in the order given. `str(request)` is its canonical text, which reads back to the same
-    request."""
+    """Edits in the given order. `str(request)` is a canonical text; `parse_request` reads it to an equal request."""
 
     moves: tuple[AttributeEdit, ...]
 
@@ -131,26 +132,26 @@ class Request:
 
     @property
     def names(self) -> list[str]:
-        """What is asked for, in order."""
+        """Names of the attributes and classes, in order."""
         return [move.name for move in self.moves]
 
     @property
     def classes(self) -> tuple[AttributeEdit, ...]:
-        """The moves that name an expression."""
+        """The edits of expression classes."""
         return tuple(move for move in self.moves if move.is_class)
 
     @property
     def attributes(self) -> tuple[AttributeEdit, ...]:
-        """The moves that name an attribute."""
+        """The edits of attributes."""
         return tuple(move for move in self.moves if not move.is_class)
 
     def require(self, *forms: str, method: str) -> Request:
-        """The request itself, or a UserError that names the first form `method` lacks and the forms it has."""
+        """Return self. Raise a UserError if `method` does not support the form of an edit; `forms` are supported."""
         assert set(forms) <= set(FORMS), forms
         for move in self.moves:
             if move.form not in forms:
                 can = ", ".join(EXAMPLES[form] for form in forms)
-                raise UserError(f"{move}: {method} cannot do this; it takes {can}")
+                raise UserError(f"{move}: {method} cannot do this; it supports {can}")
         return self
 
 
@@ -168,16 +169,20 @@ _OPPOSITE = {"set": lambda v: 1 - v, "amount": lambda v: 1 - v, "probability": l
 
 
 def parse_request(text: str | Sequence[str], classes: Sequence[str] = (), attributes: Sequence[str] = ()) -> Request:
-    """Read a request against the names that a model knows (`meta["classes"]`, `meta["attributes"]`).
+    """Parse a request with the names of a model (`meta["classes"]`, `meta["attributes"]`).
 
-    text: one string or several (argparse's list). Raises UserError, one sentence each: an unknown name (with the
-    three nearest), a value that is not of the forms above, `=-1`, a name asked for twice, amounts of several classes
-    above 1 in all, nothing asked.
+    Args:
+        text: one string, or a list of strings as from argparse.
+        classes, attributes: the names that the model has.
+
+    Raises:
+        UserError: the text is empty, a name is unknown or given twice, a value has none of the forms above, or the
+            amounts of several classes sum to more than 1.
     """
     text = " ".join([text] if isinstance(text, str) else text)
     items = [item for item in re.split(r"[\s,;]+", text) if item]
     if not items:
-        raise UserError(f"nothing is asked for; write for example {_example(classes, attributes)}")
+        raise UserError(f"the request is empty; expected for example {_example(classes, attributes)}")
     moves: dict[str, AttributeEdit] = {}
     for item in items:
         for move in _read(item, classes, attributes):
@@ -185,21 +190,21 @@ def parse_request(text: str | Sequence[str], classes: Sequence[str] = (), attrib
             if old is None or (old.implied and not move.implied):
                 moves[move.name] = move
             elif not move.implied:
-                raise UserError(f"{move.name} is asked for twice, as {old} and as {move}; keep one")
+                raise UserError(f"{move.name} is given twice, as {old} and as {move}; remove one of them")
     request = Request(tuple(moves.values()))
-    asked = [move for move in request.classes if move.form in ("set", "amount") and move.value]
-    if len(asked) > 1 and sum(move.value for move in asked) > 1 + 1e-9:
-        listed = ", ".join(str(move) for move in asked)
+    amounts = [move for move in request.classes if move.form in ("set", "amount") and move.value]
+    if len(amounts) > 1 and sum(move.value or 0.0 for move in amounts) > 1 + 1e-9:
+        listed = ", ".join(str(move) for move in amounts)
         raise UserError(
-            f"{listed}: a face has one expression; ask for one, or for a mixture whose amounts sum to at most 1"
+            f"{listed}: a face has one expression. Name one class, or a mixture whose amounts sum to at most 1."
         )
     return request
 
 
 def parse_names(text: str | Sequence[str], classes: Sequence[str] = (), attributes: Sequence[str] = ()) -> list[str]:
-    """Bare names, in any case and by alias, as the model knows them, without repeats; `all` is every one of them.
+    """Parse names without values; the result has the model's names without repeats. `all` means all names.
 
-    An alias of the opposite sense gives the attribute it is read from (`Beard`: No_Beard).
+    Aliases work as in `parse_request`. An alias with the opposite meaning gives its attribute (`Beard`: No_Beard).
     """
     text = " ".join([text] if isinstance(text, str) else text)
     names: list[str] = []
@@ -216,12 +221,12 @@ def _read(item: str, classes: Sequence[str], attributes: Sequence[str]) -> list[
     name, is_class, opposite = _resolve(word, classes, attributes)
     if not equals:
         if not is_class:
-            raise UserError(f"{item}: say which way, {word}=1 or {word}=0")
+            raise UserError(f"{item}: an attribute needs a value; expected {word}=1 or {word}=0")
         return [AttributeEdit(name, "set", 1.0, is_class=True)]
     move = _read_value(item, word, value.lower())
     if opposite:
-        turn = _OPPOSITE.get(move[0], lambda v: -v)
-        move = (move[0], *(turn(v) if v is not None else None for v in move[1:3]), *move[3:])
+        invert = _OPPOSITE.get(move[0], lambda v: -v)
+        move = (move[0], *(invert(v) if v is not None else None for v in move[1:3]), *move[3:])
     return [AttributeEdit(name, *move, is_class=is_class)]
 
 
@@ -234,7 +239,7 @@ def _read_value(item: str, word: str, value: str) -> tuple:
     if re.fullmatch(NUMBER, value):
         number = float(value)
         if number > 1:
-            raise UserError(f"{item}: an amount lies between 0 and 1; a step of that size is {word}=+{value}")
+            raise UserError(f"{item}: expected an amount in 0 .. 1; for a step of this size, use {word}=+{value}")
         return ("set" if number in (0, 1) else "amount"), number, None, None
     if re.fullmatch(rf"[+-](?:{NUMBER})", value):
         return "step", float(value), None, None
@@ -242,21 +247,21 @@ def _read_value(item: str, word: str, value: str) -> tuple:
         return "absolute", float(match[1]), None, None
     if match := re.fullmatch(rf"p({NUMBER})", value):
         if not 0 < float(match[1]) < 1:
-            raise UserError(f"{item}: a probability lies strictly between 0 and 1, as in {word}=p0.8")
+            raise UserError(f"{item}: expected a probability between 0 and 1, as in {word}=p0.8")
         return "probability", float(match[1]), None, None
     if match := re.fullmatch(rf"({SIGNED}):({SIGNED}):(\d+)", value):
         if not 2 <= int(match[3]) <= 1000:
-            raise UserError(f"{item}: a range is from:to:number with 2 to 1000 pictures, as in {word}=-2:3:6")
+            raise UserError(f"{item}: expected a range first:last:number with 2 to 1000 images, as in {word}=-2:3:6")
         return "range", float(match[1]), float(match[2]), int(match[3])
     forms = ", ".join(example.replace("Name", word) for example in EXAMPLES.values())
-    raise UserError(f"{item}: '{value}' is no value; the forms are {forms}")
+    raise UserError(f"{item}: '{value}' is not a valid value; expected one of {forms}")
 
 
 def _read_group(group: str, value: str, attributes: Sequence[str]) -> list[AttributeEdit]:
     known = [row for row in GROUPS[group] if set(row.values()) & set(attributes)]
     for row in known:
         name = row.get(value)
-        if name in attributes:
+        if name is not None and name in attributes:
             rest = [other for other in dict.fromkeys(row.values()) if other != name and other in attributes]
             return [
                 AttributeEdit(name, "set", 1.0),
@@ -267,7 +272,7 @@ def _read_group(group: str, value: str, attributes: Sequence[str]) -> list[Attri
 
 
 def _resolve(word: str, classes: Sequence[str], attributes: Sequence[str]) -> tuple[str, bool, bool]:
-    """The model's own name, whether it is a class, whether the word means its opposite."""
+    """The model's name for `word`, whether it is a class, and whether `word` means the opposite of the attribute."""
     key = _key(word)
     for names, is_class in ((classes, True), (attributes, False)):
         for name in names:
@@ -281,12 +286,12 @@ def _resolve(word: str, classes: Sequence[str], attributes: Sequence[str]) -> tu
     if alias.lstrip("-") in attributes:
         return alias.lstrip("-"), False, alias.startswith("-")
     if not classes and not attributes:
-        raise UserError(f"{word}: this model knows no expression and no attribute, so none can be asked for")
+        raise UserError(f"{word}: this model has no expressions and no attributes, so it cannot do this edit")
     raise UserError(f"'{word}' is unknown here; the nearest names are {', '.join(_nearest(key, classes, attributes))}")
 
 
 def _nearest(key: str, classes: Sequence[str], attributes: Sequence[str]) -> list[str]:
-    """Three names of the model, by the likeness of the name itself or of a word that stands for it."""
+    """The three names of the model that are most similar to `key`, by name, synonym or alias."""
     words = {_key(name): name for name in (*classes, *attributes)}
     for name in classes:
         words |= {word: name for word in SYNONYMS.get(canonical(name) or "", ()) if len(word) > 3}
@@ -300,7 +305,7 @@ def _key(name: str) -> str:
 
 
 def _decimal(value: float) -> str:
-    """A signed number that is read back as a step: never the bare -1."""
+    """A signed number with a decimal point, so that it is parsed as a step."""
     text = f"{value:+g}"
     return text if "." in text or "e" in text else f"{text}.0"
 

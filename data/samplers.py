@@ -1,7 +1,8 @@
-"""Which face comes when: pure functions of (seed, position), so that a resumed run goes on exactly where it was.
+"""The order of training images, as a function of (seed, position). So a resumed run sees the same batches.
 
-The batches of all ranks lie one after another on one endless line of positions; position p is the same face for any
-number of ranks. Epochs follow each other on that line without a gap, so no remainder is lost.
+The batches of all ranks are consecutive positions 0, 1, 2, ... of one endless sequence. Position p is the same image
+for any number of ranks. Epochs follow each other without a gap, so a batch may contain the end of one epoch and the
+beginning of the next.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ import numpy as np
 
 from engine.errors import UserError
 
-# What a random number is for; each use has its own stream.
-SHUFFLE, TURN, FLIP, PAIR, AUGMENT = range(1, 6)
+# Each use of random numbers has its own stream.
+SHUFFLE, CLASS_ORDER, FLIP, PAIR, AUGMENT = range(1, 6)
 
 
 def mixed(*parts: np.ndarray | int) -> np.ndarray:
-    """64 random bits for each row of integers (broadcast): splitmix64's finaliser over the parts in turn."""
+    """64-bit hash (uint64) of each row of integers; arguments broadcast. It applies splitmix64's finalizer per part."""
     h = np.zeros(1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
@@ -28,13 +29,13 @@ def mixed(*parts: np.ndarray | int) -> np.ndarray:
 
 
 def uniform(*parts: np.ndarray | int) -> np.ndarray:
-    """float64 in [0, 1) for each row of integers."""
+    """Pseudo-random float64 in [0, 1) for each row of integers; arguments broadcast."""
     return (mixed(*parts) >> np.uint64(11)) * 2.0**-53
 
 
 @dataclass
 class BatchIndices:
-    """One batch: `rows` (N,) pack rows, `mirror` (N,) bool, `epoch` (N,) how often the deck was gone through."""
+    """One batch: `rows` (N,) of the pack, `mirror` (N,) bool = flip horizontally, `epoch` (N,) of each image."""
 
     rows: np.ndarray
     mirror: np.ndarray
@@ -42,63 +43,67 @@ class BatchIndices:
 
 
 class IndexSampler:
-    """Endless order over decks of rows; with several decks (classes) each comes equally often.
-
-    flip: 'random' tosses for each (epoch, row), 'both' puts each row and its mirror image into the deck, 'none'.
-    """
+    """Endless shuffled sequence of pack rows. With several index lists (classes), each class is equally frequent."""
 
     def __init__(self, class_indices: Sequence[np.ndarray], seed: int, flip: str = "random") -> None:
-        self.class_indices = [np.asarray(deck, dtype=np.int64) for deck in class_indices if len(deck)]
+        """class_indices: one array of rows per class, or a single array.
+
+        flip: "random" = random for each (epoch, row); "both" = an epoch has each row and its mirror image; "none".
+        """
+        self.class_indices = [np.asarray(indices, dtype=np.int64) for indices in class_indices if len(indices)]
         if not self.class_indices:
-            raise UserError("data: the training set is empty with these options; expected at least one face")
+            raise UserError("data: the training set is empty with these options; expected at least one image")
         self.seed, self.flip = seed, flip
-        self._shuffles: dict[tuple[int, int], np.ndarray] = {}
+        self._permutations: dict[tuple[int, int], np.ndarray] = {}
 
     def at(self, positions: np.ndarray) -> BatchIndices:
-        """The faces at these positions (N,) int64."""
-        turn, deck = self._turns(positions)
+        """The images at these positions (N,) int64."""
+        count, class_of = self._classes_at(positions)
         rows = np.empty(len(positions), np.int64)
         mirror = np.zeros(len(positions), bool)
         epoch = np.empty(len(positions), np.int64)
-        for k, cards in enumerate(self.class_indices):
-            length = len(cards) * (2 if self.flip == "both" else 1)
-            mine = np.flatnonzero(deck == k)
-            epoch[mine] = turn[mine] // length
-            for e in np.unique(epoch[mine]):
-                chosen = mine[epoch[mine] == e]
-                card = self._shuffle(k, int(e), length)[turn[chosen] - e * length]
-                rows[chosen] = cards[card % len(cards)]
-                mirror[chosen] = card >= len(cards)
+        for k, indices in enumerate(self.class_indices):
+            length = len(indices) * (2 if self.flip == "both" else 1)
+            of_class = np.flatnonzero(class_of == k)
+            epoch[of_class] = count[of_class] // length
+            for e in np.unique(epoch[of_class]):
+                chosen = of_class[epoch[of_class] == e]
+                shuffled = self._permutation(k, int(e), length)[count[chosen] - e * length]
+                rows[chosen] = indices[shuffled % len(indices)]
+                mirror[chosen] = shuffled >= len(indices)
         if self.flip == "random":
             mirror = (mixed(FLIP, self.seed, epoch, rows) & np.uint64(1)).astype(bool)
         return BatchIndices(rows, mirror, epoch)
 
-    def _turns(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which card of which deck: each block of K positions holds every deck once, in a shuffled order."""
-        count = len(self.class_indices)
-        if count == 1:
-            return positions, np.zeros(len(positions), np.int64)
-        block = positions // count
-        dice = mixed(TURN, self.seed, block[:, None], np.arange(count)[None])
-        deck = np.argsort(dice, axis=1, kind="stable")[np.arange(len(positions)), positions % count]
-        return block, deck
+    def _classes_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each position (N,): the count of earlier images of its class, and the class.
 
-    def _shuffle(self, deck: int, epoch: int, length: int) -> np.ndarray:
-        key = (deck, epoch)
-        if key not in self._shuffles:
-            # Two epochs of each deck are enough: a batch straddles at most their border, unless it exceeds the deck.
-            if len(self._shuffles) > 2 * len(self.class_indices):
-                self._shuffles.pop(next(iter(self._shuffles)))
-            generator = np.random.Generator(np.random.Philox(key=int(mixed(SHUFFLE, self.seed, deck, epoch)[0])))
-            self._shuffles[key] = generator.permutation(length)
-        return self._shuffles[key]
+        Each block of K positions holds every one of the K classes once, in random order.
+        """
+        num_classes = len(self.class_indices)
+        if num_classes == 1:
+            return positions, np.zeros(len(positions), np.int64)
+        block = positions // num_classes
+        keys = mixed(CLASS_ORDER, self.seed, block[:, None], np.arange(num_classes)[None])
+        class_of = np.argsort(keys, axis=1, kind="stable")[np.arange(len(positions)), positions % num_classes]
+        return block, class_of
+
+    def _permutation(self, k: int, epoch: int, length: int) -> np.ndarray:
+        key = (k, epoch)
+        if key not in self._permutations:
+            # Keep two epochs of each class: a batch usually spans at most two.
+            if len(self._permutations) > 2 * len(self.class_indices):
+                self._permutations.pop(next(iter(self._permutations)))
+            generator = np.random.Generator(np.random.Philox(key=int(mixed(SHUFFLE, self.seed, k, epoch)[0])))
+            self._permutations[key] = generator.permutation(length)
+        return self._permutations[key]
 
 
 class PairSampler:
-    """For each face another one of the same person (and take, where known) with another expression."""
+    """Draws, for each image, another image of the same person (and take, if known) with another expression."""
 
     def __init__(self, rows: np.ndarray, label: np.ndarray, identity: np.ndarray, take: np.ndarray | None) -> None:
-        """All (N,); `rows` are pack rows, a label or identity of -1 has no partner."""
+        """All arrays are (N,). `rows` are pack rows. An image with label or identity -1 has no partner."""
         known = np.flatnonzero((label >= 0) & (identity >= 0))
         take = np.full(len(rows), -1) if take is None else take
         order = known[np.lexsort((label[known], take[known], identity[known]))]
@@ -117,18 +122,18 @@ class PairSampler:
         return (place >= 0) & (self.choices[place] > 0) if len(self.choices) else np.zeros(len(rows), bool)
 
     def of(self, rows: np.ndarray, epoch: np.ndarray | int, seed: int) -> np.ndarray:
-        """(N,) pack rows of partners: f(seed, epoch, row), all choices equally likely."""
+        """Pack rows of the partners (N,), a function of (seed, epoch, row). All choices are equally likely."""
         place = self.place[rows]
         assert (place >= 0).all() and (self.choices[place] > 0).all()
         start, choices = self.group_start[place], self.choices[place]
         pick = start + (mixed(PAIR, seed, epoch, rows) % choices.astype(np.uint64)).astype(np.int64)
-        # Jump over the faces with the own expression, which lie together.
+        # Skip the images with the same expression; they are consecutive.
         jump = np.where(pick >= self.same_start[place], self.same_end[place] - self.same_start[place], 0)
         return self.sorted_rows[pick + jump]
 
 
 def _runs(*keys: np.ndarray) -> np.ndarray:
-    """(N,) number of the run of equal keys that each sorted row belongs to."""
+    """Number the runs of equal keys in sorted rows: (N,) index of the run of each row."""
     if not len(keys[0]):
         return np.zeros(0, np.int64)
     changes = np.any([np.diff(key, prepend=key[:1]) != 0 for key in keys], axis=0)

@@ -12,7 +12,7 @@ from data.config import DataConfig, home_path
 from data.crop import crop_box, cut
 from data.decode import BadImage, decode
 from data.pack import Pack, resolve_crop
-from data.raw import RawFaces, digest, say
+from data.raw import RawFaces, digest, rank_zero_info
 from data.scan import list_images
 from engine.errors import UserError
 from engine.files import atomic_write, lock
@@ -76,6 +76,6 @@ def _make(path: Path, files: dict[str, Path], shape: tuple[int, ...], cfg: DataC
             f"{', '.join(SUFFIXES)}"
         )
     for text in bad:
-        say(f"data.sketch: {text}")
+        rank_zero_info(f"data.sketch: {text}")
     with atomic_write(path) as target:
         np.save(target, sketches)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.errors import UserError
 
@@ -71,7 +72,7 @@ def read_csv(path: Path, columns: list[str]) -> Table:
     return _table(Path(path), frame, columns, separator)
 
 
-def _table(path: Path, frame: object, columns: list[str], separator: str) -> Table:
+def _table(path: Path, frame: Any, columns: list[str], separator: str) -> Table:
     """Rows by column; the names as `columns` writes them."""
     as_asked = {name.lower(): name for name in columns}
     header = [str(name).strip() for name in frame.iloc[0]]

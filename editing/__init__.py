@@ -1,1 +1,1 @@
-"""One interface to a trained model: edit, strip, slider, reconstruct, draw, interpolate, export."""
+"""One interface to all trained models: edit, strip, slider, recon, draw, interpolate, export."""

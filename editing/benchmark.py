@@ -1,31 +1,34 @@
-"""One protocol for all families: the same faces, the same targets, decoded pictures."""
+"""One protocol for all methods: every run edits the same test faces to the same targets, decoded, at strength 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch import Tensor
 
 from data import DataConfig, build_faces
 from data.drawn_reader import DrawnFaces
-from data.request import Request
+from data.emotions import class_order
+from data.labels import label_table
+from data.request import Request, parse_request
 from editing.editor import Editor
-from editing.export import export_edits
-from evaluation.manifest import Row
+from editing.export import export_edits, ground_truth, rows_of, save_all, target_texts
+from evaluation.manifest import Row, write_export, write_manifest
 
 
 @dataclass(frozen=True)
 class BenchmarkFaces:
-    """Test faces that every run edits. `drawn` knows the ground truth of drawn faces; None for others."""
+    """The test faces that every run edits."""
 
-    batch: dict[str, Tensor]
+    batch: dict[str, Tensor]  # as `data/README.md` defines it
     meta: dict
-    names: list[str]
-    drawn: DrawnFaces | None
+    names: list[str]  # test:<index>
+    drawn: DrawnFaces | None  # gives the ground truth of drawn faces; None for other data
 
 
 def benchmark_faces(cfg: DataConfig, n: int) -> BenchmarkFaces:
-    """n test faces of a data set (0 = all): spread over it, expressions in turn; none is chosen by hand."""
+    """n test faces of a data set (0 = all), evenly spaced, expressions in turn."""
     faces = build_faces(cfg)
     places = range(len(faces.test)) if not n or n >= len(faces.test) else faces.test.spread_places(n).tolist()
     batch = faces.test.take(list(places))
@@ -34,6 +37,30 @@ def benchmark_faces(cfg: DataConfig, n: int) -> BenchmarkFaces:
 
 
 def export_benchmark(editor: Editor, out: Path, faces: BenchmarkFaces, requests: Sequence[Request]) -> list[Row]:
-    """The edits of one run, decoded, at strength 1, with reconstructions and (drawn faces) the ground truth."""
+    """Export the edits of one run, with reconstructions and, for drawn faces, the ground truth."""
     subjects = editor.from_batch(faces.batch, faces.meta, faces.names)
     return export_edits(editor, out, subjects, requests, (1.0,), "decode", faces.drawn)
+
+
+def export_sources(faces: BenchmarkFaces, folder: Path) -> Path:
+    """Export the faces as edits of themselves to each class, with the ground truth: the input of the baselines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    meta, batch, n = faces.meta, faces.batch, len(faces.names)
+    table, classes = label_table(batch, meta), meta["classes"]
+    sources = save_all(batch["image"], folder, "source", n)
+    labels = [classes[k] if k >= 0 else "" for k in batch["label"].tolist()]
+    common = [
+        {"source": file, "source_index": f"{meta['dataset']}:{name}", "source_label": label}
+        for file, name, label in zip(sources, faces.names, labels, strict=True)
+    ]
+    rows = []
+    for number, k in enumerate(class_order(classes)):
+        request, truths = parse_request(classes[k], classes, meta["attributes"]), [""] * n
+        if faces.drawn is not None:
+            truth = ground_truth(faces.drawn, meta, batch["index"].numpy(), request, table)
+            truths = save_all(truth, folder, f"truth{number}", n)
+        edits = save_all(batch["image"], folder, f"edit{number}", n)
+        rows += rows_of(edits, "edit", common, target=target_texts(request, table, meta), truth=truths)
+    write_manifest(folder, rows)
+    write_export(folder, SimpleNamespace(run="sources", step=0, sha256=""), meta, "edit", base="source")
+    return folder

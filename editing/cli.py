@@ -1,4 +1,4 @@
-"""The command line of a family's `sample.py`: modes with the same options everywhere, and the family's own options."""
+"""The command line of `sample.py`: shared modes and options, and the options of the family."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ from engine.metric_logger import start_logging
 
 @dataclass(frozen=True)
 class Mode:
-    """One mode of `sample.py`: what it runs, one line of help, its own options."""
+    """One mode of `sample.py`: its function, help text and options."""
 
     run: Callable[[Editor, argparse.Namespace], None]
     help: str
@@ -29,27 +29,29 @@ class Mode:
 
 
 def sample_parser(editor: type[Editor], modes: dict[str, Mode], description: str = "") -> argparse.ArgumentParser:
-    """`MODE --run-dir DIR [--step N] [--seed 0] [--out PATH] [--device auto] [--data-root PATH]`, then the options of
-    the mode and of the family."""
+    """The parser of `MODE --run-dir DIR [--step N] [--seed 0] [--out PATH] [--device auto] [--data-root PATH]`.
+
+    Each mode also has its own options and those of the family.
+    """
     parser = argparse.ArgumentParser(description=description)
     subparsers = parser.add_subparsers(dest="mode", metavar="MODE", required=True, parser_class=_Intermixed)
     for name, mode in modes.items():
         sub = subparsers.add_parser(
             name, help=mode.help, description=mode.help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
-        sub.add_argument("--run-dir", required=True, type=Path, help="a folder that train.py made")
-        sub.add_argument("--step", type=int, help="steps of the checkpoint; the best or the newest where not given")
-        sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-        sub.add_argument("--out", type=Path, help="file or folder to write; inside the run directory where not given")
+        sub.add_argument("--run-dir", required=True, type=Path, help="run directory of train.py")
+        sub.add_argument("--step", type=int, help="step of the checkpoint; default: the best or the newest one")
+        sub.add_argument("--seed", type=int, default=0, help="random seed; of generated faces the first one")
+        sub.add_argument("--out", type=Path, help="file or folder to write; default: in the run directory")
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-        sub.add_argument("--data-root", type=Path, help="where the run's data are now, if they have moved")
+        sub.add_argument("--data-root", type=Path, help="folder of the data, if they have moved since training")
         mode.add_arguments(sub)
         add_options(sub, editor.options_class)
     return parser
 
 
 def add_options(parser: argparse.ArgumentParser, options_class: type) -> None:
-    """One option for each field of a dataclass: its comment is the help text, its type decides what may be given."""
+    """Add one option for each field of a dataclass. The comment of the field is the help text."""
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(options_class), flags=re.M))
     hints = typing.get_type_hints(options_class)
     group = parser.add_argument_group("options of this family")
@@ -67,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser, options_class: type) -> None:
 
 
 def options_of(args: argparse.Namespace, options_class: type) -> Any:
-    """The family's options as its dataclass."""
+    """The options of the family as an instance of its dataclass."""
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(options_class)}
     return options_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
@@ -75,7 +77,7 @@ def options_of(args: argparse.Namespace, options_class: type) -> Any:
 def sample_main(
     editor: type[Editor], own_modes: dict[str, Mode], description: str, argv: Sequence[str] | None = None
 ) -> None:
-    """Run the mode that the command line names. User errors end with one message and exit code 2."""
+    """Run the mode of the command line. A user error prints one message and exits with code 2."""
     from editing.modes import shared_modes
 
     words = join_negative(list(sys.argv[1:] if argv is None else argv))
@@ -92,12 +94,12 @@ def sample_main(
             device=args.device,
             data_root=args.data_root,
         )
-        with torch.no_grad():  # not inference_mode: an inversion needs gradients through these weights
+        with torch.no_grad():  # not inference_mode: an inversion needs gradients
             modes[args.mode].run(opened, args)
 
 
 def join_negative(words: list[str]) -> list[str]:
-    """`--strength -1:2:7` -> `--strength=-1:2:7`: argparse takes a word that begins with - for an option."""
+    """`--strength -1:2:7` -> `--strength=-1:2:7`, because argparse reads a word that begins with - as an option."""
     joined: list[str] = []
     for word in words:
         if joined and joined[-1] == "--strength" and re.match(r"-[\d.]", word):
@@ -108,7 +110,7 @@ def join_negative(words: list[str]) -> list[str]:
 
 
 def _run_dir(words: Sequence[str]) -> Path | None:
-    """--run-dir, read before the parser is built: which system a run is decides its options."""
+    """--run-dir, read before the parser is built, because the options depend on the system of the run."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run-dir", type=Path)
     found = early.parse_known_args([w for w in words if w not in ("-h", "--help")])[0].run_dir
@@ -124,7 +126,7 @@ def _refuse_unsupported(editor: type[Editor], modes: dict[str, Mode], words: Seq
 
 
 class _Intermixed(argparse.ArgumentParser):
-    """Lets `edit --attr Smiling=1 photo.jpg` mix options and files."""
+    """A parser that accepts options and files in any order: `edit --attr Smiling=1 photo.jpg`."""
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         if getattr(self, "_inside", False):

@@ -1,6 +1,6 @@
-"""The interface to a trained model. A picture is a decoded code; a family says how codes are made and where they go.
+"""The interface to a trained model: faces are encoded to codes, codes are changed and decoded.
 
-A family writes `encode`, `decode`, `target_code` and `draw_codes`. Everything else follows from them, once.
+A family implements `encode`, `decode`, `target_code` and `draw_codes`. All modes use only these.
 """
 
 import sys
@@ -23,22 +23,22 @@ from editing.subjects import SPLITS, Code, Subjects, expand_folders, face_number
 from engine import UserError, load
 from latents.paths import lerp
 
-PHOTO_PERCENTILE = 0.99  # of the validation faces' errors
-PHOTO_MARGIN = 2.0  # times that: a photo beyond it does not look like the training crops
+PHOTO_PERCENTILE = 0.99  # quantile of the errors of validation faces
+PHOTO_MARGIN = 1.2  # a photo with a larger multiple of this error is reported
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A family without options of its own."""
+    """The options of a family without options."""
 
 
 class Editor:
     """A trained run, opened for use.
 
     Attributes:
-        method: the trained method in evaluation mode; `meta`: what its data were; `device`.
-        classes, attributes: what a request may name.
-        conditioned_on: labels that `draw_codes` can be told; any other request is aimed at after drawing.
+        method: the trained method in evaluation mode. meta: metadata of its data. device: its device.
+        classes, attributes: the names that a request may use.
+        conditioned_on: labels that `draw_codes` uses; other requests are edits of the generated face.
         options: an instance of `options_class`. `encode` must not depend on it.
     """
 
@@ -46,8 +46,8 @@ class Editor:
     method_class: Any
     options_class: type = NoOptions
     batch_size = 256
-    unsupported: dict[str, str] = {}  # verb (read | edit | draw | mix) -> why, in one sentence
-    label_source = "read from its code"  # where labels come from that the data do not know
+    unsupported: dict[str, str] = {}  # operation (read | edit | draw | mix): reason
+    label_source = "read from its code"  # source of labels that the data do not have
 
     def __init__(
         self,
@@ -67,84 +67,88 @@ class Editor:
 
     @classmethod
     def of(cls, run_dir: str | Path) -> "type[Editor]":
-        """The editor class of a run; a family with several systems chooses here."""
+        """The editor class of a run; a family with several systems overrides it."""
         return cls
 
-    # What a family writes.
+    # Implemented by a family.
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
-        """Codes of a batch on the device. Labels that the batch does not know are predicted or assumed here."""
+        """Codes of a batch on the device. Unknown labels of the batch are predicted or set to a default here."""
         raise UserError(self.unsupported["read"])
 
     def decode(self, code: Code) -> Tensor:
-        """Codes on the device -> pictures (n, C, H, H) in [-1, 1]."""
+        """Images (n, C, H, H) in [-1, 1] of codes on the device."""
         raise TypeError(f"{type(self).__name__} has no decode(code)")
 
     def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
-        """Where strength 1 leads, on the CPU: `code | {what changes}`. What stays must be the same object."""
+        """The code at strength 1, on the CPU: `code | {changed entries}`; other entries must be the same objects."""
         raise UserError(self.unsupported["edit"])
 
     def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
-        """Where the expression of a reference face leads. `reference` has one face, or one for each face."""
-        raise UserError("--like: this family takes no expression from another face; ask by name, as --attr happy")
+        """The code at strength 1 of an edit to the expression of `reference`: one face, or one for each face."""
+        raise UserError("--like: this family cannot use another face as the target; give a name, as --attr happy")
 
     def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
-        """Codes of generated faces. Row i depends on seeds[i] alone; labels (N, L) with NaN = free."""
+        """Codes of N generated faces. Row i depends only on seeds[i] and labels[i]; labels (N, L), NaN = free."""
         raise UserError(self.unsupported["draw"])
 
     def interpolate(self, a: Code, b: Code, t: Tensor, drawn: bool) -> Code:
-        """Codes on the way from a to b (N rows each) at t (T,): T x N rows. `drawn`: both are draws of the prior."""
+        """Codes between a and b (N rows each) at t (T,): T x N rows. `drawn`: both are samples of the prior."""
         return {key: along(lerp, a[key], b[key], t) for key in a}
 
     def predict_labels(self, faces: Subjects) -> Tensor:
-        """Labels (N, L): those that are known, and the others as the model reads them; NaN where it reads none."""
+        """Labels (N, L): known labels, predictions of the model for the others, NaN = no prediction."""
         return self.labels(faces)
 
     def atypicality(self, faces: Subjects) -> Tensor:
-        """How little each face (N,) looks like a training crop: here the mean squared error of its reconstruction."""
+        """Outlier score (N,), high for a face unlike the training crops; default: error of the reconstruction (MSE)."""
         return (self.reconstruct(faces) - faces.images).square().flatten(1).mean(1)
 
     def facts(self, request: Request | None = None) -> dict[str, Any]:
-        """What goes into the JSON beside a picture: the options, as they were used."""
+        """Entries of the JSON file of an image: the options that were used."""
         return asdict(self.options)
 
     def guides(self) -> dict[str, str]:
-        """{name: sha256} of every other network that shaped the weights or the pictures."""
+        """{name: sha256} of every other network that was used for training or for the images."""
         return {}
 
     # Faces.
 
     @cached_property
     def faces(self) -> Faces:
-        """The run's data, from `data_root` where they have moved."""
+        """The data of the run, from `data_root` if given."""
         cfg = self.method.cfg.data
         faces = build_faces(replace(cfg, root=str(self.data_root)) if self.data_root else cfg)
         if faces.meta["fingerprint"] != self.meta["fingerprint"]:
-            print(f"note: {self.run_dir} was trained on other data (another root, or drawings of another version)")
+            print(f"note: {self.run_dir}: the data differ from those of the training")
         return faces
 
     def split(self, name: str) -> FaceSet:
-        """train, val or test of the run's data; of two sets that alternate the first."""
+        """The train, val or test split of the data of the run; of two alternating sets the first one."""
         part = getattr(self.faces, name)
         return part.sets[0] if hasattr(part, "sets") else part
 
     def spread(self, split: str, n: int) -> list[str]:
-        """Names of n faces of a split (0 = all): spread over it, expressions in turn; none is chosen by hand."""
+        """Names of n faces of a split (0 = all), evenly spaced, expressions in turn."""
         faces = self.split(split)
         places = range(len(faces)) if not n or n >= len(faces) else faces.spread_places(n).tolist()
         return [f"{split}:{place}" for place in places]
 
     def take(self, split: str, places: Sequence[int]) -> Subjects:
-        """Faces of the run's data by their places in a split."""
+        """Faces of the data of the run by their indices in a split."""
         batch = self.split(split).take(np.asarray(list(places), np.int64))
         return Subjects({k: v.cpu() for k, v in batch.items()}, [f"{split}:{place}" for place in places])
 
     def from_images(self, images: Tensor, names: Sequence[str] | None = None) -> Subjects:
-        """Faces (N, C, H, H) in [-1, 1] about which nothing is known."""
+        """Faces of images (N, C, H, H) in [-1, 1], without labels.
+
+        Raises:
+            UserError: another size or number of channels.
+        """
         size, channels = self.meta["image_size"], self.meta["channels"]
         if tuple(images.shape[1:]) != (channels, size, size):
             shape = " x ".join(str(v) for v in images.shape[1:])
-            raise UserError(f"{self.run_dir}: takes faces of {channels} x {size} x {size}, got {shape}")
+            raise UserError(f"{self.run_dir}: expected images of {channels} x {size} x {size}, got {shape}")
         n, batch = len(images), {"image": images.float()}
         if self.meta["classes"]:
             batch["label"] = torch.full((n,), -1)
@@ -156,7 +160,7 @@ class Editor:
         return Subjects(batch, list(names) if names else [f"image:{i}" for i in range(n)])
 
     def from_batch(self, batch: dict[str, Tensor], meta: dict, names: Sequence[str]) -> Subjects:
-        """Faces of another data set with the labels that this run knows by the same names."""
+        """Faces of another data set, with the labels whose names this run knows."""
         faces = self.from_images(batch["image"], names)
         faces.batch["index"] = batch["index"]
         if self.meta["classes"] and meta["classes"]:
@@ -170,18 +174,21 @@ class Editor:
     def subjects(self, names: Sequence[str], eyes: Any = None, source: str | None = None) -> Subjects:
         """Faces by name: `test:12`, `seed:7`, a photo, or a folder of photos.
 
-        A photo that cannot be used is reported and skipped. eyes: see `data.photo.load_face`; coordinates are of one
-        photo. source: a request that says what the faces show now (`--from`); it replaces known labels.
+        A photo that cannot be used is reported and skipped.
+
+        Args:
+            eyes: see `data.photo.load_face`; coordinates are for one photo only.
+            source: current labels of the faces as a request (`--from`); they replace known labels.
 
         Raises:
-            UserError: a name that is no face, or no photo that can be used.
+            UserError: a name is not valid, or no photo can be used.
         """
         names = expand_folders(names)
         files = [n for n in names if self._by_number(n) is None]
         if files and "read" in self.unsupported:
             raise UserError(f"{files[0]}: {self.unsupported['read']}")
         if len(files) > 1 and eyes is not None and eyes != "whole":
-            raise UserError(f"--eyes {eyes}: are the eyes of one photo, and {len(files)} were given; edit it alone")
+            raise UserError(f"--eyes {eyes}: expected one photo for these coordinates, got {len(files)}")
         photos = dict(load_each(files, lambda name: load_face(name, self.meta, eyes))) if files else {}
         parts = []
         for name in names:
@@ -189,7 +196,7 @@ class Editor:
                 parts.append(replace(self.from_images(photos[name].image, [name]), photos=[photos[name]]))
             elif name not in files:
                 parts.append(self._numbered(*self._by_number(name)))
-        if any(part.code is not None for part in parts):  # a drawn face keeps its code, so the others need theirs
+        if any(part.code is not None for part in parts):  # a generated face keeps its code, so all faces need one
             for part in parts:
                 self.codes(part)
         faces = join(parts)
@@ -208,22 +215,22 @@ class Editor:
         if kind == "seed":
             return self.draw([number])
         if "read" in self.unsupported:
-            raise UserError(f"{kind}:{number}: {self.unsupported['read']}; name a generated face, as seed:0")
+            raise UserError(f"{kind}:{number}: {self.unsupported['read']}; give a generated face, as seed:0")
         if number >= len(self.split(kind)):
             raise UserError(f"{kind}:{number}: expected {kind}:0 to {kind}:{len(self.split(kind)) - 1}")
         return self.take(kind, [number])
 
     def _relabel(self, faces: Subjects, source: str) -> Subjects:
-        """The same faces with the labels that --from gives. Labels that it does not name stay."""
+        """The same faces with the labels of --from; other labels are kept."""
         labels = requested_labels(self.parse(source), self.labels(faces), self.meta)
         batch, split = dict(faces.batch), len(self.meta["attributes"])
         if split:
             batch["attr"] = labels[:, :split]
         if self.meta["classes"]:
-            shown = labels[:, split:]
-            batch["label"] = torch.where(shown.isnan().any(1), -1, shown.nan_to_num().argmax(1))
+            y = labels[:, split:]
+            batch["label"] = torch.where(y.isnan().any(1), -1, y.nan_to_num().argmax(1))
             if "label_soft" in batch:
-                batch["label_soft"] = torch.where(shown.isnan(), batch["label_soft"], shown)
+                batch["label_soft"] = torch.where(y.isnan(), batch["label_soft"], y)
         return Subjects(batch, faces.names, faces.photos, given=True)
 
     def _warn_of_photos(self, faces: Subjects) -> None:
@@ -239,11 +246,11 @@ class Editor:
 
     @cached_property
     def typical_limit(self) -> float:
-        """The atypicality that 99 of 100 validation faces stay below; infinite where the data are not there."""
+        """The 0.99 quantile of the atypicality of validation faces; infinite if the data are missing."""
         try:
             faces = self.split("val")
-        except UserError as absent:
-            print(f"note: photos are not compared with the training crops: {absent}", file=sys.stderr)
+        except UserError as error:
+            print(f"note: photos are not compared with the training crops: {error}", file=sys.stderr)
             return float("inf")
         sample = self.take("val", faces.spread_places(min(len(faces), 256)).tolist())
         return torch.quantile(self.atypicality(sample), PHOTO_PERCENTILE).item()
@@ -253,26 +260,26 @@ class Editor:
         return label_table(faces.batch, self.meta)
 
     def label_names(self) -> list[str]:
-        """The columns of `labels`."""
+        """The names of the columns of `labels`."""
         return label_names(self.meta)
 
     # Requests.
 
     def parse(self, text: str | Sequence[str]) -> Request:
-        """Read a request against what this run can be asked for."""
+        """Parse a request; names must be classes or attributes of this run."""
         return parse_request(text, self.classes, self.attributes)
 
     def targets(self) -> list[Request]:
-        """What a strip or an export asks for by default: each class in turn, else each attribute flipped."""
+        """The default targets of a strip or an export: each class, or without classes each attribute flipped."""
         if self.classes:
             return [self.parse(self.classes[i]) for i in class_order(self.classes)]
         return [self.parse(f"{name}=flip") for name in self.attributes]
 
-    # Verbs: no_grad, in batches, results on the CPU.
+    # Operations: without gradients, in batches, results on the CPU.
 
     @torch.no_grad()
     def codes(self, faces: Subjects) -> Code:
-        """Codes of faces, made once and kept."""
+        """Codes of faces; computed once and stored in `faces.code`."""
         if faces.code is None:
             parts = [
                 {k: v.cpu() for k, v in self.encode(part).items()} for part in self._batches(faces.batch, len(faces))
@@ -282,7 +289,7 @@ class Editor:
 
     @torch.no_grad()
     def images(self, code: Code) -> Tensor:
-        """Codes -> pictures (N, C, H, H) in [-1, 1]."""
+        """Images (N, C, H, H) in [-1, 1] of codes."""
         n = len(next(iter(code.values())))
         return torch.cat([self.decode(part).cpu() for part in self._batches(code, n)])
 
@@ -292,28 +299,28 @@ class Editor:
 
     @torch.no_grad()
     def reconstruct(self, faces: Subjects) -> Tensor:
-        """(N, C, H, H): exactly an edit of strength 0."""
+        """Reconstructions (N, C, H, H) in [-1, 1]; equal to an edit at strength 0."""
         return self.images(self.codes(faces))
 
     @torch.no_grad()
     def target(self, faces: Subjects, to: Request | Subjects) -> Code:
-        """The code to which strength 1 leads."""
+        """The code at strength 1."""
         code = self.codes(faces)
         return self.target_code(code, faces, to) if isinstance(to, Request) else self.target_code_like(code, faces, to)
 
     @torch.no_grad()
     def edit(self, faces: Subjects, to: Request | Subjects, strengths: Sequence[float] = (1.0,)) -> Tensor:
-        """(S, N, C, H, H): at 0 the reconstruction, at 1 what was asked for; beyond 1 it extrapolates."""
+        """Edits (S, N, C, H, H) in [-1, 1]; strength 0 = reconstruction, 1 = full edit, above 1 = extrapolation."""
         code, target = self.codes(faces), self.target(faces, to)
         return torch.stack([self.images(partway(code, target, strength)) for strength in strengths])
 
     @torch.no_grad()
     def draw(self, seeds: Sequence[int], to: Request | None = None) -> Subjects:
-        """Generated faces, one a seed. What the run is conditioned on is drawn so; the rest is edited afterwards."""
+        """Generated faces, one per seed. Labels in `conditioned_on` condition them; others are edited afterwards."""
         free = torch.full((len(seeds), len(self.label_names())), torch.nan)
-        told = [item for item in to or () if item.name in self.conditioned_on and item.form == "set"]
-        rest = [item for item in to or () if item not in told]  # also amounts: of what the drawn face shows
-        labels = requested_labels(Request(tuple(told)), free, self.meta) if told else free
+        conditions = [item for item in to or () if item.name in self.conditioned_on and item.form == "set"]
+        rest = [item for item in to or () if item not in conditions]  # also amounts
+        labels = requested_labels(Request(tuple(conditions)), free, self.meta) if conditions else free
         code = self.draw_codes(list(seeds), labels)
         images = self.images(code)
         faces = replace(self.from_images(images, [f"seed:{seed}" for seed in seeds]), code=code)
@@ -324,9 +331,9 @@ class Editor:
 
     @torch.no_grad()
     def mix(self, faces: Subjects, n: int) -> Tensor:
-        """Between two faces (1, n, C, H, H), or a sheet between four (n, n, C, H, H) with the faces in its corners."""
+        """Interpolations: (1, n, C, H, H) between two faces, or (n, n, C, H, H) with four faces in the corners."""
         if len(faces) not in (2, 4):
-            raise UserError(f"interpolate: takes two or four faces, got {len(faces)}")
+            raise UserError(f"interpolate: expected two or four faces, got {len(faces)}")
         if "mix" in self.unsupported:
             raise UserError(self.unsupported["mix"])
         code, t = self.codes(faces), torch.linspace(0, 1, n)
@@ -340,18 +347,18 @@ class Editor:
 
 
 def partway(code: Code, target: Code, strength: float) -> Code:
-    """The code at a strength on the way from `code` to `target`. What the target left alone stays bit for bit."""
+    """code + strength * (target - code). Entries that the target does not change stay bit for bit equal."""
     if strength == 0:
         return code
-    moved = {}
+    result = {}
     for key, value in code.items():
         if target[key] is value or strength == 1:
-            moved[key] = target[key]
+            result[key] = target[key]
         else:
-            moved[key] = value + strength * (target[key] - value)
-    return moved
+            result[key] = value + strength * (target[key] - value)
+    return result
 
 
 def along(path: Callable, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """`path` (lerp or slerp) from rows a to rows b, (N, ...) each, at t (T,): (T x N, ...)."""
+    """`path` (lerp or slerp) between rows of a and b, (N, ...) each, at t (T,): (T x N, ...)."""
     return path(a.flatten(1), b.flatten(1), t[:, None]).flatten(0, 1).unflatten(-1, a.shape[1:])

@@ -1,6 +1,6 @@
-"""Folders that the judge reads, written alike by every family: PNGs, manifest.csv and export.json.
+"""Exports for `evaluation/`: PNG files, manifest.csv and export.json, in the same form for every family.
 
-On drawn faces the ground truth lies beside the edits.
+An export of drawn faces also has the ground truth.
 """
 
 import argparse
@@ -28,11 +28,11 @@ KINDS = ("edit", "reconstruction", "sample")
 
 
 def run_export(editor: Editor, args: argparse.Namespace) -> None:
-    """Write what was asked for into --out."""
+    """Write the images of --what into --out."""
     from editing.modes import parse_strengths
 
     if args.out is None:
-        raise UserError("export: give a folder with --out")
+        raise UserError("export: --out is missing; give a folder")
     if args.what == "sample":
         rows = export_samples(editor, args.out, range(args.seed, args.seed + (args.n or 1024)))
     else:
@@ -57,10 +57,11 @@ def export_edits(
     detail: str = "decode",
     drawn: DrawnFaces | None = None,
 ) -> list[Row]:
-    """Edits of faces, one request after the other; their sources and reconstructions; the ground truth where it is
-    known and, as `truth_base`, its reconstruction.
+    """Export edits of faces to each request, their sources and reconstructions, and the ground truth if it is known.
 
-    drawn: the reader of the drawn faces that `faces.batch["index"]` counts in; None for other faces.
+    Args:
+        detail: see `editing.paint.paint`.
+        drawn: reader of the drawn faces; `faces.batch["index"]` are its indices; None for other faces.
     """
     before, table, meta = editor.reconstruct(faces), editor.labels(faces), editor.meta
     with atomic_dir(out) as folder:
@@ -79,8 +80,8 @@ def export_edits(
                 names = save_all(edited, folder, f"edit{number}_{strength:g}", len(faces))
                 amount = strength * next((item.value for item in request if item.form in ("amount", "step")), 1.0)
                 known = truths if strength == 1 else [""] * len(faces)
-                asked = {"target": texts, "truth": known, "strength": [amount] * len(faces)}
-                rows += rows_of(names, "edit", common, **asked)
+                columns = {"target": texts, "truth": known, "strength": [amount] * len(faces)}
+                rows += rows_of(names, "edit", common, **columns)
         base = "reconstruction" if detail == "decode" else "source"
         facts = {"attr": [str(request) for request in requests], "detail": detail, "base": base}
         _finish(editor, folder, rows, "edit", **facts)
@@ -88,7 +89,7 @@ def export_edits(
 
 
 def export_reconstructions(editor: Editor, out: Path, faces: Subjects) -> list[Row]:
-    """Reconstructions of faces, with their sources."""
+    """Export reconstructions of faces, and their sources."""
     with atomic_dir(out) as folder:
         names = save_all(editor.reconstruct(faces), folder, "reconstruction", len(faces))
         rows = rows_of(names, "reconstruction", save_sources(editor, folder, faces))
@@ -97,7 +98,7 @@ def export_reconstructions(editor: Editor, out: Path, faces: Subjects) -> list[R
 
 
 def export_samples(editor: Editor, out: Path, seeds: Sequence[int]) -> list[Row]:
-    """Generated faces. Classes that the run is conditioned on are asked for in turn, as often as each other."""
+    """Export generated faces. Classes that the run is conditioned on are used in turn, equally often."""
     targets = [r for r in editor.targets() if set(r.names) <= set(editor.conditioned_on) and r.classes]
     groups = {i: list(seeds)[i :: len(targets)] for i in range(len(targets))} if targets else {-1: list(seeds)}
     with atomic_dir(out) as folder:
@@ -119,19 +120,19 @@ def _finish(editor: Editor, folder: Path, rows: list[Row], what: str, **facts: A
 
 
 def _with_images(editor: Editor, faces: Subjects, images: Tensor, request: Request, table: Tensor) -> Subjects:
-    """The ground truth as faces of the editor, with the labels that were asked for."""
-    wanted = requested_labels(request, table, editor.meta)
+    """The ground truth (N, C, H, H) in [-1, 1] as faces of the editor, with the requested labels."""
+    requested = requested_labels(request, table, editor.meta)
     changed, split = editor.from_images(images, faces.names), len(editor.meta["attributes"])
     if split:
-        changed.batch["attr"] = wanted[:, :split]
+        changed.batch["attr"] = requested[:, :split]
     if editor.meta["classes"]:
-        shown = wanted[:, split:]
-        changed.batch["label"] = torch.where(shown.isnan().any(1), -1, shown.nan_to_num().argmax(1))
+        y = requested[:, split:]
+        changed.batch["label"] = torch.where(y.isnan().any(1), -1, y.nan_to_num().argmax(1))
     return changed
 
 
 def save_all(images: Tensor, folder: Path, kind: str, n: int, numbers: Iterable[int] | None = None) -> list[str]:
-    """One PNG an image, (N, C, H, H) in [-1, 1]; their names."""
+    """Write images (N, C, H, H) in [-1, 1] as PNG files; their names."""
     names = [f"{kind}_{i:06d}.png" for i in (range(n) if numbers is None else numbers)]
     for name, image in zip(names, images, strict=True):
         to_pil(image).save(folder / name)
@@ -139,7 +140,7 @@ def save_all(images: Tensor, folder: Path, kind: str, n: int, numbers: Iterable[
 
 
 def save_sources(editor: Editor, folder: Path, faces: Subjects) -> list[dict[str, Any]]:
-    """Save the faces that are edited; what a manifest's rows about each have in common."""
+    """Write the source images; the common columns of the rows of each source."""
     names, classes = save_all(faces.images, folder, "source", len(faces)), editor.meta["classes"]
     label = faces.batch["label"].tolist() if classes else [-1] * len(faces)
     dataset = editor.meta["dataset"]
@@ -150,7 +151,7 @@ def save_sources(editor: Editor, folder: Path, faces: Subjects) -> list[dict[str
 
 
 def rows_of(names: list[str], kind: str, common: list[dict[str, Any]], **each: list[Any]) -> list[Row]:
-    """A row for each of `names`; `each`: lists of values of single rows."""
+    """One row for each name. common: columns per row. each: further columns as lists."""
     return [
         Row(name, kind, **about | {key: values[i] for key, values in each.items()})
         for i, (name, about) in enumerate(zip(names, common, strict=True))
@@ -158,27 +159,29 @@ def rows_of(names: list[str], kind: str, common: list[dict[str, Any]], **each: l
 
 
 def target_texts(request: Request, table: Tensor, meta: dict) -> list[str]:
-    """What each face was asked for, as the manifest writes it; of a mixture of expressions the strongest."""
-    shown, parts = request.classes, []
-    if shown:
-        strongest = max(shown, key=lambda item: item.value)
+    """The target of each face in the form of the manifest; of a mixture of expressions the strongest one."""
+    classes, parts = request.classes, []
+    if classes:
+        strongest = max(classes, key=lambda item: item.value)
         rest = "neutral" if "neutral" in meta["classes"] else ""
         parts.append([strongest.name if strongest.value else rest] * len(table))
     for item in request.attributes:
         if item.form == "step":
             sides = [int(item.value > 0)] * len(table)
         else:
-            wanted = requested_labels(Request((item,)), table, meta)[:, label_names(meta).index(item.name)]
-            sides = (wanted > 0.5).int().tolist()
+            requested = requested_labels(Request((item,)), table, meta)[:, label_names(meta).index(item.name)]
+            sides = (requested > 0.5).int().tolist()
         parts.append([f"{item.name}={side}" for side in sides])
     return [";".join(texts) for texts in zip(*parts, strict=True)]
 
 
 def ground_truth(drawn: DrawnFaces, meta: dict, index: np.ndarray, request: Request, table: Tensor) -> Tensor | None:
-    """Drawn faces (pack rows `index` (N,), labels (N, L)) with the request fulfilled: (N, C, H, H) in [-1, 1].
+    """The drawn faces after the request, (N, C, H, H) in [-1, 1]; None if there is no unique answer.
 
-    None where nobody knows the answer: steps, mixtures of expressions, and where the drawing refuses (the hair colour
-    of a bald head).
+    There is none for steps (Smiling=+1), mixtures of expressions, and impossible edits (hair colour of a bald head).
+
+    Args:
+        index: rows (N,) of the pack. table: labels (N, L).
     """
     if len(request.classes) > 1 or any(item.form == "step" for item in request):
         return None
@@ -194,22 +197,27 @@ def ground_truth(drawn: DrawnFaces, meta: dict, index: np.ndarray, request: Requ
 def requested_factors(
     factors: dict[str, np.ndarray], request: Request, table: Tensor, meta: dict
 ) -> dict[str, np.ndarray]:
-    """Factors of drawn faces with a request applied, one item after the other."""
+    """Factors of drawn faces after the items of a request, in order."""
     for item in request:
         if item.is_class:
             amount = item.value if item.form == "amount" and item.value else None
             factors = synthetic.apply(factors, item.name if item.value else "neutral", amount)
         else:
-            wanted = requested_labels(Request((item,)), table, meta)[:, label_names(meta).index(item.name)]
-            factors = synthetic.apply(factors, item.name, wanted.numpy())
+            requested = requested_labels(Request((item,)), table, meta)[:, label_names(meta).index(item.name)]
+            factors = synthetic.apply(factors, item.name, requested.numpy())
     return factors
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    """The options of `export`."""
+    """Add the options of `export`."""
     parser.add_argument("--what", choices=KINDS, required=True)
-    parser.add_argument("--attr", nargs="+", action="extend", help="happy, Smiling=flip; none: each target in turn")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
-    parser.add_argument("--n", type=int, default=0, help="faces; 0: the whole split, or 1024 samples")
-    parser.add_argument("--strength", default="1", help="a number, or from:to:count as 0:1.5:7")
-    parser.add_argument("--detail", choices=DETAILS, default="decode", help="keep the input's pixels or not")
+    parser.add_argument("--attr", nargs="+", action="extend", help="happy, Smiling=flip; default: each target in turn")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="split of the faces")
+    parser.add_argument("--n", type=int, default=0, help="number of faces; 0: the whole split, or 1024 samples")
+    parser.add_argument("--strength", default="1", help="a number, or from:to:count, as 0:1.5:7")
+    parser.add_argument(
+        "--detail",
+        choices=DETAILS,
+        default="decode",
+        help="blend: keep the input outside the edit; decode: output of the model",
+    )

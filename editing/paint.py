@@ -1,4 +1,4 @@
-"""From a decoded edit to a picture: blended with the input, and pasted back into the photo that it came from."""
+"""Blend a decoded edit with its input, paste it into the photo, and save the photo."""
 
 import contextlib
 import shutil
@@ -28,10 +28,12 @@ SAVED_AS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF
 
 
 def paint(x: Tensor, before: Tensor, after: Tensor, detail: str) -> Tensor:
-    """The edited picture. All (N, C, H, H) in [-1, 1].
+    """The edited images. All (N, C, H, H) in [-1, 1].
 
-    `decode`: the decoded edit `after`. `blend`: `after` where it differs from the decoded face `before`, and the
-    input's own pixels elsewhere. Adding the difference to the input instead would leave a ghost of the old mouth.
+    Args:
+        x: input. before, after: its reconstruction and its decoded edit.
+        detail: `decode`: `after`. `blend`: `after` where it differs from `before`, and `x` elsewhere. Adding
+            after - before to x instead would leave a trace of the old mouth.
     """
     if detail == "decode":
         return after
@@ -40,13 +42,12 @@ def paint(x: Tensor, before: Tensor, after: Tensor, detail: str) -> Tensor:
 
 
 def paint_photo(photo: AlignedFace, before: Tensor, after: Tensor, detail: str) -> Image.Image:
-    """The photo with the edit in it at the photo's own size (blend), or the decoded face alone. before, after:
-    (1, C, H, H)."""
+    """The edited photo at its own size (blend), or the decoded face (decode). before, after: (1, C, H, H)."""
     return to_pil(after[0]) if detail == "decode" else paste(photo, after, change_mask(before, after))
 
 
 def photo_suffix(photo: AlignedFace, detail: str) -> str:
-    """The suffix under which an edited photo is saved: the photo's own format where it can be written, else PNG."""
+    """The suffix of the edited photo: that of the photo if its format can be written, else .png."""
     if photo.path is None or detail == "decode":
         return ".png"
     with Image.open(photo.path) as file:
@@ -54,17 +55,16 @@ def photo_suffix(photo: AlignedFace, detail: str) -> str:
 
 
 def save_photo(picture: Image.Image, photo: AlignedFace, path: Path) -> None:
-    """Write an edited photo in the format that the suffix says, with the ICC profile and the EXIF of the original.
+    """Write an edited photo in the format of the suffix, with the ICC profile and EXIF data of the original.
 
-    The picture is upright, so the EXIF orientation is removed. Where the edit changed no pixel the original's bytes are
-    copied, so that nothing is lost by encoding it again.
+    The image is upright, so the EXIF orientation is removed. If no pixel changed, the file is copied.
     """
     if photo.path is None or picture.size != photo.photo.size:
         with atomic_write(path) as file:
             picture.save(file, format="PNG")
         return
     unchanged = ImageChops.difference(picture, photo.photo).getbbox() is None
-    if unchanged and path.suffix == photo_suffix(photo, "blend") and not _needs_turning(photo.path):
+    if unchanged and path.suffix == photo_suffix(photo, "blend") and not _is_rotated(photo.path):
         with atomic_write(path) as file, open(photo.path, "rb") as original:
             shutil.copyfileobj(original, file)
         return
@@ -74,14 +74,14 @@ def save_photo(picture: Image.Image, photo: AlignedFace, path: Path) -> None:
         picture.save(file, format=name, **options, **_metadata(photo.path))
 
 
-def _needs_turning(path: Path) -> bool:
+def _is_rotated(path: Path) -> bool:
     with Image.open(path) as file, contextlib.suppress(*FAULTY_FILE):
         return file.getexif().get(ORIENTATION, 1) != 1
     return False
 
 
 def _tiff_exif(file: Image.Image) -> Image.Exif:
-    """The tags of a TIFF that describe the picture; the others lay out the file."""
+    """The EXIF tags of a TIFF file that describe the photo; the others describe the layout of the file."""
     found, exif = file.getexif(), Image.Exif()
     for tag in TIFF_TAGS:
         if tag in found:
@@ -90,9 +90,9 @@ def _tiff_exif(file: Image.Image) -> Image.Exif:
 
 
 def _metadata(path: Path) -> dict[str, bytes]:
-    """`icc_profile` and `exif` of a photo as `Image.save` takes them.
+    """`icc_profile` and `exif` of a photo, as arguments of `Image.save`.
 
-    The orientation is left out, and so is an EXIF block that cannot be read.
+    The orientation and an EXIF block that cannot be read are left out.
     """
     with Image.open(path) as file:
         found = {"icc_profile": file.info.get("icc_profile") if file.mode == "RGB" else None}

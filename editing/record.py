@@ -1,4 +1,4 @@
-"""Where a mode writes, and the JSON beside each picture: how it was made, and what it shows."""
+"""Output paths of the modes, and the JSON file of each image: command, weights, options, content."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from engine.files import atomic_text
 
 
 def output_path(editor: Editor, args: argparse.Namespace, name: str, suffix: str = ".png") -> Path:
-    """--out as a file, `name` in --out where that is a folder, or pictures/<name> in the run directory."""
+    """--out if it is a file, <--out>/<name> if it is a folder; default: pictures/<name> in the run directory."""
     if args.out is None:
         return editor.run_dir / "pictures" / f"{name}{suffix}"
     if args.out.is_dir() or not args.out.suffix:
@@ -23,19 +23,19 @@ def output_path(editor: Editor, args: argparse.Namespace, name: str, suffix: str
 
 
 def check_outputs(paths: Iterable[Path], inputs: Iterable[str | Path]) -> None:
-    """Refuse to write over a file that was given as input.
+    """Check that no output path is an input.
 
     Raises:
-        UserError: names the file.
+        UserError: an output would overwrite an input.
     """
-    taken = {Path(path).resolve(): path for path in inputs}
+    input_paths = {Path(path).resolve(): path for path in inputs}
     for path in paths:
-        if path.resolve() in taken:
-            raise UserError(f"--out {path}: is the photo that is to be edited; give another file or a folder")
+        if path.resolve() in input_paths:
+            raise UserError(f"--out {path}: would overwrite the input photo; give another file or a folder")
 
 
 def unique_paths(folder: Path, stem: str, names: Iterable[tuple[str, str]]) -> list[Path]:
-    """`<stem>_<photo's stem><suffix>` for each (photo, suffix); equal ones are numbered, so that none is lost."""
+    """The path <stem>_<stem of the photo><suffix> for each (photo, suffix); equal paths get a number."""
     found: list[Path] = []
     for name, suffix in names:
         base, number = f"{stem}_{Path(name).stem}", 1
@@ -48,7 +48,7 @@ def unique_paths(folder: Path, stem: str, names: Iterable[tuple[str, str]]) -> l
 
 
 def write_grid(editor: Editor, args: argparse.Namespace, grid: Grid, name: str, **facts: Any) -> Path:
-    """Save a grid and its JSON."""
+    """Write a grid and its JSON file; the path of the image."""
     path = output_path(editor, args, name)
     inputs = [*getattr(args, "images", []), getattr(args, "image", None), getattr(args, "like", None)]
     check_outputs([path, path.with_suffix(".webp")], expand_folders([word for word in inputs if word]))
@@ -59,7 +59,7 @@ def write_grid(editor: Editor, args: argparse.Namespace, grid: Grid, name: str, 
 
 
 def write_record(editor: Editor, args: argparse.Namespace, path: Path, **facts: Any) -> None:
-    """The JSON beside a picture: command, run, step, hash of the weights, options, and `facts`."""
+    """Write the JSON file of an image: command, run, step, SHA-256 of the weights, options, and `facts`."""
     origin, family = editor.method.origin, type(editor).__module__.partition(".")[0]
     record = {"command": ["python", f"{family}/sample.py", *sys.argv[1:]], "seed": args.seed}
     record |= {"run": origin.run, "step": origin.step, "sha256": origin.sha256} | editor.facts() | facts

@@ -1,4 +1,4 @@
-"""The faces that an editor works on: faces of the run's data, own photos, generated faces."""
+"""The faces that an editor edits: faces of the data, photos, generated faces."""
 
 import re
 import sys
@@ -14,7 +14,7 @@ from data.scan import list_images
 from engine import UserError
 
 SPLITS = ("train", "val", "test")
-Code = dict[str, Tensor]  # tensors (N, ...) on the CPU; one editor always uses the same keys
+Code = dict[str, Tensor]  # tensors (N, ...) on the CPU; an editor always uses the same keys
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class Subjects:
         return self.batch["image"]
 
     def select(self, rows: Sequence[int]) -> "Subjects":
-        """Some of the faces, in this order."""
+        """The faces at these indices, in this order."""
         at = torch.as_tensor(list(rows), dtype=torch.long)
         code = None if self.code is None else {key: value[at] for key, value in self.code.items()}
         return Subjects(
@@ -56,7 +56,7 @@ class Subjects:
 
 
 def join(parts: Sequence[Subjects]) -> Subjects:
-    """Several Subjects as one. Batch keys that not all of them have are left out; codes stay if all have them."""
+    """Concatenate Subjects. Batch keys that one of them lacks are dropped; codes are kept if all have them."""
     keys = [key for key in parts[0].batch if all(key in part.batch for part in parts)]
     codes = [part.code for part in parts]
     code = None
@@ -74,7 +74,7 @@ def face_number(name: str, kind: str) -> int | None:
     """The number in `test:12` (kind "test") or `seed:7` (kind "seed"); None for another name.
 
     Raises:
-        UserError: the part after the colon is no number.
+        UserError: the part after the colon is not a number.
     """
     head, colon, number = name.partition(":")
     if not colon or head != kind:
@@ -85,15 +85,15 @@ def face_number(name: str, kind: str) -> int | None:
 
 
 def is_face_name(word: str) -> bool:
-    """Whether a word of the command line names a face of the data or a generated face."""
+    """True if a word of the command line names a face of the data or a generated face."""
     return bool(re.fullmatch(rf"({'|'.join(SPLITS)}|seed):\d+", word))
 
 
 def expand_folders(names: Sequence[str]) -> list[str]:
-    """Replace each folder by the pictures in it and in its subfolders, in natural order; what is left out is said.
+    """Replace each folder by the images in it and in its subfolders, in natural order; prints what is left out.
 
     Raises:
-        UserError: a folder without pictures.
+        UserError: a folder without images.
     """
     found: list[str] = []
     for name in names:
@@ -104,16 +104,16 @@ def expand_folders(names: Sequence[str]) -> list[str]:
         if note:
             print(f"{name}: {note}", file=sys.stderr)
         if not pictures:
-            raise UserError(f"{name}: the folder holds no picture; expected files such as me.jpg or me.png in it")
+            raise UserError(f"{name}: the folder has no image; expected files such as me.jpg or me.png")
         found += [str(p) for p in pictures]
     return found
 
 
 def load_each(names: Sequence[str], load: Callable[[str], AlignedFace]) -> list[tuple[str, AlignedFace]]:
-    """`load(name)` for every photo. One that cannot be used is reported on stderr and skipped.
+    """[(name, load(name))] of the photos. A photo that cannot be used is reported on stderr and skipped.
 
     Raises:
-        UserError: none of the photos could be used.
+        UserError: no photo can be used.
     """
     loaded, errors = [], []
     for name in names:

@@ -1,4 +1,4 @@
-"""How a run works: config, run directory, loop, checkpoints, ranks, logging. It knows no loss, network or dataset."""
+"""Training engine: config, run directory, loop, checkpoints, ranks, logging. It imports no loss or data set."""
 
 from engine.checkpoint import find_checkpoint
 from engine.config import TrainConfig, load_config

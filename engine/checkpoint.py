@@ -1,4 +1,4 @@
-"""Checkpoints that survive crashes, full disks, flipped bits and strangers."""
+"""Checkpoints: written whole or not at all, checked by a CRC32, loaded without running code."""
 
 import io
 import pickle
@@ -14,12 +14,12 @@ import torch
 from engine.errors import UserError
 from engine.files import atomic_write
 
-TAIL = struct.Struct("<4sI")  # the file's last 8 bytes: a mark and the CRC32 of all before; torch.load reads past them
-MARK = b"crc\x01"
+FOOTER = struct.Struct("<4sI")  # last 8 bytes of a file: MAGIC and the CRC32 of all bytes before; torch.load skips them
+MAGIC = b"crc\x01"
 
 
-class _Summing(io.RawIOBase):
-    """A file that keeps the CRC32 of what is written to it."""
+class _CRC32Writer(io.RawIOBase):
+    """A file that updates a CRC32 with everything written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class _Summing(io.RawIOBase):
 
 
 def to_plain(value: Any, name: str = "state") -> Any:
-    """Tensors, numbers, strings, lists and dicts only, so that `weights_only=True` reads it back.
+    """Reduce nested values to tensors, numbers, strings, lists, tuples and dicts, which `weights_only=True` can load.
 
     Raises:
-        TypeError: something else, named by its place.
+        TypeError: there is a value of another type. The message names its place, as in `state.method.x[2]`.
     """
     if isinstance(value, torch.Tensor):
         value = value.detach()
-        # A view would save its whole storage.
+        # torch.save writes the whole storage of a view; a clone has only its own values.
         return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
     if isinstance(value, np.generic):
         return value.item()
@@ -55,24 +55,24 @@ def to_plain(value: Any, name: str = "state") -> Any:
         return type(value)(to_plain(v, f"{name}[{i}]") for i, v in enumerate(value))
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"{name}: {type(value).__name__} cannot be kept in a checkpoint")
+    raise TypeError(f"{name}: a checkpoint cannot hold a {type(value).__name__}; expected a tensor or a plain value")
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    """Write `state` under `path`, whole or not at all, with its checksum."""
+    """Write `state` and its checksum to `path`, whole or not at all."""
     plain = to_plain(state)
     with atomic_write(path) as file:
-        summing = _Summing(file)
+        writer = _CRC32Writer(file)
         try:
-            torch.save(plain, summing)
-        except RuntimeError as error:  # torch's own, in place of the disk's
-            raise summing.error or error from None
-        file.write(TAIL.pack(MARK, summing.crc))
+            torch.save(plain, writer)  # pyright: ignore[reportArgumentType] - it needs `write` only
+        except RuntimeError as error:  # torch hides the error of the disk behind its own
+            raise writer.error or error from None
+        file.write(FOOTER.pack(MAGIC, writer.crc))
 
 
 def intact(path: Path) -> bool:
-    """Whether the checksum in the last 8 bytes fits the rest of the file."""
-    size = path.stat().st_size - TAIL.size
+    """Whether the checksum in the last 8 bytes matches the rest of the file."""
+    size = path.stat().st_size - FOOTER.size
     if size <= 0:
         return False
     crc = 0
@@ -80,38 +80,39 @@ def intact(path: Path) -> bool:
         while size:
             block = file.read(min(1 << 20, size))
             crc, size = zlib.crc32(block, crc), size - len(block)
-        return TAIL.unpack(file.read(TAIL.size)) == (MARK, crc)
+        return FOOTER.unpack(file.read(FOOTER.size)) == (MAGIC, crc)
 
 
 def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
-    """Read a checkpoint; no code in it is ever run.
+    """Read a checkpoint without running any code that it may contain.
 
     Raises:
-        UserError: the file is damaged, or holds anything but tensors and plain values.
+        UserError: the file is missing or damaged, or it holds more than tensors and plain values.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint; expected a file that training wrote")
     if not intact(path):
-        raise UserError(
-            f"{path}: is damaged (its checksum does not fit) or was not written by this project; use another --step"
-        )
+        raise UserError(f"{path}: is damaged (wrong checksum) or was not written by this project. Use another --step.")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{path}: holds more than weights and plain values and was not loaded ({reason})") from None
+        raise UserError(
+            f"{path}: was not loaded, because it holds more than weights and plain values ({reason}). "
+            "Use a checkpoint that this project wrote."
+        ) from None
     if not isinstance(state, dict) or "method" not in state or "step" not in state:
-        raise UserError(f"{path}: is not a checkpoint of this project (no 'method' and 'step' in it)")
+        raise UserError(f"{path}: is not a checkpoint of this project; expected the keys 'method' and 'step' in it")
     return state
 
 
 def step_of(path: Path) -> int:
-    """Steps completed, read from the name."""
-    return int(re.search(r"step_(\d+)\.pt$", path.name).group(1))
+    """Number of completed steps, read from the name of a numbered checkpoint."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The numbered checkpoints of a run, oldest first; copies under other names are nobody's business here."""
+    """The numbered checkpoints of a run, oldest first. Files with other names are ignored."""
     found = (
         path for path in (run_dir / "checkpoints").glob("step_*.pt") if re.fullmatch(r"step_[0-9]+\.pt", path.name)
     )
@@ -124,34 +125,36 @@ def name_of(step: int) -> str:
 
 
 def latest_checkpoint(run_dir: Path, log: Any = print) -> Path | None:
-    """The newest checkpoint that passes its checksum. Damaged ones are named and set aside as `*.damaged`."""
+    """The newest checkpoint with a correct checksum. A damaged one is renamed to `*.damaged` and reported to `log`."""
     for path in reversed(checkpoints(run_dir)):
         if intact(path):
             return path
-        aside = path.with_name(path.name + ".damaged")
-        path.rename(aside)
-        log(f"{path} is damaged; it was set aside as {aside.name}, and the one before it is used")
+        renamed = path.with_name(path.name + ".damaged")
+        path.rename(renamed)
+        log(f"{path} is damaged. It was renamed to {renamed.name}; the checkpoint before it is used.")
     return None
 
 
 def find_checkpoint(run_dir: Path, step: int | None = None) -> Path:
-    """The checkpoint of `step`, else the best one where the run keeps one, else the newest.
+    """The checkpoint of `step`; by default `best.pt` if the run has one, else the newest.
 
     Raises:
-        UserError: no run there, or no such step; names the steps that exist.
+        UserError: there is no run, or no such step. The message names the steps that exist.
     """
     if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: is not a run directory (no config.yaml in it); train.py makes one")
+        raise UserError(
+            f"{run_dir}: is not a run directory (it has no config.yaml); expected a folder that train.py made"
+        )
     if step is None:
         best = run_dir / "checkpoints" / "best.pt"
         found = best if best.is_file() and intact(best) else latest_checkpoint(run_dir)
         if found is None:
-            raise UserError(f"{run_dir}: has no checkpoint yet; let it train up to its first save (train.save_every)")
+            raise UserError(f"{run_dir}: has no checkpoint yet. Train at least train.save_every steps.")
         return found
     path = run_dir / "checkpoints" / name_of(step)
     if not path.is_file():
         steps = ", ".join(str(step_of(p)) for p in checkpoints(run_dir)) or "none"
-        raise UserError(f"{run_dir}: has no checkpoint of step {step}; there are: {steps}")
+        raise UserError(f"{run_dir}: has no checkpoint of step {step}. The run has these steps: {steps}.")
     return path
 
 
@@ -162,23 +165,28 @@ def drop_old(run_dir: Path, keep: int) -> None:
 
 
 def load_weights(module: torch.nn.Module, state: dict, source: str | Path) -> None:
-    """`load_state_dict` whose disagreement is one sentence."""
+    """`load_state_dict` that raises a `UserError` when names or shapes differ."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n", 1)[-1].split())[:300]
         raise UserError(
-            f"{source}: does not fit this method and config ({reason}); use the run's own config.yaml"
+            f"{source}: the weights do not fit this method and config ({reason}). Use the config.yaml of that run."
         ) from None
 
 
 def init_from(module: torch.nn.Module, sources: list[str]) -> list[str]:
-    """Copy weights of other runs into `module`: each source is RUN or RUN:prefix,prefix; later ones win.
+    """Copy weights of other runs into `module`.
 
-    Returns one line per source saying how many tensors were taken.
+    Args:
+        module: the module that gets the weights.
+        sources: each is RUN or RUN:prefix,prefix. A later source overwrites an earlier one.
+
+    Returns:
+        One line per source and prefix with the number of tensors copied.
 
     Raises:
-        UserError: no such run, nothing under a prefix, or another shape.
+        UserError: there is no such run, no tensor with that prefix, or a tensor has another shape.
     """
     own, lines = module.state_dict(), []
     for source in sources:
@@ -188,14 +196,17 @@ def init_from(module: torch.nn.Module, sources: list[str]) -> list[str]:
         for prefix in prefixes.split(",") if prefixes else [""]:
             taken = [k for k in theirs if k.startswith(prefix) and k in own]
             if not taken:
-                raise UserError(f"train.init_from: {path} has nothing under '{prefix}' that this method knows")
+                raise UserError(
+                    f"train.init_from: {path} has no tensor with the prefix '{prefix}' that this method has too; "
+                    f"expected one of {', '.join(sorted({k.partition('.')[0] for k in theirs}))}"
+                )
             wrong = next((k for k in taken if theirs[k].shape != own[k].shape), None)
             if wrong:
-                shapes = f"{tuple(theirs[wrong].shape)} there, {tuple(own[wrong].shape)} here"
                 raise UserError(
-                    f"train.init_from: {path}: {wrong} has another shape ({shapes}); name prefixes that fit"
+                    f"train.init_from: {path}: {wrong} has the shape {tuple(theirs[wrong].shape)}; expected "
+                    f"{tuple(own[wrong].shape)}. Use the same model options, or name other prefixes."
                 )
             own |= {k: theirs[k] for k in taken}
-            lines.append(f"{len(taken)} tensors from {path}" + (f" under {prefix}" if prefix else ""))
+            lines.append(f"{len(taken)} tensors from {path}" + (f" with the prefix {prefix}" if prefix else ""))
     module.load_state_dict(own)
     return lines

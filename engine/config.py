@@ -1,4 +1,4 @@
-"""Experiments as typed dataclasses: default < YAML < `key=value`; a fault is one sentence with file, line and key."""
+"""Configs as typed dataclasses. Precedence: default < YAML file < `key=value` on the command line."""
 
 import contextlib
 import dataclasses
@@ -21,30 +21,30 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 @dataclass
 class TrainConfig:
-    """What every run has. A method's `train` block derives from it and adds its own learning rates."""
+    """Training options of every method. A method's `train` block derives from it and adds its learning rates."""
 
     total_steps: int = 20_000  # steps; one step is one call of `Method.step`
-    batch_size: int = 64  # images of all ranks together; divisible by their number
+    batch_size: int = 64  # images of all ranks together; a multiple of the number of ranks
     seed: int = 0  # 0 .. 2^31 - 1
-    device: str = "auto"  # auto | cpu | cuda | cuda:N; auto = cuda where there is one
+    device: str = "auto"  # auto | cpu | cuda | cuda:N; auto = cuda if there is a GPU, else cpu
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the networks; auto = bf16 on a GPU, fp32 on a CPU
-    channels_last: bool = True  # memory format of convolutions; the same numbers up to rounding, faster
-    compile: bool = False  # torch.compile of the networks that the method names; minutes to start on a CPU
-    deterministic: bool = False  # bit-equal repeats on a GPU, at a cost in speed (a CPU always repeats)
-    threads: int = 0  # CPU threads; 0 = torch's choice; bits depend on their number
+    channels_last: bool = True  # memory format of convolutions; faster, and equal up to rounding
+    compile: bool = False  # torch.compile for the networks in `Method.compilable`; takes minutes to start on a CPU
+    deterministic: bool = False  # bit-equal repeats on a GPU, but slower (a CPU is always deterministic)
+    threads: int = 0  # CPU threads; 0 = torch's choice; the last bits of a result depend on it
     lr_warmup: int = 100  # steps of linear warm-up
     lr_decay: Literal["cosine", "linear", "none"] = "cosine"  # from the end of hold to the end of the run
-    lr_hold: float = 0.0  # share of the run at the full rate, 0 .. 1
-    lr_floor: float = 0.05  # last rate as a share of the full one, 0 .. 1
+    lr_hold: float = 0.0  # share of the run with the full rate, 0 .. 1
+    lr_floor: float = 0.05  # final rate as a share of the full rate, 0 .. 1
     log_every: int = 50  # steps
     validate_every: int = 1000  # steps; 0 = never
     sample_every: int = 1000  # steps; 0 = never
-    save_every: int = 1000  # steps; the last step is saved always
-    keep_last: int = 2  # checkpoints kept beside the best
-    sample_size: int = 16  # images handed to `Method.sample`
-    val_images: int = 1024  # images of the validation set that `Method.validate` sees
-    stop_at: int = 0  # leave after this step, the schedule unchanged; 0 = run to the end
-    init_from: list[str] = field(default_factory=list)  # RUN[:prefix,...]: start from these weights; later ones win
+    save_every: int = 1000  # steps; the last step is always saved
+    keep_last: int = 2  # newest checkpoints to keep, in addition to best.pt
+    sample_size: int = 16  # images for `Method.sample`
+    val_images: int = 1024  # validation images for `Method.validate`
+    stop_at: int = 0  # stop after this step without a change of the lr schedule; 0 = run to the end
+    init_from: list[str] = field(default_factory=list)  # RUN[:prefix,...]: initial weights; later entries overwrite
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "batch_size", "log_every", "save_every", "keep_last", "sample_size", "val_images"):
@@ -58,7 +58,7 @@ class TrainConfig:
         require(bool(known), "device", "auto, cpu, cuda or cuda:N", self.device)
 
 
-# Keys that may differ when a run is resumed: where it runs, how often it reports, how long it goes on.
+# Keys that may change when a run is resumed: device, paths, intervals, length of the run.
 CHANGEABLE = {
     *(f"train.{key}" for key in ("log_every", "validate_every", "sample_every", "save_every", "keep_last", "stop_at")),
     *("train.total_steps", "train.device", "train.compile", "train.threads", "data.root", "data.cache"),
@@ -74,32 +74,36 @@ def require(condition: bool, key: str, expected: str, value: Any) -> None:
 def load_config(
     config_class: type, path: str | Path | None = None, overrides: Sequence[str] = (), only: str = ""
 ) -> Any:
-    """Build `config_class` from its defaults, a YAML file and `key=value` strings, later ones winning.
+    """Build `config_class` from its defaults, a YAML file and `key=value` strings; later sources win.
 
-    only: the one block of the file that is read; its other blocks are of another class and do not matter here.
+    Args:
+        config_class: a dataclass whose fields are dataclasses (blocks) or plain values.
+        path: the YAML file; None = defaults only.
+        overrides: strings `key=value`, as in "train.seed=3".
+        only: read this block of the file only; the other blocks belong to another class.
 
     Raises:
-        UserError: an unknown key, a wrong type or an impossible value, with file, line, key and remedy.
+        UserError: a key is unknown or given twice, or a value has a wrong type or is out of range.
     """
     hints = _hints(config_class)
     pairs = [] if path is None else list(_file_pairs(Path(path), hints, only))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UserError(f"command line: '{text}' is not of the form key=value, as in train.total_steps=6")
+            raise UserError(f"command line: '{text}': expected key=value, for example train.total_steps=6")
         pairs += _pairs(_typed(value, key, hints.get(key)), key, "command line", hints)
     values, places = {}, {}
     for key, node, where in pairs:
         if key not in hints:
             raise UserError(f"{where}: {key}: no such key{_nearest(key, hints)}")
         if places.get(key, "command line").partition(", line")[0] == where.partition(", line")[0] != "command line":
-            raise UserError(f"{where}: {key}: stands here a second time; keep one of the two")
+            raise UserError(f"{where}: {key}: the key is given a second time; remove one of the two lines")
         values[key], places[key] = _convert(node, hints[key], where, key), where
     return _build(config_class, values, places, prefix="")
 
 
 def _typed(text: str, key: str, kind: Any) -> yaml.Node:
-    """What the command line gives for a key: a text is taken as it was typed, anything else is read as YAML."""
+    """The value of a command-line override as a YAML node. Strings are taken as typed; other types are parsed."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     is_list = any(get_origin(k) in (list, tuple) for k in kinds) and text.lstrip().startswith("[")
     if str in kinds and not is_list and not (type(None) in kinds and text in ("", "~", "null")):
@@ -108,25 +112,26 @@ def _typed(text: str, key: str, kind: Any) -> yaml.Node:
 
 
 def read_system(path: str | Path, overrides: Sequence[str], known: Iterable[str]) -> str:
-    """The value of the top-level key `system` of a family with several systems."""
+    """The top-level key `system`, which chooses among the systems of one family. `known` are the allowed values."""
     node = _compose(_read_text(Path(path)), str(path))
     items = _items(node, str(path)) if isinstance(node, yaml.MappingNode) else ()
     pairs = {key: value.value for key, value, _ in items if isinstance(value, yaml.ScalarNode)}
     pairs |= dict(text.split("=", 1) for text in overrides if text.startswith("system="))
-    if pairs.get("system") not in known:
-        raise UserError(f"{path}: system: expected one of {', '.join(known)}, got {pairs.get('system')!r}")
-    return pairs["system"]
+    system = pairs.get("system")
+    if system is None or system not in known:
+        raise UserError(f"{path}: system: expected one of {', '.join(known)}, got {system!r}")
+    return system
 
 
 def to_dict(config: Any) -> Any:
-    """A config as nested plain values (tuples become lists), as it stands in `config.yaml`."""
+    """A config as nested dicts of plain values, as in `config.yaml`. Tuples become lists."""
     if dataclasses.is_dataclass(config):
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return [to_dict(v) for v in config] if isinstance(config, (list, tuple)) else config
 
 
 def to_yaml(config: Any) -> str:
-    """The complete config as YAML that `load_config` reads back to an equal object."""
+    """The complete config as YAML text. `load_config` reads it back to an equal object."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -139,7 +144,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def describe(config_class: type) -> str:
-    """One line a knob: dotted key, default, type and the comment that stands beside the field."""
+    """Help text with one line per option: dotted key, default, type, and the comment beside the field."""
     defaults, hints = flatten(to_dict(config_class())), _hints(config_class)
     comments = {}
     for block, kind in typing.get_type_hints(config_class).items():
@@ -154,8 +159,8 @@ def describe(config_class: type) -> str:
     return "\n".join(lines)
 
 
-def _hints(config_class: type, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: declared type} of all single values."""
+def _hints(config_class: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: declared type} of all options."""
     found = {}
     for name, kind in typing.get_type_hints(config_class).items():
         found |= _hints(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
@@ -166,9 +171,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); configs stand in configs/<method>/") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}). The configs are in configs/<method>/.") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; expected a YAML file") from None
+        raise UserError(f"{path}: is not UTF-8 text; expected a YAML file in UTF-8") from None
 
 
 def _compose(text: str, where: str) -> yaml.Node | None:
@@ -177,16 +182,18 @@ def _compose(text: str, where: str) -> yaml.Node | None:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: is not valid YAML ({problem or 'not readable'})") from None
+        raise UserError(
+            f"{where}{line}: is not valid YAML ({problem or 'not readable'}); expected blocks of 'key: value' lines"
+        ) from None
     except RecursionError:
         raise UserError(f"{where}: is nested too deeply; expected blocks of 'key: value' lines") from None
 
 
 def _items(node: yaml.MappingNode, where: str) -> Iterator[tuple[str, yaml.Node, int]]:
-    """(key, value, line) of a mapping."""
+    """(key, value, line) for each entry of a mapping."""
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{where}, line {key.start_mark.line + 1}: expected 'key: value' with a name as key")
+            raise UserError(f"{where}, line {key.start_mark.line + 1}: expected 'key: value' with a plain name as key")
         yield key.value, value, key.start_mark.line + 1
 
 
@@ -200,7 +207,7 @@ def _file_pairs(path: Path, hints: dict[str, Any], only: str = "") -> Iterator[t
 
 
 def _pairs(node: yaml.Node, key: str, where: str, hints: dict[str, Any]) -> Iterator[tuple[str, yaml.Node, str]]:
-    """(dotted key, value, place) of every single value below `key`."""
+    """(dotted key, value, place in the file) for every option below `key`."""
     if not any(known.startswith(f"{key}.") for known in hints):
         yield key, node, where
         return
@@ -228,7 +235,7 @@ def _type_name(kind: Any) -> str:
 
 
 def _convert(node: yaml.Node, kind: Any, where: str, key: str) -> Any:
-    """A YAML node as the declared type; the type decides, so that `1e-4` is a float and `[0, 0.9]` two floats."""
+    """Convert a YAML node to the declared type. So `1e-4` becomes a float and `[0, 0.9]` a pair of floats."""
     try:
         return _coerce(node, kind)
     except (ValueError, yaml.YAMLError):
@@ -273,7 +280,7 @@ def _scalar(node: yaml.ScalarNode, kind: Any, choices: tuple) -> Any:
     raise ValueError
 
 
-def _build(kind: type, values: dict[str, Any], places: dict[str, str], prefix: str) -> Any:
+def _build(kind: Any, values: dict[str, Any], places: dict[str, str], prefix: str) -> Any:
     given = {}
     for name, hint in typing.get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint):

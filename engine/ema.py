@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, kept as a child of the method so that it is in its state."""
+"""Exponential moving average of a network's weights. It is a module, so that checkpoints include it."""
 
 import copy
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class EMA(nn.Module):
-    """`ema.module` is a copy of `module` in evaluation mode whose weights follow it; call it like the network."""
+    """Holds the averaged copy of `module` in evaluation mode as `ema.module`. Call it like the network."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -18,18 +18,20 @@ class EMA(nn.Module):
         return self.module(*args, **kwargs)
 
     def train(self, mode: bool = True) -> "EMA":
-        """Stay in evaluation mode whatever the parent does."""
+        """Stay in evaluation mode when the parent module switches to training mode."""
         return super().train(False)
 
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float) -> None:
-        """ema <- decay ema + (1 - decay) module, for floats; integer buffers are copied."""
-        mine, theirs = self.module.state_dict(), module.state_dict()
-        floats = [k for k, v in mine.items() if v.is_floating_point()]
-        torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
-        for key in mine.keys() - set(floats):
-            mine[key].copy_(theirs[key])
+        """ema <- decay ema + (1 - decay) module for parameters and float buffers. Integer buffers are copied."""
+        average, current = self.module.state_dict(), module.state_dict()
+        floats = [k for k, v in average.items() if v.is_floating_point()]
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [average[k] for k in floats], [current[k] for k in floats], 1 - decay
+        )
+        for key in average.keys() - set(floats):
+            average[key].copy_(current[key])
 
     def reset(self, module: nn.Module) -> None:
-        """ema <- module; after a warm start, when the first weights were no guess worth averaging."""
+        """ema <- module. Used after a warm start, which replaces the random initial weights."""
         self.module.load_state_dict(module.state_dict())

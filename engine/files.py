@@ -1,4 +1,4 @@
-"""Files that are never half there: write beside, fsync, rename; and locks that tell who holds them."""
+"""Atomic writes (temporary file, fsync, rename) and file locks."""
 
 import contextlib
 import errno
@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 from engine.errors import UserError
 
-MADE_HERE = ("meta.json", "export.json")  # of a pack, of an export; a manifest may stand in anybody's folder
+MARKER_FILES = ("meta.json", "export.json")  # a pack has the first, an export the second; nobody else writes them
 
 
 def sync_directory(folder: Path) -> None:
-    """Make a rename inside `folder` durable, where the file system can (some network ones refuse)."""
+    """Make a rename inside `folder` durable. Some network file systems do not support this; then nothing happens."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -28,7 +28,7 @@ def sync_directory(folder: Path) -> None:
 
 
 def sync_file(file: BinaryIO) -> None:
-    """fsync, where the file system knows it."""
+    """fsync, if the file system supports it."""
     try:
         os.fsync(file.fileno())
     except OSError as error:
@@ -37,18 +37,18 @@ def sync_file(file: BinaryIO) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """The message for a file or folder that cannot be written."""
+    """The error for a file or folder that cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "free some space" if full else "check its permissions, or choose another place"
-    return UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; nothing was lost")
+    remedy = "Free some space" if full else "Check its permissions, or choose another path"
+    return UserError(f"{path}: cannot be written ({error.strerror or error}). {remedy}. Existing files are unchanged.")
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Yield a binary file that appears under `path` only when the block ends without an exception.
+    """Yield a binary file that appears at `path` only when the block ends without an exception.
 
     Raises:
-        UserError: the disk is full or the folder is not writable; what stood under `path` is untouched.
+        UserError: the disk is full or the folder is not writable. An existing file at `path` is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -68,31 +68,31 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def atomic_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 under `path`, whole or not at all."""
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 @contextlib.contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that takes its place when the block ends without an exception.
+    """Yield a temporary folder that is renamed to `path` when the block ends without an exception.
 
-    A folder that this function wrote earlier (it holds one of MADE_HERE) or an empty one is replaced. Temporary folders
-    that a killed process left are removed.
+    An empty folder at `path` is replaced, and so is one that contains one of MARKER_FILES (this project wrote it).
+    Temporary folders of killed processes are removed.
 
     Raises:
-        UserError: other files stand under `path` (they are not touched); the disk is full or not writable.
+        UserError: `path` holds other files (they are unchanged), or the disk is full or not writable.
     """
     path = Path(path)
-    made_here = any((path / name).is_file() for name in MADE_HERE)
-    if path.exists() and not made_here and (not path.is_dir() or any(path.iterdir())):
+    written_by_us = any((path / name).is_file() for name in MARKER_FILES)
+    if path.exists() and not written_by_us and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
-            f"{path}: is not empty, and nothing in it says that this project wrote it; delete it or choose another "
-            "folder"
+            f"{path}: is not empty and was not written by this project (no {' or '.join(MARKER_FILES)} in it). "
+            "Delete it or choose another folder."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmpdir"):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in path.parent.glob(f".{path.name}.*.tmpdir"):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmpdir", dir=path.parent))
     try:
         yield temporary
@@ -109,10 +109,10 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(path: str | Path, wait: bool = True, message: str = "is in use") -> Iterator[None]:
-    """Hold an exclusive `flock` on `path` during the block. The kernel frees it when the process dies.
+    """Hold an exclusive `flock` on `path` during the block. The kernel releases it when the process dies.
 
-    The file holds the process id and host of its holder. With `wait=False` a held lock raises
-    `UserError("<path> <message> by process 123 on host")`.
+    The file contains the process id and host of its holder. With `wait=False`, a lock that is held elsewhere raises
+    `UserError("<folder> <message> by process 123 on host")`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,9 +121,11 @@ def lock(path: str | Path, wait: bool = True, message: str = "is in use") -> Ite
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{path.parent} {message} by {file.read().strip() or 'another process'}") from None
-        except OSError as error:  # NFS without a lock server, and others
-            print(f"note: {path} cannot be locked ({error.strerror}); start one process at a time", file=sys.stderr)
+            raise UserError(
+                f"{path.parent} {message} by {file.read().strip() or 'another process'}. Wait for it, or stop it."
+            ) from None
+        except OSError as error:  # for example NFS without a lock server
+            print(f"note: {path} cannot be locked ({error.strerror}). Start one process at a time.", file=sys.stderr)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")

@@ -1,4 +1,4 @@
-"""The training loop: one readable function. What is learnt stands in the method, what is seen in `data`."""
+"""The training loop. The method defines what is learned; the data set defines what is seen."""
 
 import contextlib
 import json
@@ -6,9 +6,10 @@ import signal
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from engine import ranks
 from engine.checkpoint import (
@@ -26,78 +27,121 @@ from engine.errors import UserError
 from engine.files import atomic_text
 from engine.grids import save_grid
 from engine.method import Method
-from engine.metric_logger import MetricBuffer, MetricLogger, logger, mean_scalars, spared, truncate_log
+from engine.metric_logger import MetricBuffer, MetricLogger, ignore_write_errors, logger, mean_scalars, truncate_log
 from engine.precision import seed_everything, seed_of
 from engine.run import Run
 from engine.schedule import lr
 
+Batch = dict[str, Tensor]
 
-def fit(run: Run, method: Method, train: Any, val: Any = None) -> None:
-    """Train `method` from its last checkpoint, or from nothing, up to `train.total_steps` (or `train.stop_at`).
+
+class BatchedDataset(Protocol):
+    """What `fit` needs of a data set. `data.FaceSet` has it."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str | torch.device = "cpu",
+        first_step: int = 0,
+    ) -> Iterator[Batch]:
+        """Endless batches for this rank from step `first_step` on; `batch_size` is the size per rank.
+
+        The batch of a step must depend on (seed, step, rank, world_size) only. Otherwise a resumed run differs.
+        """
+        ...
+
+    def fixed(self, n: int, device: str | torch.device = "cpu") -> Batch:
+        """A batch of n images that is the same on every call."""
+        ...
+
+
+def fit(run: Run, method: Method, train: BatchedDataset, val: BatchedDataset | None = None) -> None:
+    """Train `method` up to `train.total_steps` (or `train.stop_at`). An earlier checkpoint of the run is resumed.
 
     Args:
         run: from `engine.start`.
-        method: what learns; its `meta` is written into the run directory.
-        train: has `batches(batch_size, seed, rank, world_size, device, first_step)` and `fixed(n, device)`.
-        val: the same, or None; `sample` and `validate` see its images (else the training set's).
+        method: the networks and their training step. `method.meta` is written into the run directory.
+        train: the training set.
+        val: the validation set for `method.validate` and `method.sample`. Without it there is no validation, and
+            `sample` gets images of the training set.
 
     Raises:
-        UserError: a batch lacks what the method needs, a scalar is not finite, the run belongs to other data.
+        UserError: a batch lacks a key that the method needs, a logged scalar is not finite, or the run directory
+            belongs to other data.
     """
-    t, device = run.cfg.train, run.device
-    state = _State(run, method)
-    if state.step >= t.total_steps:
-        logger.info(f"{run.dir} is complete ({state.step} steps); a larger train.total_steps goes on")
+    cfg, device = run.cfg.train, run.device
+
+    # Restore the last checkpoint, if there is one.
+    state = TrainState(run, method)
+    if state.step >= cfg.total_steps:
+        logger.info(f"{run.dir} is complete ({state.step} steps). To train longer, raise train.total_steps.")
         return
-    _check_validation(t, val, run.world_size)
-    batches = train.batches(t.batch_size // run.world_size, t.seed, run.rank, run.world_size, device, state.step)
-    shown = (val or train).fixed(t.sample_size, device)
-    metric_logger = MetricLogger(run.dir, run.rank == 0, state.step, t.total_steps, t.batch_size)
+    _check_val_size(cfg, val, run.world_size)
+    batches = train.batches(cfg.batch_size // run.world_size, cfg.seed, run.rank, run.world_size, device, state.step)
+    fixed_batch = (val or train).fixed(cfg.sample_size, device)
+    metric_logger = MetricLogger(run.dir, run.rank == 0, state.step, cfg.total_steps, cfg.batch_size)
     method.train()
-    with _signals() as told, contextlib.closing(metric_logger):
-        for step in range(state.step, t.total_steps):
-            seed_everything(seed_of(t.seed, run.rank, step), device)
+    done = received = 0
+    with _catch_signals() as caught, contextlib.closing(metric_logger):
+        for step in range(state.step, cfg.total_steps):
+            # Each step has its own seed, so that a resumed run draws the same noise.
+            seed_everything(seed_of(cfg.seed, run.rank, step), device)
             batch = next(batches)
             if step == state.step:
-                _prepare(run, method, batch, step)
-            _set_rates(method, t, step)
-            with _autocast(t, device):
+                _first_batch(run, method, batch, step)
+
+            # Train for one step.
+            _set_learning_rates(method, cfg, step)
+            with _autocast(cfg, device):
                 state.metric_buffer.add(step, method.step(batch, step))
 
-            done, signal_told = step + 1, ranks.any_rank(told[0])
-            last = done == t.total_steps
-            leave = last or bool(signal_told) or done == t.stop_at
-            validate = val is not None and _due(done, t.validate_every, last)
-            sample, save = _due(done, t.sample_every, last), _due(done, t.save_every, leave)
-            if _due(done, t.log_every, last):
-                metric_logger.scalars(done, state.metric_buffer.row(state.last_good), final=last)
+            # Decide what is due after this step. All ranks decide the same.
+            done, received = step + 1, ranks.any_rank(caught[0])
+            last = done == cfg.total_steps
+            stop = last or bool(received) or done == cfg.stop_at
+            validate = val is not None and _is_due(done, cfg.validate_every, last)
+            sample, save = _is_due(done, cfg.sample_every, last), _is_due(done, cfg.save_every, stop)
+
+            # Log the means since the last log row.
+            if _is_due(done, cfg.log_every, last):
+                metric_logger.log_training(done, state.metric_buffer.row(state.last_checkpoint), final=last)
+
+            # Validate, sample, save. BatchNorm statistics differ between ranks; those of rank 0 are used.
             if validate or sample or save:
                 ranks.broadcast(method.buffers())
-                if validate:
-                    state.validated(done, _validate(run, method, val), metric_logger)
+                if val is not None and validate:
+                    state.record_validation(done, _validate(run, method, val), metric_logger)
                 if sample:
-                    _sample(run, method, shown, done)
+                    _sample(run, method, fixed_batch, done)
                 if save:
                     state.save(done)
                 metric_logger.restart_clock(done)
-            if leave:
+            if stop:
                 break
-    if signal_told:
-        logger.info(f"stopped by a signal after step {done}; the same command goes on from there")
-        raise SystemExit(128 + signal_told)
+    if received:
+        logger.info(f"stopped by a signal after step {done}. Run the same command to resume.")
+        raise SystemExit(128 + received)
 
 
-def _due(done: int, every: int, in_any_case: bool) -> bool:
-    return every > 0 and (done % every == 0 or in_any_case)
+def _is_due(step: int, every: int, always: bool) -> bool:
+    """Whether something with the period `every` (0 = never) happens after `step` steps."""
+    return every > 0 and (step % every == 0 or always)
 
 
-def _prepare(run: Run, method: Method, batch: dict, step: int) -> None:
-    """Once a process, with its first batch: check it, start warm at step 0, make all ranks equal, seed again."""
+def _first_batch(run: Run, method: Method, batch: Batch, step: int) -> None:
+    """Run once per process: check the batch, do the warm start at step 0, make all ranks equal, seed again."""
     missing = [key for key in method.needs if key not in batch]
     if missing:
         raise UserError(
-            f"{type(method).__name__} needs {', '.join(missing)}, and these data have only {', '.join(batch)}; "
-            "choose another data.dataset or switch off the option that asks for it"
+            f"{type(method).__name__} needs the batch keys {', '.join(missing)}. The data have {', '.join(batch)}. "
+            "Choose another data.dataset, or switch off the option that needs them."
         )
     if step == 0 and not run.cfg.train.init_from:
         method.warm_start(batch)
@@ -105,33 +149,34 @@ def _prepare(run: Run, method: Method, batch: dict, step: int) -> None:
     seed_everything(seed_of(run.cfg.train.seed, run.rank, step), run.device)
 
 
-class _State:
-    """What of a run outlives the process: where it is, what is not logged yet, its best figure, its checkpoints."""
+class TrainState:
+    """The part of a run that a checkpoint keeps: step, weights, optimizers, scalars not yet logged, best metric."""
 
     def __init__(self, run: Run, method: Method) -> None:
-        self.run, self.method, self.t = run, method, run.cfg.train
-        self.step, self.best, self.metric_buffer, self.last_good = 0, None, MetricBuffer(), None
+        """Move `method` to the device and restore the newest intact checkpoint, if there is one."""
+        self.run, self.method, self.cfg = run, method, run.cfg.train
+        self.step, self.best, self.metric_buffer, self.last_checkpoint = 0, None, MetricBuffer(), None
         method.to(run.device)
-        if self.t.channels_last:
-            method.to(memory_format=torch.channels_last)
+        if self.cfg.channels_last:
+            method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing in its stubs
         for group in (g for o in method.optimizers.values() for g in o.param_groups):
             group["initial_lr"] = group["lr"]
-        self.plain_meta = json.loads(json.dumps(method.meta))  # tuples become lists
+        self.plain_meta = json.loads(json.dumps(method.meta))  # tuples become lists, as in a saved file
         had_checkpoint = bool(checkpoints(run.dir))
-        path = latest_checkpoint(run.dir, logger.warning) if run.rank == 0 else None  # rank 0 sets damaged ones aside
+        path = latest_checkpoint(run.dir, logger.warning) if run.rank == 0 else None  # rank 0 renames damaged files
         ranks.barrier()
         path = path or latest_checkpoint(run.dir)
         if path is not None:
             self._resume(path)
         elif had_checkpoint:
-            logger.warning(f"{run.dir}: no intact checkpoint is left; starting from nothing")
+            logger.warning(f"{run.dir}: no intact checkpoint is left. Training starts from step 0.")
         if run.rank == 0:
             truncate_log(run.dir / "log.jsonl", self.step)
             atomic_text(run.dir / "meta.json", json.dumps(method.meta, indent=1))
         if self.step == 0:
-            for line in init_from(method, self.t.init_from):
-                logger.info(f"start from {line}")
-        if self.t.compile:
+            for line in init_from(method, self.cfg.init_from):
+                logger.info(f"train.init_from: {line}")
+        if self.cfg.compile:
             for name in method.compilable:
                 _compile(getattr(method, name), run.device)
 
@@ -140,78 +185,81 @@ class _State:
         differ = [k for k in self.plain_meta if saved["meta"].get(k) != self.plain_meta[k]]
         if differ:
             raise UserError(
-                f"{path} is of other data ({', '.join(differ)} differ); give the same data or another --run-dir"
+                f"{path} was trained on other data ({', '.join(differ)} differ). "
+                "Use the same data, or another --run-dir."
             )
         load_weights(self.method, saved["method"], path)
         for name, optimizer in self.method.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
-        self.step, self.best, self.last_good = saved["step"], saved["best"], path
+        self.step, self.best, self.last_checkpoint = saved["step"], saved["best"], path
         self.metric_buffer = MetricBuffer(saved["pending"])
-        if saved["total_steps"] != self.t.total_steps:
-            was, now = (_rate(self.t, self.step, total) for total in (saved["total_steps"], self.t.total_steps))
+        if saved["total_steps"] != self.cfg.total_steps:
+            old, new = (
+                _lr_factor(self.cfg, self.step, total) for total in (saved["total_steps"], self.cfg.total_steps)
+            )
             logger.warning(
-                f"train.total_steps was {saved['total_steps']}, is {self.t.total_steps}: the learning rate's factor at "
-                f"step {self.step} goes from {was:.4g} to {now:.4g}"
+                f"train.total_steps was {saved['total_steps']} and is now {self.cfg.total_steps}. "
+                f"The learning rate's factor at step {self.step} changes from {old:.4g} to {new:.4g}."
             )
         logger.info(f"resumed from {path} after {self.step} steps")
 
     def save(self, step: int, name: str = "") -> None:
-        """Write the checkpoint of `step` (or one of that name) and drop old ones."""
+        """Write the checkpoint after `step` steps, under `name` or its number, and delete old numbered ones."""
         path = self.run.dir / "checkpoints" / (name or name_of(step))
         state = {
             "step": step,
             "method": self.method.state_dict(),
             "optimizers": {name: o.state_dict() for name, o in self.method.optimizers.items()},
-            "pending": self.metric_buffer.plain(self.last_good),
+            "pending": self.metric_buffer.plain(self.last_checkpoint),
             "best": self.best,
-            "total_steps": self.t.total_steps,
+            "total_steps": self.cfg.total_steps,
             "meta": self.plain_meta,
             "config": to_dict(self.run.cfg),
         }
         if self.run.rank == 0:
             save_checkpoint(path, state)
-            drop_old(self.run.dir, self.t.keep_last)
-        self.last_good = path
+            drop_old(self.run.dir, self.cfg.keep_last)
+        self.last_checkpoint = path
         ranks.barrier()
 
-    def validated(self, step: int, row: dict[str, float], metric_logger: MetricLogger) -> None:
-        """Log a validation; keep the weights if the method's figure has never been better."""
-        metric_logger.validation(step, row)
+    def record_validation(self, step: int, row: dict[str, float], metric_logger: MetricLogger) -> None:
+        """Log validation metrics. Save `best.pt` when the metric named by `method.best` improves."""
+        metric_logger.log_validation(step, row)
         if self.method.best is None:
             return
-        name, sense = self.method.best
-        if self.best is None or (row[name] < self.best if sense == "min" else row[name] > self.best):
+        name, mode = self.method.best
+        if self.best is None or (row[name] < self.best if mode == "min" else row[name] > self.best):
             self.best = row[name]
             self.save(step, "best.pt")
 
 
 def _compile(network: torch.nn.Module, device: torch.device) -> None:
-    """Compile a network in place; what the compiler lacks stays as it is, with the same numbers."""
+    """Compile a network in place. Layers that the compiler does not support run as before."""
     for layer in network.modules() if device.type == "cpu" else ():
         if getattr(layer, "padding_mode", "") == "replicate":  # torch 2.15 on a CPU: no replication_pad2d_backward
             layer.forward = torch.compiler.disable(layer.forward)
     network.compile()
 
 
-def _rate(t: Any, step: int, total: int) -> float:
-    return lr(step, total, t.lr_warmup, t.lr_floor, t.lr_decay, t.lr_hold)
+def _lr_factor(cfg: Any, step: int, total_steps: int) -> float:
+    return lr(step, total_steps, cfg.lr_warmup, cfg.lr_floor, cfg.lr_decay, cfg.lr_hold)
 
 
-def _set_rates(method: Method, t: Any, step: int) -> None:
-    factor = _rate(t, step, t.total_steps)
+def _set_learning_rates(method: Method, cfg: Any, step: int) -> None:
+    factor = _lr_factor(cfg, step, cfg.total_steps)
     for optimizer in method.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
 
-def _autocast(t: Any, device: torch.device) -> torch.autocast:
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.type == "cuda")
+def _autocast(cfg: Any, device: torch.device) -> torch.autocast:
+    bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 @contextlib.contextmanager
-def _evaluating(method: Method, seed: int, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no graph, a fixed seed; afterwards training mode again."""
+def _evaluation_mode(method: Method, seed: int, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, no gradients and a fixed seed inside; training mode again afterwards."""
     method.eval()
     seed_everything(seed_of(seed, 0, 2**31), device)
     with torch.inference_mode():
@@ -219,60 +267,62 @@ def _evaluating(method: Method, seed: int, device: torch.device) -> Iterator[Non
     method.train()
 
 
-def _check_validation(t: Any, val: Any, world: int) -> None:
-    """Before the first step, since the first validation may come hours later and before the first save."""
-    if val is not None and t.validate_every and min(t.val_images, len(val)) < world:
+def _check_val_size(cfg: Any, val: BatchedDataset | None, world_size: int) -> None:
+    """Called before the first step: the first validation may come hours later, before the first checkpoint."""
+    if val is not None and cfg.validate_every and min(cfg.val_images, len(val)) < world_size:
         raise UserError(
-            f"the validation part has {len(val)} images, fewer than the {world} processes; give more images, or set "
-            "train.validate_every=0"
+            f"the validation set has {len(val)} images, fewer than the {world_size} processes. "
+            "Add validation images, or set train.validate_every=0."
         )
 
 
-def _validate(run: Run, method: Method, val: Any) -> dict[str, float]:
-    """Means of `method.validate` over the first `train.val_images` images, an equal share a rank."""
-    t, world = run.cfg.train, run.world_size
-    images = min(t.val_images, len(val)) // world * world
-    with _evaluating(method, t.seed, run.device):
-        mine = {k: v[run.rank :: world] for k, v in val.fixed(images, run.device).items()}
-        sums: dict[str, torch.Tensor] = {}
-        count, size = images // world, max(1, t.batch_size // world)
+def _validate(run: Run, method: Method, val: BatchedDataset) -> dict[str, float]:
+    """Means of `method.validate` over `train.val_images` validation images; each rank takes an equal share."""
+    cfg, world_size = run.cfg.train, run.world_size
+    num_images = min(cfg.val_images, len(val)) // world_size * world_size
+    with _evaluation_mode(method, cfg.seed, run.device):
+        own_share = {k: v[run.rank :: world_size] for k, v in val.fixed(num_images, run.device).items()}
+        sums: dict[str, Tensor] = {}
+        count, size = num_images // world_size, max(1, cfg.batch_size // world_size)
         for first in range(0, count, size):
-            part = {k: v[first : first + size] for k, v in mine.items()}
-            share = len(part["image"]) / count
-            for key, value in method.validate(part).items():
-                sums[key] = sums.get(key, 0) + value.detach().float() * share
+            batch = {k: v[first : first + size] for k, v in own_share.items()}
+            weight = len(batch["image"]) / count
+            for key, value in method.validate(batch).items():
+                sums[key] = sums.get(key, 0) + value.detach().float() * weight
     return mean_scalars({key: float(value) for key, value in sums.items()})
 
 
-def _sample(run: Run, method: Method, shown: dict, step: int) -> None:
+def _sample(run: Run, method: Method, fixed_batch: Batch, step: int) -> None:
+    """Write the grids of `method.sample` under `samples/`. Rank 0 only."""
     if run.rank != 0:
         return
-    with _evaluating(method, run.cfg.train.seed, run.device):
-        for name, grid in method.sample(shown).items():
+    with _evaluation_mode(method, run.cfg.train.seed, run.device):
+        for name, grid in method.sample(fixed_batch).items():
             path = run.dir / "samples" / f"step_{step:07d}_{name}.png"
-            with spared(str(path)):
+            with ignore_write_errors(str(path)):
                 save_grid(grid, path)
                 logger.debug(f"wrote {path}")
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """SIGTERM, a closed terminal (SIGHUP) and Ctrl-C are noted, and the loop leaves after the step.
+def _catch_signals() -> Iterator[list[int]]:
+    """Store SIGTERM, SIGINT (Ctrl-C) and SIGHUP (closed terminal), so that the loop can save and stop after the step.
 
-    A second Ctrl-C interrupts at once. Under nohup SIGHUP stays ignored.
+    Yields a list of one number: the signal received, or 0. A second Ctrl-C interrupts at once. If SIGHUP is ignored
+    (nohup), it stays ignored.
     """
-    told = [0]
+    caught = [0]
 
-    def note(number: int, frame: Any) -> None:
-        if told[0] and number == signal.SIGINT:
+    def handle(number: int, frame: Any) -> None:
+        if caught[0] and number == signal.SIGINT:
             raise KeyboardInterrupt
-        told[0] = number
+        caught[0] = number
 
     numbers = [signal.SIGTERM, signal.SIGINT]
     numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
-    before = {number: signal.signal(number, note) for number in numbers}
+    old_handlers = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield told
+        yield caught
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)

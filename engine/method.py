@@ -1,4 +1,4 @@
-"""The seam: a paper is a `Method`; its verbs are `step` and `sample`."""
+"""`Method`, the base class of all models: one training step, one set of sample grids."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from engine.ranks import average_gradients
 
 @dataclass
 class Grid:
-    """A picture of a run: images (R, K, C, H, W) in [-1, 1], captions of rows, columns and R x K tiles (or none)."""
+    """Images (R, K, C, H, W) in [-1, 1], with optional captions for R rows, K columns and R x K tiles."""
 
     images: Tensor
     rows: list[str] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where loaded weights come from: run directory, step, sha256 of the checkpoint file."""
+    """The source of loaded weights: run directory, step, sha256 of the checkpoint file."""
 
     run: str
     step: int
@@ -30,14 +30,14 @@ class Origin:
 
 
 class Method(nn.Module):
-    """One paper: its networks, its optimisers, one training step, one sample grid.
+    """The networks and optimizers of one paper, its training step and its sample grids.
 
-    It knows nothing of devices, files or cadence; `engine.fit` knows nothing of losses.
+    Devices, files and logging intervals belong to `engine.fit`; losses belong to the method.
     """
 
-    needs: tuple[str, ...] = ("image",)  # batch keys; `fit` names the missing ones before step 0
-    best: tuple[str, str] | None = None  # ("psnr", "max"): the validation figure whose best checkpoint is kept
-    compilable: tuple[str, ...] = ()  # children that `train.compile` may compile: none that takes a double backward
+    needs: tuple[str, ...] = ("image",)  # batch keys that `step` uses; `fit` checks them before the first step
+    best: tuple[str, str] | None = None  # (validation metric, "max" or "min"): keep the best checkpoint as best.pt
+    compilable: tuple[str, ...] = ()  # names of child modules for `train.compile`; double backward is not supported
 
     def __init__(self, cfg: Any, meta: dict) -> None:
         super().__init__()
@@ -47,50 +47,55 @@ class Method(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Update once. Returns scalars to log, on the device; keys may come and go."""
-        raise TypeError(f"{type(self).__name__} has no step(batch, step)")
+        """Do one training step. Returns scalar tensors to log; the keys may differ from step to step."""
+        raise NotImplementedError(f"{type(self).__name__} has no step(batch, step)")
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
-        """Named pictures of a fixed batch, in evaluation mode, under a fixed seed."""
-        raise TypeError(f"{type(self).__name__} has no sample(batch)")
+        """Make named grids from a fixed batch. `fit` calls it in evaluation mode with a fixed seed."""
+        raise NotImplementedError(f"{type(self).__name__} has no sample(batch)")
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Figures of a batch of validation images, each a mean over its images; none by default."""
+        """Compute metrics of a batch of validation images, each a mean over the batch. By default there are none."""
         return {}
 
     def warm_start(self, batch: dict[str, Tensor]) -> None:
-        """Data-dependent initialisation, once, before step 0; nothing by default."""
+        """Initialize from data. `fit` calls it once, before step 0. By default it does nothing."""
 
     def minimize(self, loss: Tensor, optimizer: str, max_norm: float | None = None) -> Tensor:
-        """One step of `optimizers[optimizer]` down the gradient of `loss` by that optimiser's parameters only.
+        """Backpropagate `loss` to the parameters of `optimizers[optimizer]` only, and update them.
 
-        The gradient is averaged over ranks, and clipped to the 2-norm `max_norm` where one is given.
-        Returns the norm before clipping. Every other network's gradient stays untouched.
+        Args:
+            loss: a scalar.
+            optimizer: key in `self.optimizers`.
+            max_norm: clip the gradient to this 2-norm; None = no clipping.
+
+        Returns:
+            The gradient's 2-norm before clipping, a scalar. Gradients are averaged over ranks first.
         """
-        stepper = self.optimizers[optimizer]
-        params = [p for group in stepper.param_groups for p in group["params"] if p.requires_grad]
-        stepper.zero_grad(set_to_none=True)
+        opt = self.optimizers[optimizer]
+        params = [p for group in opt.param_groups for p in group["params"] if p.requires_grad]
+        opt.zero_grad(set_to_none=True)
         with torch.autocast(loss.device.type, enabled=False):
             loss.backward(inputs=params)
         average_gradients(params)
-        gradients = [p.grad for p in params]
+        gradients = [p.grad for p in params if p.grad is not None]  # none is None: average_gradients fills them in
         norm = torch.nn.utils.get_total_norm(gradients)
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
-        stepper.step()
-        torch.autograd.graph.increment_version(params)  # a fused step does not, and what is kept of weights grows stale
-        # Without this, every later forward inside the same autocast region would see the old bf16 weights.
+        opt.step()
+        torch.autograd.graph.increment_version(params)  # fused optimizers do not; caches of weights check the version
+        # Without this, a later forward in the same autocast region would use the old bf16 weights.
         torch.clear_autocast_cache()
         return norm
 
 
 def adam(parameters: Any, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0) -> Optimizer:
-    """Adam in its fused form (AdamW's decoupled decay where `weight_decay` is not 0)."""
-    betas = (float(betas[0]), float(betas[1]))  # an int from a YAML file raises inside torch
+    """Adam, or AdamW if `weight_decay` is not 0, in the fused implementation."""
+    betas = (float(betas[0]), float(betas[1]))  # torch refuses integers, which a YAML file may give
     if weight_decay:
         return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
     return torch.optim.Adam(parameters, lr=lr, betas=betas, fused=True)

@@ -1,4 +1,4 @@
-"""What a run says: console lines with speed and time left, train.log, log.jsonl, TensorBoard."""
+"""Logs of a run: console lines with speed and remaining time, train.log, log.jsonl, TensorBoard."""
 
 import contextlib
 import json
@@ -20,11 +20,11 @@ from engine.files import atomic_text
 from engine.ranks import world_size
 
 logger = logging.getLogger("faces")
-PLAIN_LINE_EVERY = 10.0  # seconds between console lines where there is no terminal for a bar
+CONSOLE_INTERVAL = 10.0  # seconds between console lines when there is no terminal for a progress bar
 
 
 class MetricBuffer:
-    """Scalars of the steps since the last log row. They stay on the device until somebody looks."""
+    """Scalars of the steps since the last log row. They stay on the device until they are read."""
 
     def __init__(self, rows: list | None = None) -> None:
         self.rows: list[tuple[int, dict[str, Tensor]]] = [
@@ -32,14 +32,14 @@ class MetricBuffer:
         ]
 
     def add(self, step: int, scalars: dict[str, Any]) -> None:
-        """Remember one step's scalars without reading them."""
+        """Store one step's scalars without a copy to the CPU."""
         self.rows.append((step, {k: torch.as_tensor(v).detach() for k, v in scalars.items()}))
 
-    def read(self, last_good: Any) -> dict[int, dict[str, float]]:
-        """{step: {key: value}} in one transfer.
+    def read(self, last_checkpoint: Any) -> dict[int, dict[str, float]]:
+        """All scalars as {step: {key: value}}, read in one transfer.
 
         Raises:
-            UserError: a value is not finite; names the step, the key and the last good checkpoint.
+            UserError: a value is not finite. The message names the step, the key and the last checkpoint.
         """
         names = [(step, key) for step, scalars in self.rows for key in scalars]
         if not names:
@@ -49,22 +49,23 @@ class MetricBuffer:
         table: dict[int, dict[str, float]] = {}
         for (step, key), value in zip(names, flat, strict=True):
             if not math.isfinite(value):
-                good = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
+                saved = f"The last good checkpoint is {last_checkpoint}." if last_checkpoint else "No checkpoint yet."
                 raise UserError(
-                    f"step {step}: {key} is {value}; {good}; a lower learning rate or train.precision=fp32 may help"
+                    f"step {step}: {key} is {value}; expected a finite number. {saved} "
+                    "A lower learning rate or train.precision=fp32 may help."
                 )
             table.setdefault(step, {})[key] = value
         return table
 
-    def plain(self, last_good: Any) -> list:
-        """The same as nested lists, the mean over ranks, for a checkpoint."""
-        table = self.read(last_good)
+    def plain(self, last_checkpoint: Any) -> list:
+        """All scalars, averaged over ranks, as nested lists for a checkpoint."""
+        table = self.read(last_checkpoint)
         flat = iter(mean_scalars({f"{s}/{k}": v for s, row in table.items() for k, v in row.items()}).values())
         return [[step, {key: next(flat) for key in row}] for step, row in table.items()]
 
-    def row(self, last_good: Any) -> dict[str, float]:
-        """The mean of each key since the row before, over steps and ranks; forgets the steps."""
-        table = self.read(last_good)
+    def row(self, last_checkpoint: Any) -> dict[str, float]:
+        """The mean of each key over the stored steps and over ranks. Clears the buffer."""
+        table = self.read(last_checkpoint)
         self.rows = []
         lists: dict[str, list[float]] = {}
         for scalars in table.values():
@@ -74,7 +75,7 @@ class MetricBuffer:
 
 
 def mean_scalars(row: dict[str, float]) -> dict[str, float]:
-    """The mean over ranks of equal dicts of floats."""
+    """The mean over ranks of each value. All ranks must pass the same keys in the same order."""
     if world_size() > 1 and row:
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         values = torch.tensor(list(row.values()), dtype=torch.float64, device=device)
@@ -84,7 +85,7 @@ def mean_scalars(row: dict[str, float]) -> dict[str, float]:
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drop the rows of a log.jsonl that are later than `step`, and a last line that was cut short."""
+    """Drop the rows of a log.jsonl that are later than `step`, and rows that are not valid JSON."""
     if not path.is_file():
         return
     kept = []
@@ -93,96 +94,96 @@ def truncate_log(path: Path, step: int) -> None:
             if float(json.loads(line)["step"]) <= step:
                 kept.append(line + "\n")
         except (ValueError, TypeError, LookupError, RecursionError):
-            logger.warning("%s: a row that was cut short is dropped", path)
+            logger.warning(f"{path}: an incomplete row is dropped")
     atomic_text(path, "".join(kept))
 
 
 class MetricLogger:
-    """Rank 0's record of a run. On other ranks it swallows everything."""
+    """Writes the scalars of a run on rank 0. On other ranks every call does nothing."""
 
     def __init__(self, run_dir: Path, active: bool, first_step: int, total_steps: int, batch_size: int) -> None:
         self.active, self.total, self.batch_size = active, total_steps, batch_size
-        self.first = self.clock_step = first_step
-        self.clock = self.last_printed = time.perf_counter()
-        self.run_dir, self.board, self.bar = run_dir, None, None
+        self.first = self.timer_step = first_step
+        self.timer_start = self.last_printed = time.perf_counter()
+        self.run_dir, self.tensorboard, self.bar = run_dir, None, None
         if not active:
             return
         self.file = open(run_dir / "log.jsonl", "a", buffering=1)  # noqa: SIM115 - open as long as the run
         if sys.stderr.isatty():
             self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
-    def scalars(self, step: int, row: dict[str, float], final: bool = False) -> None:
-        """One row of training scalars, with the speed since the last one."""
+    def log_training(self, step: int, row: dict[str, float], final: bool = False) -> None:
+        """Log one row of training scalars, with the speed since the last row."""
         if not self.active:
             return
         now = time.perf_counter()
-        speed = (step - self.clock_step) / max(1e-9, now - self.clock)
+        speed = (step - self.timer_step) / max(1e-9, now - self.timer_start)
         self._write(step, row | {"steps_per_s": round(speed, 3), "images_per_s": round(speed * self.batch_size, 1)})
         self.restart_clock(step)
-        left = (self.total - step) / max(1e-9, speed)
-        figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items())
-        rates = f"{speed:.1f} steps/s  {speed * self.batch_size:.0f} images/s  ETA {_duration(left)}"
-        line = f"step {step}/{self.total}  {figures}  {rates}"
+        remaining = (self.total - step) / max(1e-9, speed)
+        metrics = "  ".join(f"{k} {v:.4g}" for k, v in row.items())
+        rates = f"{speed:.1f} steps/s  {speed * self.batch_size:.0f} images/s  ETA {_duration(remaining)}"
+        line = f"step {step}/{self.total}  {metrics}  {rates}"
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
-            self.bar.set_postfix_str(figures, refresh=False)
+            self.bar.set_postfix_str(metrics, refresh=False)
             logger.debug(line)
-        elif final or now - self.last_printed > PLAIN_LINE_EVERY or step <= self.first + 1:
+        elif final or now - self.last_printed > CONSOLE_INTERVAL or step <= self.first + 1:
             self.last_printed = now
             logger.info(line)
         else:
             logger.debug(line)
 
-    def validation(self, step: int, row: dict[str, float]) -> None:
-        """One row of validation figures, under val/."""
+    def log_validation(self, step: int, row: dict[str, float]) -> None:
+        """Log one row of validation metrics; keys get the prefix val/."""
         if self.active and row:
             self._write(step, {f"val/{k}": v for k, v in row.items()})
             logger.info(f"step {step}  validation: " + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
 
     def restart_clock(self, step: int) -> None:
-        """Leave what happened since the last row (validation, pictures, saving) out of the speed."""
-        self.clock, self.clock_step = time.perf_counter(), step
+        """Measure speed from here on: validation, sampling and saving do not count as training time."""
+        self.timer_start, self.timer_step = time.perf_counter(), step
 
     def close(self) -> None:
         """Flush and close everything."""
         if self.bar is not None:
             self.bar.close()
-        with spared("log"):
-            if self.board is not None:
-                self.board.close()
+        with ignore_write_errors("log"):
+            if self.tensorboard is not None:
+                self.tensorboard.close()
             if self.active:
                 self.file.close()
 
     def _write(self, step: int, row: dict[str, float]) -> None:
-        with spared(f"{self.run_dir / 'log.jsonl'}"):
+        with ignore_write_errors(f"{self.run_dir / 'log.jsonl'}"):
             self.file.write(json.dumps({"step": step, **row}) + "\n")
-        with spared(f"{self.run_dir / 'tensorboard'}"):
-            self._write_board(step, row)
+        with ignore_write_errors(f"{self.run_dir / 'tensorboard'}"):
+            self._write_tensorboard(step, row)
 
-    def _write_board(self, step: int, row: dict[str, float]) -> None:
-        if self.board is None:
-            from torch.utils.tensorboard import SummaryWriter  # a second of import, paid after the first step
+    def _write_tensorboard(self, step: int, row: dict[str, float]) -> None:
+        if self.tensorboard is None:
+            from torch.utils.tensorboard import SummaryWriter  # importing it takes a second
 
-            self.board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.first + 1)
+            self.tensorboard = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self.first + 1)
         for key, value in row.items():
-            self.board.add_scalar(key, value, step)
+            self.tensorboard.add_scalar(key, value, step)
 
 
 @contextlib.contextmanager
-def spared(what: str) -> Iterator[None]:
-    """Records and pictures never stop a run: where they cannot be written, that is said, and it goes on."""
+def ignore_write_errors(what: str) -> Iterator[None]:
+    """Log a warning instead of stopping the run when a log or a sample image cannot be written."""
     try:
         yield
     except (OSError, UserError) as error:
-        logger.warning(f"{what} cannot be written ({error}); the run goes on without it")
+        logger.warning(f"{what} cannot be written ({error}). The run continues without it.")
 
 
 def start_logging(path: Path | None, rank: int) -> None:
-    """Everything into train.log, the important on the console (past a progress bar), rank 0 only."""
+    """On rank 0: write all messages to the file `path` (if given) and level INFO and above to the console."""
     logger.handlers.clear()
     logger.setLevel(logging.DEBUG if rank == 0 else logging.ERROR)
     logger.propagate = False
-    console = _BarFriendly()
+    console = _TqdmHandler()
     console.setLevel(logging.INFO)
     logger.addHandler(console)
     if path is not None and rank == 0:
@@ -193,11 +194,13 @@ def start_logging(path: Path | None, rank: int) -> None:
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        logger.removeHandler(self)  # a full disk: once is enough
-        logger.warning(f"{self.baseFilename} cannot be written; the run goes on without it")
+        logger.removeHandler(self)  # on a full disk, warn only once
+        logger.warning(f"{self.baseFilename} cannot be written. The run continues without it.")
 
 
-class _BarFriendly(logging.Handler):
+class _TqdmHandler(logging.Handler):
+    """Prints above a progress bar instead of through it."""
+
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()

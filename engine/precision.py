@@ -1,8 +1,9 @@
-"""Where numbers need care: full precision regions, frozen networks, seeds."""
+"""Float32 regions, frozen networks, seeds."""
 
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,40 +11,40 @@ from torch import nn
 
 @contextlib.contextmanager
 def fp32() -> Iterator[None]:
-    """True float32 inside: autocast off, and no TF32 in convolutions and products (exact inverses, penalties)."""
-    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [kind.fp32_precision for kind in kinds]
-    for kind in kinds:
-        kind.fp32_precision = "ieee"
+    """Full float32 inside: autocast and TF32 are off. Exact inverses and gradient penalties need it."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # pyright: ignore
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
     try:
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             yield
     finally:
-        for kind, value in zip(kinds, before, strict=True):
-            kind.fp32_precision = value
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
 
 
 @contextlib.contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Inside, the parameters of `networks` need no gradient; activations still do. Saves memory, changes no value."""
-    held = [p for net in networks for p in net.parameters() if p.requires_grad]
-    for p in held:
+    """Parameters of `networks` get no gradients inside. Gradients still flow through the networks to their inputs."""
+    parameters = [p for net in networks for p in net.parameters() if p.requires_grad]
+    for p in parameters:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in held:
+        for p in parameters:
             p.requires_grad_(True)
 
 
 def seed_of(seed: int, rank: int, step: int) -> int:
-    """32-bit seed of one step: hash(seed, rank) + step. The CPU generator ignores higher bits."""
+    """Seed of one training step: (hash(seed, rank) + step) mod 2^32. The CPU generator uses 32 bits only."""
     base = int.from_bytes(hashlib.blake2b(f"{seed}/{rank}".encode(), digest_size=4).digest(), "little")
     return (base + step) % 2**32
 
 
 def seed_everything(value: int, device: torch.device) -> None:
-    """Seed the generators that networks draw from. (`torch.manual_seed` does the same a hundred times slower.)"""
+    """Seed torch's default generators of the CPU and of `device`. A hundred times faster than `torch.manual_seed`."""
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)

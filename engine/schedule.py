@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning rate as a function of the step. It has no state, so checkpoints need not save it."""
 
 import math
 from typing import Literal
@@ -12,9 +12,10 @@ def lr(
     decay: Literal["cosine", "linear", "none"] = "cosine",
     hold: float = 0.0,
 ) -> float:
-    """Factor in (0, 1] by which every optimiser's own rate is multiplied at `step` = 0 .. total - 1.
+    """Factor in [0, 1] for the learning rate of every optimizer at `step` = 0 .. total - 1.
 
-    Linear from 1/warmup to 1 over `warmup` steps; 1 up to the share `hold` of the run; then down to `floor`.
+    The factor rises linearly from 1 / warmup to 1 over `warmup` steps. It stays at 1 until step hold * total.
+    Then it falls to `floor` at the last step, along a cosine or a line; with decay "none" it stays at 1.
     """
     if step < warmup:
         return (step + 1) / warmup

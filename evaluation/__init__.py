@@ -1,1 +1,1 @@
-"""How good a folder of images is: one judge for all methods. It reads folders with a manifest, never a method."""
+"""Metrics for folders of generated images. Every method is measured by the same judge; no method is imported."""

@@ -22,24 +22,27 @@ KINDS = ("no-edit", "class-mean-difference", "ground-truth")
 
 
 def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, gain: float = 1.0) -> Path:
-    """Edit the sources of another export's edits in a way that needs no network.
+    """Edit the sources of another export without a network.
 
     Args:
-        like: the folders whose sources, targets, truths and strengths are taken over.
-        kind: no-edit (nothing is changed), class-mean-difference (add gain x strength x the difference of class
-            means), or ground-truth (the right answer, where the export has one).
-        real: labelled training faces; needed for class-mean-difference only.
+        like: exports of one method; sources, targets, ground truth and strengths are copied from them.
+        kind: no-edit (the source), class-mean-difference (source + gain x strength x difference of the class means), or
+            ground-truth (the ground truth of the export).
+        real: labelled training faces, for class-mean-difference; else None.
+
+    Raises:
+        UserError: `out` would replace an input; no edits with sources; labels are missing.
     """
     for folder in like:
         if out.resolve() in (folder.resolve(), *folder.resolve().parents):
-            raise UserError(f"--out {out}: is or holds {folder}, which is read; choose another folder")
+            raise UserError(f"--out {out}: contains the input {folder}; choose another folder")
     export = read_folders(like)
     rows = [i for i, row in enumerate(export.rows) if row.kind == "edit" and export.source[i] >= 0]
     if kind == "ground-truth":
         rows = [i for i in rows if export.truth[i] >= 0]
     if not rows:
         what = "no edits with a known ground truth" if kind == "ground-truth" else "no edits with sources"
-        raise UserError(f"{like[0]}: holds {what}; export edits first")
+        raise UserError(f"{like[0]}: has {what}; export edits first")
     means = class_means(real, export) if kind == "class-mean-difference" else {}
     with atomic_dir(out) as folder:
         written = [_write(export, i, n, kind, means, gain, folder) for n, i in enumerate(rows)]
@@ -53,9 +56,7 @@ def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, g
 def class_means(real: Real | None, export: Export) -> dict[str, Tensor]:
     """{class or "Name=1" or "Name=0": mean face (C, H, W)} of the labelled real faces, at the export's size."""
     if real is None:
-        raise UserError(
-            "class-mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)"
-        )
+        raise UserError("class-mean-difference: labelled faces are missing; give --real RUN, or a YAML file or pack")
     x = at_size(real.images, export.images.shape[-2:], export.images.shape[1]).float()
     means = {name: x[real.label == k].mean(0) for k, name in enumerate(real.classes) if (real.label == k).any()}
     for a, name in enumerate(real.attributes if real.attr.shape[1] else ()):
@@ -66,7 +67,7 @@ def class_means(real: Real | None, export: Export) -> dict[str, Tensor]:
 
 
 def difference(row: Row, means: dict[str, Tensor]) -> Tensor | float:
-    """What is to be added to a source for this row's requests; 0 where a mean is not known."""
+    """The image (C, H, W) to add to a source for the targets of this row; 0 if a class mean is unknown."""
     total: Tensor | float = 0.0
     for name, value in row.requests().items():
         if value:
@@ -89,26 +90,26 @@ def _write(export: Export, i: int, n: int, kind: str, means: dict[str, Tensor], 
     copies = {"file": name, "kind": "edit"}
     for key, path in (("source", row.source), ("truth", row.truth)):
         if path:
-            # One source serves many edits: it is named by where it came from.
-            copies[key] = f"{key}_{export_place(export, i, key):06d}.png"
+            # Several edits share one source, so its name is its index in the export.
+            copies[key] = f"{key}_{image_index(export, i, key):06d}.png"
             if not (folder / copies[key]).exists():
                 shutil.copyfile(path, folder / copies[key])
     return Row(**{**row.__dict__, "landmarks": "", **copies})
 
 
-def export_place(export: Export, i: int, key: str) -> int:
-    """Number of the row's source or truth among the export's pictures."""
+def image_index(export: Export, i: int, key: str) -> int:
+    """Index of the row's source or ground truth in the images of the export."""
     return int(getattr(export, key)[i])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--like", nargs="+", type=Path, required=True, help="exports of edits whose sources are taken")
-    parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument(
-        "--real", help="a run, YAML file, pack or folder with labelled faces, for class-mean-difference"
+        "--like", nargs="+", type=Path, required=True, help="exports of edits; their sources are edited"
     )
-    parser.add_argument("--gain", type=float, default=1.0, help="how often the difference is added")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--real", help="run, YAML file, pack or folder with labelled faces, for class-mean-difference")
+    parser.add_argument("--gain", type=float, default=1.0, help="factor of the difference")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     with exit_on_user_error():
@@ -118,12 +119,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def labelled(where: str | None) -> Real:
-    """Training faces with labels: the means must not know the test faces."""
+    """Labelled training faces. The class means must not use test faces."""
     if where is None:
-        raise UserError(
-            "class-mean-difference: needs labelled faces; give --real RUN (or a YAML file, or a pack's folder)"
-        )
-    return open_real(where, DataConfig(), most=0, split="train")
+        raise UserError("class-mean-difference: labelled faces are missing; give --real RUN, or a YAML file or pack")
+    return open_real(where, DataConfig(), max_images=0, split="train")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A classifier before its own bar: temperature from validation faces, accuracy and calibration on test faces."""
+"""Metrics of a classifier: temperatures from validation faces, accuracy and calibration on test faces."""
 
 from typing import Any
 
@@ -9,80 +9,101 @@ from torch.nn import functional as F
 
 from evaluation.verification import verification
 
-CLEAR = 0.5  # votes: a row is clear when one class has more than this share
-BINS = 15  # of the calibration error
+MAJORITY = 0.5  # share of votes above which a face has a clear class
+NUM_BINS = 15  # bins of the calibration error
 
 
 def test_metrics(method: Any, val: Any, test: Any) -> dict:
-    """Plain values for `test_metrics.json`: `temperature` per head, `test` figures per head, `n`."""
+    """The content of `test_metrics.json`: `temperature` per head, `test` metrics per head, `n` test faces.
+
+    Args:
+        method: a trained `evaluation.classifier.Classifier`.
+        val, test: `data.FaceSet`; temperatures are fitted on `val`.
+    """
     result: dict[str, Any] = {"temperature": {}, "test": {}, "n": len(test), "classes": method.classes}
     result |= {"attributes": method.attributes, "role": method.role, "dataset": method.meta["dataset"]}
-    known, seen = _read(method, val), _read(method, test)
+    val_out, test_out = _predict(method, val), _predict(method, test)
     k = len(method.classes)
     if "expression" in method.heads:
-        t = temperature(known["logits"][:, :k], known["label"])
+        t = temperature(val_out["logits"][:, :k], val_out["label"])
         result["temperature"]["expression"] = t
         result["test"]["expression"] = expression_metrics(
-            seen["logits"][:, :k], seen["label"], t, seen.get("label_soft")
+            test_out["logits"][:, :k], test_out["label"], t, test_out.get("label_soft")
         )
     if "attributes" in method.heads:
-        t = temperature_of_bits(known["logits"][:, k:], known["attr"])
+        t = attribute_temperature(val_out["logits"][:, k:], val_out["attr"])
         result["temperature"]["attributes"] = t
-        result["test"]["attributes"] = attribute_metrics(seen["logits"][:, k:], seen["attr"])
+        result["test"]["attributes"] = attribute_metrics(test_out["logits"][:, k:], test_out["attr"])
     if "landmarks" in method.heads:
-        result["test"]["landmarks"] = landmark_figures(seen["landmarks_read"], seen["landmarks"])
+        result["test"]["landmarks"] = landmark_metrics(test_out["landmarks_predicted"], test_out["landmarks"])
     if "identity" in method.heads:
-        result["test"]["identity"] = verification(seen["features"], seen["identity"])
+        result["test"]["identity"] = verification(test_out["features"], test_out["identity"])
     return result
 
 
-def _read(method: Any, faces: Any) -> dict[str, Tensor]:
+def _predict(method: Any, faces: Any) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
     for batch in faces.once(256):
         x8 = ((batch.pop("image") + 1) * 127.5).round().byte()
-        found = method.everything(x8)
-        found["landmarks_read"] = found.pop("landmarks", torch.empty(len(x8), 0))
+        found = method.predict(x8)
+        found["landmarks_predicted"] = found.pop("landmarks", torch.empty(len(x8), 0))
         for key, value in {**batch, **found}.items():
             parts.setdefault(key, []).append(value.cpu())
     return {key: torch.cat(value) for key, value in parts.items()}
 
 
 def temperature(logits: Tensor, label: Tensor) -> float:
-    """T > 0 that minimises the cross-entropy of softmax(logits / T) on known rows (Guo et al. 1706.04599)."""
+    """Temperature T > 0 that minimises the cross-entropy of softmax(logits / T); rows with label -1 are ignored.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks".
+    """
     known = label >= 0
-    return _lowest(lambda t: F.cross_entropy(logits[known].double() / t, label[known]).item()) if known.any() else 1.0
+    return (
+        _minimize_temperature(lambda t: F.cross_entropy(logits[known].double() / t, label[known]).item())
+        if known.any()
+        else 1.0
+    )
 
 
-def temperature_of_bits(logits: Tensor, attr: Tensor) -> float:
-    """The same for sigmoids, one T for all attributes."""
+def attribute_temperature(logits: Tensor, attr: Tensor) -> float:
+    """Temperature for sigmoids, one for all attributes: logits and attr (N, A); NaN in attr is ignored."""
     known = ~attr.isnan()
-    right, read = attr[known].double(), logits[known].double()
-    return _lowest(lambda t: F.binary_cross_entropy_with_logits(read / t, right).item()) if known.any() else 1.0
+    target, predicted = attr[known].double(), logits[known].double()
+    return (
+        _minimize_temperature(lambda t: F.binary_cross_entropy_with_logits(predicted / t, target).item())
+        if known.any()
+        else 1.0
+    )
 
 
-def _lowest(loss: Any) -> float:
+def _minimize_temperature(loss: Any) -> float:
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(lambda log_t: loss(float(np.exp(log_t))), bounds=(-3, 3), method="bounded")
     return round(float(np.exp(found.x)), 4)
 
 
-def confusion(label: Tensor, told: Tensor, classes: int) -> Tensor:
-    """(K, K) counts: row = the right or requested class, column = what the judge said; unknown labels left out."""
+def confusion(label: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Confusion matrix (K, K) of counts: row = label or target, column = predicted class; label -1 is ignored."""
     known = label >= 0
-    return torch.bincount(label[known] * classes + told[known], minlength=classes**2).view(classes, classes)
+    return torch.bincount(label[known] * classes + predicted[known], minlength=classes**2).view(classes, classes)
 
 
 def calibration_error(probabilities: Tensor, label: Tensor) -> float:
-    """Expected calibration error of the top class in 15 bins, 0 .. 1."""
-    confidence, told = probabilities.max(1)
-    right, bins = (told == label).double(), (confidence * BINS).long().clamp_max(BINS - 1)
-    gap = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, right - confidence.double())
+    """Expected calibration error of the predicted class, 15 bins, in 0 .. 1; probabilities (N, K), label (N,)."""
+    confidence, predicted = probabilities.max(1)
+    right, bins = (predicted == label).double(), (confidence * NUM_BINS).long().clamp_max(NUM_BINS - 1)
+    gap = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, bins, right - confidence.double())
     return float(gap.abs().sum() / len(label))
 
 
 def expression_metrics(logits: Tensor, label: Tensor, t: float, votes: Tensor | None = None) -> dict:
-    """Accuracy, its mean over classes, recall of each class, confusion matrix, calibration before and after T."""
+    """Accuracy, balanced accuracy (`macro`), recall per class, confusion matrix, calibration error without and with T.
+
+    Args:
+        logits: (N, K). label: (N,), -1 is ignored. t: temperature.
+        votes: (N, K) shares of the annotators; adds `accuracy_votes` on the faces with a clear majority.
+    """
     known = label >= 0
     logits, label = logits[known].double(), label[known]
     table = confusion(label, logits.argmax(1), logits.shape[1])
@@ -99,51 +120,57 @@ def expression_metrics(logits: Tensor, label: Tensor, t: float, votes: Tensor | 
     }
     if votes is not None:
         share, winner = votes[known].max(1)
-        clear = share > CLEAR
+        clear = share > MAJORITY
         metrics["accuracy_votes"] = float((logits.argmax(1) == winner)[clear].double().mean())
         metrics["n_votes"] = int(clear.sum())
     return metrics
 
 
 def attribute_metrics(logits: Tensor, attr: Tensor) -> dict:
-    """Per attribute: accuracy, area under the curve (NaN-free: None where only one side exists), share of ones."""
+    """Per attribute: accuracy, ROC AUC (None if only one value occurs), share of ones; and their means.
+
+    logits and attr: (N, A); NaN in attr is ignored.
+    """
     from sklearn.metrics import roc_auc_score
 
     accuracy, auc, share = [], [], []
     for column, bits in zip(logits.T, attr.T, strict=True):
         known = ~bits.isnan()
-        right, read = bits[known] > 0.5, column[known]
-        both = bool(right.any()) and not bool(right.all())
-        accuracy.append(float(((read > 0) == right).double().mean()) if known.any() else None)
-        auc.append(float(roc_auc_score(right.numpy(), read.numpy())) if both else None)
-        share.append(float(right.double().mean()) if known.any() else None)
-    seen = [a for a in accuracy if a is not None]
-    areas = [a for a in auc if a is not None]
+        target, logit = bits[known] > 0.5, column[known]
+        both = bool(target.any()) and not bool(target.all())
+        accuracy.append(float(((logit > 0) == target).double().mean()) if known.any() else None)
+        auc.append(float(roc_auc_score(target.numpy(), logit.numpy())) if both else None)
+        share.append(float(target.double().mean()) if known.any() else None)
+    known_accuracy = [a for a in accuracy if a is not None]
+    known_auc = [a for a in auc if a is not None]
     mean = lambda values: sum(values) / len(values) if values else None  # noqa: E731
-    result = {"accuracy": mean(seen), "worst": min(seen, default=None), "auc": mean(areas)}
+    result = {"accuracy": mean(known_accuracy), "worst": min(known_accuracy, default=None), "auc": mean(known_auc)}
     return result | {"each_accuracy": accuracy, "each_auc": auc, "each_share": share, "n": len(attr)}
 
 
-def landmark_figures(points: Tensor, truth: Tensor) -> dict:
-    """NME: mean distance over the distance between the eyes' outer corners (5 points: the eyes); share above 0.1."""
+def landmark_metrics(points: Tensor, truth: Tensor) -> dict:
+    """Normalised mean error (`nme`) and share of faces with an error above 0.1 (`failures`); points (N, P, 2)."""
     error = normalised_error(points, truth)
     error = error[error.isfinite()]
     return {"nme": float(error.mean()), "failures": float((error > 0.1).double().mean()), "n": len(error)}
 
 
 def normalised_error(points: Tensor, truth: Tensor) -> Tensor:
-    """(N, P, 2) twice -> (N,) mean distance in units of the true eye distance; NaN where a true point is unknown."""
+    """(N,) mean distance of points (N, P, 2), divided by the true distance of the outer eye corners; NaN if unknown.
+
+    With 5 points the distance of the eyes is used.
+    """
     left, right = (36, 45) if truth.shape[1] == 68 else (0, 1)
     span = (truth[:, right] - truth[:, left]).norm(dim=1)
     return (points - truth).norm(dim=2).mean(1).double() / span.double().clamp_min(1e-6)
 
 
-def lines(result: dict) -> list[str]:
-    """The figures as text for a terminal."""
+def format_test_metrics(result: dict) -> list[str]:
+    """`test_metrics` as lines of text for a terminal."""
     out = [f"{result['dataset']}: {result['n']} test faces, role {result['role']}"]
     if metrics := result["test"].get("expression"):
         out.append(
-            f"expression: accuracy {metrics['accuracy']:.4f}, mean over classes {metrics['macro']:.4f}, "
+            f"expression: accuracy {metrics['accuracy']:.4f}, balanced accuracy {metrics['macro']:.4f}, "
             f"calibration error {metrics['ece_raw']:.4f}, with temperature {result['temperature']['expression']:.3f} "
             f"{metrics['ece']:.4f}"
         )
@@ -153,7 +180,7 @@ def lines(result: dict) -> list[str]:
             )
         width = max(len(name) for name in result["classes"])
         out.append(
-            f"  {'true / told':>{width + 2}} recall  " + " ".join(f"{name[:7]:>7}" for name in result["classes"])
+            f"  {'true / predicted':>{width + 2}} recall  " + " ".join(f"{name[:7]:>7}" for name in result["classes"])
         )
         for name, recall, row in zip(result["classes"], metrics["recall"], metrics["confusion"], strict=True):
             out.append(f"  {name:>{width + 2}} {recall:6.3f}  " + " ".join(f"{n:7d}" for n in row))

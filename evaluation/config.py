@@ -1,4 +1,4 @@
-"""Every knob of a classifier run."""
+"""The options of a classifier run."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,21 +14,26 @@ HEADS = ("expression", "attributes", "landmarks", "identity")
 class ModelConfig:
     """The network: role, heads, blocks."""
 
-    role: Literal["judge", "guide"] = "judge"  # judge: grades, never in a loss; guide: may teach, never grades
-    heads: list[str] = field(
-        default_factory=lambda: ["expression"]
-    )  # expression, attributes, landmarks; or identity alone
-    kind: Literal["residual", "plain", "pooled"] = "residual"  # of the blocks; take another one for the guide
-    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 256])  # channels of each stage; each halves the map
+    role: Literal["judge", "guide"] = (
+        "judge"  # judge: measures images, not allowed in a loss; guide: allowed in a loss, does not measure
+    )
+    # expression, attributes, landmarks; or identity alone
+    heads: list[str] = field(default_factory=lambda: ["expression"])
+    kind: Literal["residual", "plain", "pooled"] = (
+        "residual"  # type of the blocks; a guide should have another type than the judge
+    )
+    widths: list[int] = field(
+        default_factory=lambda: [32, 64, 128, 256]
+    )  # channels of each stage; a stage halves height and width
     blocks: int = 1  # per stage, >= 1
-    dropout: float = 0.2  # before the linear heads, 0 .. 1
-    mirror: bool = False  # grading: mean over a face and its mirror image, twice the cost; training does not change
+    dropout: float = 0.2  # before the linear heads, in [0, 1)
+    mirror: bool = False  # measure with the mean over image and mirror image (twice the cost); not in training
 
     def __post_init__(self) -> None:
         known = bool(self.heads) and all(head in HEADS for head in self.heads)
         require(known, "heads", f"some of {', '.join(HEADS)}", self.heads)
         alone = "identity" not in self.heads or len(self.heads) == 1
-        require(alone, "heads", "identity alone (on a shared trunk it spoils the other heads)", self.heads)
+        require(alone, "heads", "identity alone (a shared trunk lowers the accuracy of the other heads)", self.heads)
         require(
             len(self.widths) >= 2 and all(w >= 8 and w % 8 == 0 for w in self.widths),
             "widths",
@@ -41,15 +46,17 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """What a classifier is taught by."""
+    """Loss of a classifier."""
 
-    label_smoothing: float = 0.05  # share of a label spread over all classes, 0 .. 0.5
-    lambda_attributes: float = 1.0  # binary cross-entropy, mean over known bits, against the expression's nats
-    lambda_landmarks: float = 2.0  # mean distance in half picture sides
-    pos_weight_max: float = 4.0  # rare attributes count up to this much more in the loss, >= 1; the reading undoes it
-    erase: float = 0.25  # share of faces with a rectangle greyed out, 0 .. 1
-    arc_margin: float = 0.3  # radians, identity (ArcFace, Deng et al. 1801.07698)
-    arc_scale: float = 24.0  # inverse temperature of its cosines
+    label_smoothing: float = 0.05  # label smoothing, 0 .. 0.5
+    lambda_attributes: float = (
+        1.0  # weight of the binary cross-entropy of attributes (nats, mean over known attributes)
+    )
+    lambda_landmarks: float = 2.0  # weight of the mean distance of landmarks (unit: half an image side)
+    pos_weight_max: float = 4.0  # maximum weight of the positive term of a rare attribute, >= 1
+    erase: float = 0.25  # random erasing: share of faces with a grey rectangle, 0 .. 1
+    arc_margin: float = 0.3  # margin of ArcFace (Deng et al., 2019), radians
+    arc_scale: float = 24.0  # scale of the cosines of ArcFace
 
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing <= 0.5, "label_smoothing", "0 .. 0.5", self.label_smoothing)
@@ -60,11 +67,11 @@ class LossConfig:
 
 @dataclass
 class ClassifierTrain(TrainConfig):
-    """Rates, beside what every run has."""
+    """Optimizer options, in addition to those of every run."""
 
-    lr: float = 2.0e-3  # AdamW's
-    weight_decay: float = 5.0e-2  # decoupled
-    ema_decay: float = 0.995  # of the weights that are used, per step, 0 .. 1
+    lr: float = 2.0e-3  # learning rate of AdamW
+    weight_decay: float = 5.0e-2  # decoupled weight decay of AdamW
+    ema_decay: float = 0.995  # decay per step of the averaged weights, 0 .. 1
 
 
 @dataclass

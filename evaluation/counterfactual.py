@@ -1,4 +1,4 @@
-"""Against the right answer: the same person with that expression, as the drawing or a second photo shows it."""
+"""Edits against the ground truth: PSNR inside and outside the edited area, and gap closed."""
 
 import math
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from evaluation.eval_data import EvalData
 from evaluation.metric import Metric
-from evaluation.pictures import CAP
+from evaluation.pictures import MAX_PSNR
 
 BROWS, EYES, MOUTH = list(range(17, 27)), list(range(36, 48)), list(range(48, 68))
-GROW = 0.35  # of the distance between the eyes, on every side of a box
-# What a request is about, where it is not the whole expression.
+BOX_MARGIN = 0.35  # on every side of a box; unit: distance of the eyes
+# The landmarks of the edited area per attribute; other targets change brows, eyes and mouth.
 PARTS = {
     "Smiling": [MOUTH],
     "Mouth_Slightly_Open": [MOUTH],
@@ -26,25 +26,25 @@ PARTS = {
     "Arched_Eyebrows": [BROWS],
     "Bushy_Eyebrows": [BROWS],
 }
-# Of a face in the middle of the picture, where no judge finds landmarks: left, top, right, bottom in [-1, 1].
+# Edited areas of a centred face, without a judge of landmarks: left, top, right, bottom in [-1, 1].
 DEFAULT_BOXES = ((-0.7, -0.5, 0.7, 0.1), (-0.45, 0.25, 0.45, 0.85))
 
 
 def boxes(points: Tensor, groups: list[list[int]], size: int) -> Tensor:
-    """(N, S, S) bool: pixels inside a box around any group of the points (N, 68, 2), grown by 0.35 eye distances."""
-    grow = GROW * (points[:, 42:48].mean(1) - points[:, 36:42].mean(1)).norm(dim=1)
+    """Mask (N, S, S) bool: boxes around groups of the points (N, 68, 2), with a margin of 0.35 eye distances."""
+    margin = BOX_MARGIN * (points[:, 42:48].mean(1) - points[:, 36:42].mean(1)).norm(dim=1)
     centres = (torch.arange(size) + 0.5) * 2 / size - 1
     mask = torch.zeros(len(points), size, size, dtype=torch.bool)
     for group in groups:
-        low, high = points[:, group].amin(1) - grow[:, None], points[:, group].amax(1) + grow[:, None]
+        low, high = points[:, group].amin(1) - margin[:, None], points[:, group].amax(1) + margin[:, None]
         in_x = (centres >= low[:, :1]) & (centres <= high[:, :1])
         in_y = (centres >= low[:, 1:]) & (centres <= high[:, 1:])
         mask |= in_y[:, :, None] & in_x[:, None, :]
     return mask
 
 
-def usual_boxes(n: int, size: int) -> Tensor:
-    """The same for faces without landmarks."""
+def default_boxes(n: int, size: int) -> Tensor:
+    """Mask (n, S, S) bool of DEFAULT_BOXES."""
     centres = (torch.arange(size) + 0.5) * 2 / size - 1
     mask = torch.zeros(size, size, dtype=torch.bool)
     for left, top, right, bottom in DEFAULT_BOXES:
@@ -53,18 +53,21 @@ def usual_boxes(n: int, size: int) -> Tensor:
 
 
 def masked_psnr(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """(N,) dB over the pixels of mask (N, S, S), at most 60; NaN where a mask is empty."""
+    """(N,) PSNR in dB, at most 60, of a and b (N, C, S, S) uint8 in mask (N, S, S); NaN for an empty mask."""
     square = (a.double() - b.double()).square().mean(1)
     mse = (square * mask).sum((1, 2)) / mask.sum((1, 2))
-    return (10 * torch.log10(255.0**2 / mse.clamp_min(1e-9))).clamp_max(CAP)
+    return (10 * torch.log10(255.0**2 / mse.clamp_min(1e-9))).clamp_max(MAX_PSNR)
 
 
 def region(eval_data: EvalData, rows: Tensor) -> tuple[Tensor, str]:
-    """Where each request should act, from landmarks that a judge finds on source and truth; and how it was found."""
+    """Mask (n, S, S) of the area that each edit should change, and a description.
+
+    The boxes surround the landmarks that a judge predicts for source and ground truth.
+    """
     e, size = eval_data.export, eval_data.export.images.shape[-1]
     predictions = next((j for j in eval_data.judges_with("landmarks") if j.fake["landmarks"].shape[1] == 68), None)
     if predictions is None:
-        return usual_boxes(len(rows), size), "boxes of a usual face"
+        return default_boxes(len(rows), size), "default boxes"
     mask = torch.zeros(len(rows), size, size, dtype=torch.bool)
     for r, i in enumerate(rows.tolist()):
         groups = [g for name in e.rows[i].requests() for g in PARTS.get(name, [BROWS, EYES, MOUTH])]
@@ -73,8 +76,8 @@ def region(eval_data: EvalData, rows: Tensor) -> tuple[Tensor, str]:
     return mask, f"landmarks of {predictions.name}"
 
 
-def per_box(eval_data: EvalData, rows: Tensor) -> dict[str, float]:
-    """Mean PSNR of edit and truth in the boxes of brows, eyes and mouth; empty where no judge finds landmarks."""
+def psnr_per_box(eval_data: EvalData, rows: Tensor) -> dict[str, float]:
+    """Mean PSNR in dB of edit and ground truth in the boxes of brows, eyes and mouth; empty without landmarks."""
     e, size = eval_data.export, eval_data.export.images.shape[-1]
     predictions = next((j for j in eval_data.judges_with("landmarks") if j.fake["landmarks"].shape[1] == 68), None)
     if predictions is None:
@@ -87,50 +90,50 @@ def per_box(eval_data: EvalData, rows: Tensor) -> dict[str, float]:
 
 
 def metrics(eval_data: EvalData) -> list[Metric]:
-    """PSNR to the truth where the request acts and elsewhere; the share of the way that an edit goes (gap closed)."""
+    """PSNR to the ground truth inside and outside the edited area, and gap closed."""
     e = eval_data.export
-    rows = e.main("edit") if eval_data.has("edit") else torch.empty(0, dtype=torch.long)
+    rows = e.at_full_strength("edit") if eval_data.has("edit") else torch.empty(0, dtype=torch.long)
     rows = rows[(e.truth[rows] >= 0) & (e.source[rows] >= 0)]
-    # A face that shows the target already has no way to go.
+    # A face that already has the target does not need an edit.
     differs = (e.images[e.truth[rows]] != e.images[e.source[rows]]).flatten(1).any(1)
     rows = rows[differs]
     if not len(rows):
         return []
-    mask, how = region(eval_data, rows)
+    mask, area = region(eval_data, rows)
     truth = e.images[e.truth[rows]]
     inside = lambda places: masked_psnr(e.images[places], truth, mask)  # noqa: E731
     outside = lambda places: masked_psnr(e.images[places], truth, ~mask)  # noqa: E731
     files, sources, bases, best = e.file[rows], e.source[rows], e.base[rows], e.truth_recon[rows]
-    have = best >= 0
-    beside = [{"no edit": float(f(sources).nanmean())} for f in (inside, outside)]
+    known = best >= 0
+    references = [{"no edit": float(f(sources).nanmean())} for f in (inside, outside)]
     if (bases != sources).any():
-        for f, b in zip((inside, outside), beside, strict=True):
+        for f, b in zip((inside, outside), references, strict=True):
             b["base"] = float(f(bases).nanmean())
-    if have.all():
-        for f, b in zip((inside, outside), beside, strict=True):
-            b["reconstructed truth"] = float(f(best).nanmean())
+    if known.all():
+        for f, b in zip((inside, outside), references, strict=True):
+            b["reconstructed ground truth"] = float(f(best).nanmean())
     per = {t: float(inside(files)[m].nanmean()) for t, m in _targets(eval_data, rows).items()}
     found = [
         Metric(
             "PSNR inside",
-            f"PSNR to the truth in dB where the request acts ({how})",
+            f"PSNR inside (dB to the ground truth in the edited area, {area})",
             float(inside(files).nanmean()),
             "high",
             len(rows),
-            beside[0],
-            detail={"per_target": per, "per_box": per_box(eval_data, rows)},
+            references[0],
+            detail={"per_target": per, "per_box": psnr_per_box(eval_data, rows)},
         ),
         Metric(
             "PSNR outside",
-            f"PSNR to the truth in dB elsewhere ({how})",
+            f"PSNR outside (dB to the ground truth outside the edited area, {area})",
             float(outside(files).nanmean()),
             "high",
             len(rows),
-            beside[1],
+            references[1],
         ),
     ]
     return found + gap(
-        eval_data, rows[have], inside(files)[have], inside(bases)[have], inside(best.clamp_min(0))[have], how
+        eval_data, rows[known], inside(files)[known], inside(bases)[known], inside(best.clamp_min(0))[known], area
     )
 
 
@@ -139,18 +142,21 @@ def _targets(eval_data: EvalData, rows: Tensor) -> dict[str, Tensor]:
     return {t: torch.tensor([x == t for x in targets]) for t in sorted(set(targets))}
 
 
-def gap(eval_data: EvalData, rows: Tensor, edit: Tensor, base: Tensor, best: Tensor, how: str) -> list[Metric]:
-    """(edit - base) / (reconstruction of the truth - base), of mean PSNRs inside; 1 = all that the model can paint."""
-    room = float((best - base).nanmean()) if len(rows) else math.nan
-    if not len(rows) or abs(room) < 0.05:
+def gap(eval_data: EvalData, rows: Tensor, edit: Tensor, base: Tensor, best: Tensor, area: str) -> list[Metric]:
+    """Gap closed: (edit - base) / (reconstructed ground truth - base), of mean PSNR inside.
+
+    0: the edit does not improve on its base. 1: it is as near to the ground truth as the reconstruction of it.
+    """
+    total = float((best - base).nanmean()) if len(rows) else math.nan
+    if not len(rows) or abs(total) < 0.05:
         return []
     per = {
         t: float((edit - base)[m].nanmean() / (best - base)[m].nanmean())
         for t, m in _targets(eval_data, rows).items()
         if abs(float((best - base)[m].nanmean())) >= 0.05
     }
-    name = f"gap closed (of {room:.2f} dB between what the edit starts from and the reconstructed truth, {how})"
-    value = float((edit - base).nanmean()) / room
+    name = f"gap closed (of {total:.2f} dB between base and reconstructed ground truth, {area})"
+    value = float((edit - base).nanmean()) / total
     return [
         Metric(
             "gap closed",
@@ -158,7 +164,7 @@ def gap(eval_data: EvalData, rows: Tensor, edit: Tensor, base: Tensor, best: Ten
             value,
             "high",
             len(rows),
-            {"base": 0.0, "reconstructed truth": 1.0},
+            {"base": 0.0, "reconstructed ground truth": 1.0},
             detail={"per_target": per},
         )
     ]

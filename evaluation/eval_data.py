@@ -1,4 +1,4 @@
-"""What every figure is computed from: one export, the real faces, and what each judge says of both."""
+"""The input of every metric: one export, the real faces, and the judges' predictions for both."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
+from evaluation.classifier_metrics import expression_metrics
 from evaluation.folder import Export
 from evaluation.real import Real, at_size
 
 
 @dataclass
 class Predictions:
-    """One judge and its readings: `fake` of every picture of the export, `real` and `train` of the real faces."""
+    """One judge and its predictions for the images of the export (`fake`) and for real faces (`real`, `train`)."""
 
-    judge: Any  # evaluation.classifier.Classifier, or anything with its fields
+    judge: Any  # evaluation.classifier.Classifier, or anything with its attributes
     fake: dict[str, Tensor]  # logits (M, len(names)), features (M, F), landmarks (M, P, 2)
     real: dict[str, Tensor]
     train: dict[str, Tensor]
@@ -37,29 +38,30 @@ class Predictions:
         return self.judge.attributes
 
     def class_index(self, name: str, file: str) -> int:
-        """Number of a class.
+        """Index of a class.
 
         Raises:
-            UserError: the judge was not taught it.
+            UserError: the judge does not know the class; names the file and the known classes.
         """
         if name not in self.classes:
             raise UserError(
-                f"{file}: is about '{name}', and the judge {self.name} knows only {', '.join(self.classes)}"
+                f"{file}: the class is '{name}', but the judge {self.name} knows only {', '.join(self.classes)}; "
+                "use a judge that was trained on this class"
             )
         return self.classes.index(name)
 
-    def probabilities(self, of: str) -> Tensor:
-        """Calibrated, (N, len(names)) of "fake", "real" or "train"."""
-        return self.judge.probabilities(getattr(self, of)["logits"])
+    def probabilities(self, images: str) -> Tensor:
+        """Calibrated probabilities (N, len(names)); `images` is "fake", "real" or "train"."""
+        return self.judge.probabilities(getattr(self, images)["logits"])
 
     def real_labels(self, eval_data: "EvalData") -> Tensor:
-        """(N,) labels of the real faces in this judge's numbering, -1 unknown."""
+        """(N,) class indices of the real faces, in this judge's order; -1 = unknown."""
         lookup = [self.classes.index(name) if name in self.classes else -1 for name in eval_data.real.classes]
         table = torch.tensor([*lookup, -1])
         return table[eval_data.real.label]
 
     def real_attr(self, eval_data: "EvalData") -> Tensor:
-        """(N, len(attributes)) bits of the real faces in this judge's order, NaN unknown."""
+        """(N, len(attributes)) attributes of the real faces in {0, 1}, in this judge's order; NaN = unknown."""
         found = torch.full((len(eval_data.real.images), len(self.attributes)), torch.nan)
         for column, name in enumerate(self.attributes):
             if name in eval_data.real.attributes and eval_data.real.attr.shape[1]:
@@ -67,9 +69,7 @@ class Predictions:
         return found
 
     def real_expression(self, eval_data: "EvalData") -> dict | None:
-        """`macro` and `recall` on the real faces of this case; None without labels."""
-        from evaluation.classifier_metrics import expression_metrics
-
+        """`macro` and `recall` of the judge on the real faces; None if they have no labels."""
         label = self.real_labels(eval_data)
         if not (label >= 0).any():
             return None
@@ -78,39 +78,37 @@ class Predictions:
 
 @dataclass
 class EvalData:
-    """One folder before its judges."""
+    """One export, the real faces that it is compared with, and the judges."""
 
     export: Export
     real: Real
     judges: list[Predictions]
-    inception: tuple[str, Tensor, Tensor, Tensor] | None = (
-        None  # readings of another feature network, if one was asked for
-    )
+    inception: tuple[str, Tensor, Tensor, Tensor] | None = None  # as `features` returns them; replaces the judge's
     notes: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
 
     def has(self, kind: str) -> bool:
-        """Whether the export holds images of this kind."""
+        """True if the export has images of this kind."""
         return any(row.kind == kind for row in self.export.rows)
 
     def judges_with(self, head: str) -> Iterator[Predictions]:
-        """Those judges that read this."""
+        """The judges that have this head."""
         return (j for j in self.judges if head in j.judge.heads)
 
     def kinds(self) -> list[str]:
-        """Kinds of images to judge as a whole: edits and samples, else reconstructions, else whatever is there."""
+        """Kinds of images to compare with real faces: edits and samples; else reconstructions and real images."""
         found = [kind for kind in ("edit", "sample") if self.has(kind)]
         return found or [kind for kind in ("reconstruction", "real") if self.has(kind)]
 
     def conditions(self, kind: str) -> dict[str, Tensor]:
-        """{target: rows} of a kind at full strength."""
+        """{target: rows} of one kind at full strength."""
         groups: dict[str, list[int]] = {}
-        for i in self.export.main(kind).tolist():
+        for i in self.export.at_full_strength(kind).tolist():
             groups.setdefault(self.export.rows[i].target, []).append(i)
         return {target: torch.tensor(rows) for target, rows in sorted(groups.items())}
 
-    def real_of(self, target: str) -> Tensor:
-        """(n,) long: real faces that show what a target asks for."""
+    def real_faces_with(self, target: str) -> Tensor:
+        """(n,) long: indices of the real faces that have the labels of a target, as "happy" or "Smiling=1;Male=0"."""
         keep = torch.ones(len(self.real.images), dtype=torch.bool)
         for name, _, value in (part.partition("=") for part in target.split(";") if part):
             if value and name in self.real.attributes:
@@ -122,13 +120,13 @@ class EvalData:
         return torch.nonzero(keep)[:, 0]
 
     def real_pixels(self) -> Tensor:
-        """The real faces at the export's size and colour, uint8."""
+        """The real faces, uint8, at the export's size and with its number of channels."""
         return at_size(self.real.images, self.export.images.shape[-2:], self.export.images.shape[1])
 
     def source_attr(self, predictions: Predictions, rows: Tensor) -> Tensor:
-        """(n, A) true bits of the rows' sources in the judge's order, NaN where a source is not among the real faces.
+        """(n, A) true attributes of the rows' sources, in the judge's order; NaN for a source that is no real face.
 
-        Sources are found by their pixels, so that no numbering has to agree.
+        Sources are found among the real faces by their pixels, so file names and indices need not agree.
         """
         if not hasattr(self, "_places"):
             size, channels = self.export.images.shape[-2:], self.export.images.shape[1]
@@ -142,12 +140,8 @@ class EvalData:
                 found[r] = known[real]
         return found
 
-    def subsample(self, rows: Tensor, most: int) -> Tensor:
-        """At most `most` of these rows, evenly spread."""
-        return rows if len(rows) <= most else rows[torch.arange(most) * len(rows) // most]
-
     def features(self) -> tuple[str, Tensor, Tensor, Tensor]:
-        """Name of the feature network, features (float64) of the export, of the real faces, of the training faces."""
+        """Name of the feature network; features (N, F), float64, of export, real faces and training faces."""
         if self.inception is not None:
             return self.inception
         predictions = next((j for j in self.judges if "identity" not in j.judge.heads), self.judges[0])

@@ -1,4 +1,4 @@
-"""The manifest: what every image of an export is, so that one judge can read all methods and other people's results."""
+"""The format of an export: `manifest.csv` describes every image, `export.json` the model that made them."""
 
 import difflib
 import hashlib
@@ -21,18 +21,18 @@ KINDS = ("real", "sample", "reconstruction", "edit")
 
 @dataclass(frozen=True)
 class Row:
-    """One image of an export. Paths are relative to the folder; an empty string means: does not apply."""
+    """One image of an export. Paths are relative to the folder. An empty string means "not applicable"."""
 
     file: str  # the image itself, a PNG
     kind: str  # real | sample | reconstruction | edit
-    source: str = ""  # the image that was edited or reconstructed, a PNG of this folder
-    source_index: str = ""  # dataset:split:index, where the source stands in its pack
-    source_label: str = ""  # the source's class, "" = unknown
-    target: str = ""  # a class, or Name=0|1, several joined by ";"
-    truth: str = ""  # the right answer (drawn faces, photo pairs), a PNG of this folder
-    landmarks: str = ""  # (68, 2) in [-1, 1] that were asked for, a .npy of this folder
-    strength: float = 1.0  # 1 = the edit as asked for
-    seed: int = 0  # of what was drawn
+    source: str = ""  # the image that was edited or reconstructed, a PNG in this folder
+    source_index: str = ""  # dataset:split:index of the source in its pack
+    source_label: str = ""  # class of the source, "" = unknown
+    target: str = ""  # a class, or Name=0 or Name=1; several are joined by ";"
+    truth: str = ""  # ground truth (drawn faces, photo pairs), a PNG in this folder
+    landmarks: str = ""  # requested landmarks (68, 2) in [-1, 1], a .npy in this folder
+    strength: float = 1.0  # 1 = the full edit
+    seed: int = 0  # random seed of the image
 
     def requests(self) -> dict[str, str]:
         """The target as {name: value}: {"Smiling": "1"}; a class as {"happy": ""}."""
@@ -40,26 +40,26 @@ class Row:
 
 
 def write_manifest(folder: str | Path, rows: Iterable[Row]) -> Path:
-    """Write `manifest.csv` into `folder` (UTF-8, one line a row, header first)."""
+    """Write `manifest.csv` into `folder`: UTF-8, a header, one line per row."""
     path = Path(folder) / MANIFEST
     atomic_text(path, manifest_text(path, rows))
     return path
 
 
 def manifest_text(path: Path, rows: Iterable[Row]) -> str:
-    """What stands in `manifest.csv`; `path` is for messages."""
+    """The text of `manifest.csv`; `path` is named in errors."""
     names = [f.name for f in fields(Row)]
     lines = [",".join(names)]
     for row in rows:
         cells = [str(value) for value in asdict(row).values()]
         if any("," in cell or "\n" in cell or '"' in cell for cell in cells):
-            raise UserError(f"{path}: {row.file}: a comma, quote or line break cannot stand in a cell; rename the file")
+            raise UserError(f"{path}: {row.file}: a value contains a comma, quote or line break; rename the file")
         lines.append(",".join(cells))
     return "\n".join(lines) + "\n"
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Of a network's weights and buffers: how `guides` names one that is no checkpoint by itself."""
+    """SHA-256 (hex) of the weights and buffers of a network that has no checkpoint file of its own."""
     digest = hashlib.sha256()
     for value in module.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
@@ -69,13 +69,14 @@ def weights_sha256(module: nn.Module) -> str:
 def write_export(
     folder: str | Path, origin: Any, meta: dict, what: str, guides: dict[str, str] | None = None, **facts: Any
 ) -> Path:
-    """Write `export.json`: which weights made the images, and what the pictures are.
+    """Write `export.json`: the weights that made the images, and the data set.
 
     Args:
-        origin: has `run`, `step`, `sha256` of the weights used (engine's `Method.origin`).
-        meta: the pack's meta (classes, attributes, crop, image_size, fingerprint).
-        what: sample | reconstruction | edit, or a family's own word.
-        guides: {name: sha256} of every other network that the images or the weights depend on.
+        origin: object with `run`, `step` and `sha256` of the weights (`engine.Method.origin`).
+        meta: metadata of the pack (classes, attributes, crop, image_size, fingerprint).
+        what: sample, reconstruction, edit, or another word of the method.
+        guides: {name: sha256} of every other network that was used to train the weights or to make the images.
+        facts: further entries of the file.
     """
     keys = ("dataset", "classes", "attributes", "crop", "image_size", "channels", "fingerprint")
     record = {"what": what, "run": origin.run, "step": origin.step, "sha256": origin.sha256, "guides": guides or {}}
@@ -86,7 +87,11 @@ def write_export(
 
 
 def read_export(folder: str | Path) -> dict:
-    """Read `export.json`; an empty dict for a foreign folder that has none."""
+    """Read `export.json`; an empty dict if the folder has none.
+
+    Raises:
+        UserError: the file is not valid JSON, or an entry has the wrong type.
+    """
     path = Path(folder) / EXPORT
     if not path.is_file():
         return {}
@@ -108,26 +113,28 @@ def read_manifest(folder: str | Path, classes: Sequence[str] = (), attributes: S
     """Read and check `manifest.csv`.
 
     Args:
-        classes, attributes: names that a target or label may have; by default those of `export.json`, else any.
+        classes, attributes: allowed names of targets and labels; default: those of `export.json`, else all names.
 
     Raises:
-        UserError: no manifest, a missing column, a missing file, an unknown kind, label or attribute, a strength that
-            is not a number, or two rows for one file; names the line.
+        UserError: the manifest, a column or an image is missing; a kind, label or attribute is unknown; a strength is
+            not a number; two rows have one file. The message names the line.
     """
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{path}: is missing; sample.py export writes it, scripts/make_manifest.py for other folders")
+        raise UserError(
+            f"{path}: is missing; `sample.py export` writes it, and scripts/make_manifest.py for other folders"
+        )
     export = read_export(folder)
     classes, attributes = classes or export.get("classes") or (), attributes or export.get("attributes") or ()
     rows, seen = [], set()
     table = read_csv(path, [f.name for f in fields(Row)])
     for cells, line in zip(table.rows, table.lines, strict=True):
-        if table.separator == ";":  # spreadsheets that separate by semicolons write 1,0 for 1.0
+        if table.separator == ";":  # spreadsheets with semicolons write 1,0 for 1.0
             cells["strength"] = cells["strength"].replace(",", ".")
         row = _check_row(folder, f"{path}, line {line}", cells, classes, attributes)
         if row.file in seen:
-            raise UserError(f"{path}, line {line}: {row.file} stands here a second time")
+            raise UserError(f"{path}, line {line}: {row.file} has two rows; delete one")
         seen.add(row.file)
         rows.append(row)
     if not rows:
@@ -147,7 +154,7 @@ def _check_row(folder: Path, where: str, cells: dict, classes: Sequence[str], at
         ) from None
     if not math.isfinite(numbers["strength"]):
         raise UserError(f"{where}: strength is {numbers['strength']}, expected a finite number")
-    for name in ("file", "source", "truth", "landmarks"):  # paths as Windows writes them
+    for name in ("file", "source", "truth", "landmarks"):  # Windows paths
         if "\\" in cells[name] and not (folder / cells[name]).is_file():
             cells[name] = cells[name].replace("\\", "/")
     row = Row(**{f.name: cells[f.name] for f in fields(Row)} | numbers)
@@ -156,7 +163,9 @@ def _check_row(folder: Path, where: str, cells: dict, classes: Sequence[str], at
     for name in ("file", "source", "truth", "landmarks"):
         value = getattr(row, name)
         if (value or name == "file") and not (folder / value).is_file():
-            raise UserError(f"{where}: {name} '{value}' is not in {folder}")
+            raise UserError(
+                f"{where}: {name} '{value}' is not in {folder}; export the folder again or correct the manifest"
+            )
     if row.source_label and classes and row.source_label not in classes:
         raise UserError(f"{where}: unknown label '{row.source_label}'{_nearest(row.source_label, classes)}")
     for name, value in row.requests().items():

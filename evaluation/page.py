@@ -1,9 +1,8 @@
-"""The report: one HTML page that carries its pictures in itself, and the same as Markdown beside them."""
+"""The report of a comparison: an HTML page with embedded images, and the same report as Markdown."""
 
 import base64
 import html
 import io
-import json
 import platform
 import time
 from pathlib import Path
@@ -16,12 +15,12 @@ from evaluation import gallery, plots
 from evaluation.gallery import Entry
 from evaluation.metric import Metric, number
 
-# Columns of the first table; all others stand in the second.
+# Columns of the first table. The second table has all metrics.
 MAIN_METRICS = (
-    "target accuracy", "target gain", "attribute success", "leakage", "identity similarity", "edit verified",
-    "gap closed", "PSNR inside", "edit face-FID", "edit sharpness", "sample accuracy", "attribute accuracy",
-    "sample face-FID", "reconstruction PSNR", "expression retained",
-)  # fmt: skip
+    *("target accuracy", "target gain", "attribute target accuracy", "leakage", "identity similarity"),
+    *("edit verification rate", "gap closed", "PSNR inside", "edit face-FID", "edit sharpness"),
+    *("sample accuracy", "attribute accuracy", "sample face-FID", "reconstruction PSNR", "reconstruction accuracy"),
+)
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1240px;padding:1.2rem;color:#1b1b1b;background:#fff}
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;border-bottom:1px solid #ddd}
@@ -36,7 +35,7 @@ th{background:#f4f4f4;vertical-align:bottom}td[title]{cursor:help}tr.baseline{co
 
 
 def write_report(folder: Path, entries: list[Entry], commands: list[str]) -> Path:
-    """Write `index.html`, `report.md` and `figures/*.png` into `folder`; methods first, baselines after them."""
+    """Write `index.html`, `report.md` and `figures/*.png` into `folder`; the path of `index.html`."""
     pictures = all_pictures(entries)
     for name, picture in pictures.items():
         with atomic_write(folder / "figures" / f"{name}.png") as file:
@@ -47,7 +46,7 @@ def write_report(folder: Path, entries: list[Entry], commands: list[str]) -> Pat
 
 
 def all_pictures(entries: list[Entry]) -> dict[str, Image.Image]:
-    """Every picture of the page by its name, in the order of appearance."""
+    """{name: image} of all images of the report, in their order."""
     methods = [entry for entry in entries if not entry.is_baseline]
     found = {f"face_{i}": sheet for i, sheet in enumerate(gallery.face_sheets(entries))}
     found |= {f"samples_{slug(e.name)}": gallery.sample_sheet(e) for e in methods}
@@ -59,34 +58,34 @@ def all_pictures(entries: list[Entry]) -> dict[str, Image.Image]:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's name."""
+    """A name as a part of a file name: other characters than letters and digits become _."""
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
 def cell_values(entries: list[Entry]) -> tuple[list[str], dict[str, list[Metric | None]]]:
-    """Keys in order of appearance, and per key one figure an entry (None: not measured)."""
-    keys = list(dict.fromkeys(f.key for e in entries for f in e.result["figures"]))
+    """The metric keys in their order, and {key: one Metric per entry, None = not measured}."""
+    keys = list(dict.fromkeys(f.key for e in entries for f in e.result["metrics"]))
     order = [k for k in MAIN_METRICS if k in keys] + [k for k in keys if k not in MAIN_METRICS]
-    by = [{f.key: f for f in reversed(e.result["figures"])} for e in entries]
+    by = [{f.key: f for f in reversed(e.result["metrics"])} for e in entries]
     return order, {key: [table.get(key) for table in by] for key in order}
 
 
 def best_of(metrics: list[Metric | None], entries: list[Entry]) -> set[int]:
-    """Which entries hold the best value; baselines do not compete, and nobody wins alone."""
-    able = [
+    """Indices of the methods with the best value; baselines are left out; empty for fewer than two methods."""
+    candidates = [
         i
         for i, (f, e) in enumerate(zip(metrics, entries, strict=True))
         if f is not None and f.better and not e.is_baseline
     ]
-    if len(able) < 2:
+    if len(candidates) < 2:
         return set()
-    value = (max if metrics[able[0]].better == "high" else min)(metrics[i].value for i in able)
-    return {i for i in able if metrics[i].value == value}
+    value = (max if metrics[candidates[0]].better == "high" else min)(metrics[i].value for i in candidates)
+    return {i for i in candidates if metrics[i].value == value}
 
 
 def real_value(metrics: list[Metric | None]) -> float | None:
-    """What real faces reach in this figure, where that is known."""
-    return next((f.beside["real"] for f in metrics if f is not None and "real" in f.beside), None)
+    """The value of real faces, None if unknown."""
+    return next((f.references["real"] for f in metrics if f is not None and "real" in f.references), None)
 
 
 def page(entries: list[Entry], pictures: dict[str, Image.Image], commands: list[str]) -> str:
@@ -102,28 +101,28 @@ def page(entries: list[Entry], pictures: dict[str, Image.Image], commands: list[
         *(f"<div class=alarm>{esc(e.name)}: {esc(alarm)}</div>" for e in entries for alarm in e.result["alarms"]),
     ]
     if group("face_"):
-        parts.append("<h2>The same test faces through every method</h2><div class=faces>")
+        parts.append("<h2>The same test faces edited by every method</h2><div class=faces>")
         parts += [image(name) for name in group("face_")] + ["</div>"]
     for name in group("samples_"):
         parts.append(f"<h2>{esc(name.replace('samples_', 'Samples of '))}</h2>{image(name)}")
-    parts += ["<h2>Figures</h2>", html_table(entries, headlines_only=True), f"<p class=note>{esc(legend())}</p>"]
+    parts += ["<h2>Metrics</h2>", html_table(entries, main_only=True), f"<p class=note>{esc(legend())}</p>"]
     parts += [f"{image(name, 'plot')}" for name in group("plot_")]
     for e in entries:
         if (name := f"worst_{slug(e.name)}") in pictures:
             parts.append(f"<h2>Worst eight edits of {esc(e.name)}</h2>{image(name)}")
-    parts += ["<h2>Every figure</h2>", html_table(entries, headlines_only=False)]
+    parts += ["<h2>All metrics</h2>", html_table(entries, main_only=False)]
     remarks = dict.fromkeys(f"{e.name}: {n}" for e in entries for n in [*e.result["notes"], *e.result["warnings"]])
     parts += [f"<p class=note>{esc(remark)}</p>" for remark in remarks]
     parts += [
-        "<h2>How to repeat it</h2>",
+        "<h2>Commands</h2>",
         f"<pre>{esc(chr(10).join(commands))}</pre>",
-        f"<p class=note>{esc(facts())}</p></html>",
+        f"<p class=note>{esc(versions())}</p></html>",
     ]
     return "\n".join(parts)
 
 
-def html_table(entries: list[Entry], headlines_only: bool) -> str:
-    """Rows = methods, then baselines and real faces; or, of all figures, rows = figures."""
+def html_table(entries: list[Entry], main_only: bool) -> str:
+    """main_only: one row per method, baseline and real faces. Otherwise: one row per metric, all metrics."""
     esc = html.escape
     keys, values = cell_values(entries)
 
@@ -133,11 +132,11 @@ def html_table(entries: list[Entry], headlines_only: bool) -> str:
             return "<td>-</td>"
         text = number(metric.value)
         text = f"<b>{text}</b>" if i in best_of(values[key], entries) else text
-        beside = ", ".join(f"{n} {number(v)}" for n, v in metric.beside.items())
-        tip = f"{metric.name}; n {metric.n}; beside it: {beside or '-'}; {entries[i].command}"
+        references = ", ".join(f"{n} {number(v)}" for n, v in metric.references.items())
+        tip = f"{metric.name}; n {metric.n}; references: {references or '-'}; {entries[i].command}"
         return f'<td title="{esc(tip, quote=True)}">{text}</td>'
 
-    if headlines_only:
+    if main_only:
         keys = [k for k in keys if k in MAIN_METRICS]
         rows = ["<tr><th>" + "".join(f"<th>{esc(k).replace(' ', '<br>')}{arrow(values[k])}" for k in keys)]
         for i, e in enumerate(entries):
@@ -156,47 +155,47 @@ def html_table(entries: list[Entry], headlines_only: bool) -> str:
 
 
 def arrow(metrics: list[Metric | None]) -> str:
-    """Which direction is better."""
-    sense = next((f.better for f in metrics if f is not None), "")
-    return {"high": " ↑", "low": " ↓", "": ""}[sense]
+    """An arrow in the direction of better values."""
+    better = next((f.better for f in metrics if f is not None), "")
+    return {"high": " ↑", "low": " ↓", "": ""}[better]
 
 
 def head_line(entries: list[Entry]) -> str:
-    """Who judged what."""
+    """Date, judges, real faces and image size, as one line."""
     first = entries[0].result
-    judges = ", ".join(f"{j['name']} ({', '.join(j['heads'])}; {own_accuracy(j)})" for j in first["judges"])
+    judges = ", ".join(f"{j['name']} ({', '.join(j['heads'])}; {judge_accuracy(j)})" for j in first["judges"])
     real = f"real faces: {first['n_real']} of {first['real']}"
-    return f"{time.strftime('%Y-%m-%d')}; judged by {judges}; {real}; {first['image_size']} px"
+    return f"{time.strftime('%Y-%m-%d')}; judges: {judges}; {real}; {first['image_size']} px"
 
 
-def own_accuracy(judge: dict) -> str:
-    """The judge's own figures on real test images."""
-    said = [
+def judge_accuracy(judge: dict) -> str:
+    """The metrics of a judge on real test faces, as text."""
+    texts = [
         f"{head} {name} {metrics[name]:.3f}"
         for head, metrics in judge["test"].items()
         for name in ("accuracy", "nme", "rate")
         if metrics.get(name) is not None
     ]
-    return "on real test faces: " + ", ".join(said) if said else "not graded"
+    return "on real test faces: " + ", ".join(texts) if texts else "not measured"
 
 
 def legend() -> str:
-    """How to read the table."""
+    """The legend of the tables."""
     return (
-        "Bold: the best method (baselines do not compete). ↑ more is better, ↓ less; without an arrow, near the real "
-        "faces' value is good. Every cell's tooltip says what was measured, on how many images, and the command. "
-        "'Identity' of a method that changes nothing is perfect: read it beside accuracy and gain."
+        "Bold: the best method, without baselines. ↑ higher is better, ↓ lower is better; without an arrow, a value "
+        "near that of real faces is good. A tooltip gives the definition, the number of images and the command. "
+        "No edit has a perfect identity similarity, so compare it together with target accuracy and target gain."
     )
 
 
 def markdown(entries: list[Entry], pictures: dict[str, Image.Image], commands: list[str]) -> str:
-    """The same page as Markdown."""
+    """The report as Markdown."""
     keys, values = cell_values(entries)
     lines = [f"# {', '.join(e.name for e in entries if not e.is_baseline)}", "", head_line(entries), ""]
     lines += [f"> **Alarm**, {e.name}: {alarm}" for e in entries for alarm in e.result["alarms"]] + [""]
     lines += [f"![{name}](figures/{name}.png)" for name in pictures if name.startswith(("face_", "samples_"))]
-    lines += ["", "## Figures", "", legend(), ""]
-    lines.append("| figure | " + " | ".join(e.name for e in entries) + " | real faces |")
+    lines += ["", "## Metrics", "", legend(), ""]
+    lines.append("| metric | " + " | ".join(e.name for e in entries) + " | real faces |")
     lines.append("| --- |" + " ---: |" * (len(entries) + 1))
     for k in keys:
         best = best_of(values[k], entries)
@@ -205,34 +204,25 @@ def markdown(entries: list[Entry], pictures: dict[str, Image.Image], commands: l
             for i, f in enumerate(values[k])
         ]
         lines.append(f"| {k}{arrow(values[k])} | {' | '.join(texts)} | {number(real_value(values[k]))} |")
-    lines += ["", "What each is, exactly:", ""]
+    lines += ["", "Definitions:", ""]
     lines += [f"- {k}: {next(f.name for f in values[k] if f is not None)}" for k in keys]
     lines += [""] + [f"![{name}](figures/{name}.png)" for name in pictures if name.startswith("plot_")]
     for e in entries:
         if (name := f"worst_{slug(e.name)}") in pictures:
             lines += ["", f"## Worst eight edits of {e.name}", "", f"![{name}](figures/{name}.png)"]
     remarks = dict.fromkeys(f"- {e.name}: {n}" for e in entries for n in [*e.result["notes"], *e.result["warnings"]])
-    lines += ["", *remarks, "", "## How to repeat it", "", "```", *commands, "```", "", facts(), ""]
+    lines += ["", *remarks, "", "## Commands", "", "```", *commands, "```", "", versions(), ""]
     return "\n".join(lines)
 
 
-def facts() -> str:
-    """Versions and hardware."""
+def versions() -> str:
+    """Versions and hardware, as text."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return f"Python {platform.python_version()}, torch {torch.__version__}, {device}"
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture inside the page."""
+    """An image as a data URI."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def training_command(run: Path) -> str:
-    """The command line that made a run, from its environment.json."""
-    path = run / "environment.json"
-    if not path.is_file():
-        return ""
-    launches = json.loads(path.read_text())
-    return "python " + " ".join(launches[-1]["command"]) if launches else ""

@@ -1,4 +1,4 @@
-"""How near two pictures are: PSNR, SSIM, MS-SSIM from torchmetrics on 8-bit values; sharpness; reconstructions."""
+"""Image similarity (PSNR, SSIM, MS-SSIM, LPIPS by torchmetrics, on 8-bit values) and sharpness."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from evaluation.eval_data import EvalData
 from evaluation.metric import Metric
 
-CAP = 60.0  # dB; equal pictures would be infinitely near, and one of them would swallow the mean
-BATCH = 256
+MAX_PSNR = 60.0  # dB; the PSNR of equal images is infinite, which would make the mean infinite
+BATCH = 256  # images
 
 
 def _batched(function: object, a: Tensor, b: Tensor) -> Tensor:
@@ -19,27 +19,27 @@ def _batched(function: object, a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) dB of uint8 pictures, at most 60."""
+    """(N,) PSNR in dB, at most 60, of images (N, C, H, W) uint8."""
     from torchmetrics.functional.image import peak_signal_noise_ratio as measure
 
     one = lambda x, y: measure(x, y, data_range=255.0, reduction="none", dim=(1, 2, 3))  # noqa: E731
-    return _batched(one, a, b).clamp_max(CAP)
+    return _batched(one, a, b).clamp_max(MAX_PSNR)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) of uint8 pictures: Gaussian window of 11 with sigma 1.5, fixed range."""
+    """(N,) SSIM of images (N, C, H, W) uint8: Gaussian window of 11 px, sigma 1.5, range 255."""
     from torchmetrics.functional.image import structural_similarity_index_measure as measure
 
     return _batched(lambda x, y: measure(x, y, data_range=255.0, reduction="none"), a, b)
 
 
 def scales(size: int) -> int:
-    """Scales that MS-SSIM can take: five above 160 px, three below, fewer where the window would not fit."""
+    """Number of scales of MS-SSIM: 5 above 160 px, else 3, and fewer if the window does not fit."""
     return max(b for b in range(1, (5 if size > 160 else 3) + 1) if b == 1 or size > 10 * 2 ** (b - 1))
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) of uint8 pictures, over the first `scales(size)` of the usual five scales."""
+    """(N,) MS-SSIM of images (N, C, H, W) uint8, with the first `scales(size)` of the five scales."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
 
     betas = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[: scales(min(a.shape[-2:]))]
@@ -47,43 +47,45 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     if len(betas) == 1:
         return ssim(a, b)
     betas = tuple(beta / total for beta in betas)
-    # Negative contrast terms have no real power; "relu" is what the authors of the measure advise.
+    # A negative contrast term has no real power, so it is set to 0.
     one = lambda x, y: measure(x, y, data_range=255.0, betas=betas, normalize="relu", reduction="none")  # noqa: E731
     return _batched(one, a, b)
 
 
 def sharpness(x: Tensor) -> Tensor:
-    """(N,) mean square of the Laplacian of uint8 pictures' mean channel: blur lowers it, noise raises it."""
+    """(N,) mean squared Laplacian of the channel mean of images (N, C, H, W); blur lowers it, noise raises it."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
     parts = [F.conv2d(p.float().mean(1, keepdim=True), kernel).square().mean((1, 2, 3)) for p in x.split(BATCH)]
     return torch.cat(parts).double() if parts else torch.empty(0, dtype=torch.float64)
 
 
 def metrics(eval_data: EvalData) -> list[Metric]:
-    """Reconstructions against their sources; sharpness of everything against real faces."""
+    """Reconstructions against their sources; sharpness over that of the sources, or of real faces."""
     e, found = eval_data.export, []
     if eval_data.has("reconstruction"):
-        rows = e.main("reconstruction")
+        rows = e.at_full_strength("reconstruction")
         rows = rows[e.source[rows] >= 0]
         a, b = e.images[e.file[rows]], e.images[e.source[rows]]
         size = f"{a.shape[-1]} px, 8 bit"
         measures = {"PSNR": (psnr, "dB"), "SSIM": (ssim, ""), f"MS-SSIM-{scales(a.shape[-1])}": (ms_ssim, "")}
         for key, (measure, unit) in measures.items() if len(rows) else ():
-            other = _other_pairs(a, measure)
+            other = _different_faces(a, measure)
             name = f"reconstruction {key}{f' in {unit}' if unit else ''} ({size}, to the source)"
-            beside = {"two real faces": other}
-            found.append(Metric(f"reconstruction {key}", name, float(measure(a, b).mean()), "high", len(rows), beside))
+            references = {"different faces": other}
+            found.append(
+                Metric(f"reconstruction {key}", name, float(measure(a, b).mean()), "high", len(rows), references)
+            )
         found += lpips(a, b) if len(rows) else []
     for kind in eval_data.kinds():
-        rows = e.main(kind)
+        rows = e.at_full_strength(kind)
         source = eval_data.export.source[rows]
         against = e.images[source] if (source >= 0).all() else eval_data.real_pixels()
         value = float(sharpness(e.images[e.file[rows]]).mean() / sharpness(against).mean().clamp_min(1e-12))
-        of = "the sources'" if (source >= 0).all() else "real faces'"
+        reference = "the sources" if (source >= 0).all() else "real faces"
         found.append(
             Metric(
                 f"{kind} sharpness",
-                f"{kind} sharpness (Laplacian energy over {of})",
+                f"{kind} sharpness (mean squared Laplacian over that of {reference})",
                 value,
                 "",
                 len(rows),
@@ -93,14 +95,14 @@ def metrics(eval_data: EvalData) -> list[Metric]:
     return found
 
 
-def _other_pairs(x: Tensor, measure: object) -> float:
-    """The same measure between each picture and another one: what no likeness at all would give."""
+def _different_faces(x: Tensor, measure: object) -> float:
+    """The mean of the same measure between each image and another image of the batch."""
     n = min(len(x), 500)
     return float(measure(x[:n], x[:n].roll(1, 0)).mean()) if n > 1 else 1.0
 
 
 def lpips(a: Tensor, b: Tensor) -> list[Metric]:
-    """LPIPS (AlexNet) where its backbone's weights lie in torch's cache; nothing is downloaded."""
+    """LPIPS (AlexNet), if the weights of AlexNet are in the cache of torch.hub; nothing is downloaded."""
     from pathlib import Path
 
     if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-owt-*.pth")):

@@ -1,4 +1,4 @@
-"""Plots of a comparison, as pictures: trade-off over strength, confusion matrices, training curves."""
+"""Plots of a comparison: trade-off over strength, confusion matrices, training curves."""
 
 import io
 import json
@@ -21,68 +21,73 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     return pyplot.subplots(1, columns, figsize=(width, height), dpi=DPI, squeeze=False, layout="constrained")
 
 
-def _picture(metric: Any) -> Image.Image:
+def _picture(figure: Any) -> Image.Image:
     from matplotlib import pyplot
 
     buffer = io.BytesIO()
-    metric.savefig(buffer, format="png")
-    pyplot.close(metric)
+    figure.savefig(buffer, format="png")
+    pyplot.close(figure)
     return Image.open(buffer).convert("RGB")
 
 
 def tradeoff(entries: list[Entry]) -> Image.Image | None:
-    """Accuracy against identity, a line over strengths where there are several; up and right is better."""
+    """Target accuracy over identity similarity, one line per method with a point per strength; None without edits."""
     lines = [(entry, entry.result["tradeoff"]) for entry in entries if entry.result["tradeoff"]]
     if not lines:
         return None
-    metric, axes = _figure(6.4, 4.6)
+    figure, axes = _figure(6.4, 4.6)
     axis = axes[0, 0]
     for entry, points in lines:
         style = dict(marker="s", linestyle=":") if entry.is_baseline else dict(marker="o", linestyle="-")
-        drawn = axis.plot([p["identity"] for p in points], [p["accuracy"] for p in points], label=entry.name, **style)
+        line = axis.plot(
+            [p["identity similarity"] for p in points],
+            [p["target accuracy"] for p in points],
+            label=entry.name,
+            **style,
+        )
         for p in points if len(points) > 1 else ():
-            place = (p["identity"], p["accuracy"])
+            place = (p["identity similarity"], p["target accuracy"])
             axis.annotate(f"{p['strength']:g}", place, xytext=(4, 4), textcoords="offset points", fontsize=8,
-                          color=drawn[0].get_color())  # fmt: skip
-    person = any(True for _ in lines[0][0].eval_data.judges_with("identity"))
-    axis.set_xlabel("identity: " + ("cosine to the source" if person else "SSIM to the source"))
-    axis.set_ylabel("judged as asked for")
+                          color=line[0].get_color())  # fmt: skip
+    cosine = any(True for _ in lines[0][0].eval_data.judges_with("identity"))
+    axis.set_xlabel("identity similarity (cosine)" if cosine else "SSIM to the source")
+    axis.set_ylabel("target accuracy")
     axis.set_ylim(-0.03, 1.03)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    return _picture(metric)
+    return _picture(figure)
 
 
 def confusions(entries: list[Entry]) -> Image.Image | None:
-    """Requested (rows) against judged (columns), each row as shares."""
-    found = [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "target accuracy"]
-    found = found or [(e.name, f.detail) for e in entries for f in e.result["figures"] if f.key == "sample accuracy"]
+    """Confusion matrices: target (rows), class that the judge predicts (columns), rows sum to 1; None without edits."""
+    found = [(e.name, f.detail) for e in entries for f in e.result["metrics"] if f.key == "target accuracy"]
+    found = found or [(e.name, f.detail) for e in entries for f in e.result["metrics"] if f.key == "sample accuracy"]
     if not found:
         return None
-    metric, axes = _figure(3.6 * len(found) + 0.4, 3.7, len(found))
+    figure, axes = _figure(3.6 * len(found) + 0.4, 3.7, len(found))
     for axis, (name, detail) in zip(axes[0], found, strict=True):
         counts, classes = detail["confusion"], detail["classes"]
-        target_shares = [[n / max(sum(row), 1) for n in row] for row in counts]
-        axis.imshow(target_shares, vmin=0, vmax=1, cmap="Blues")
+        shares = [[n / max(sum(row), 1) for n in row] for row in counts]
+        axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
         axis.set_xticks(range(len(classes)), classes, rotation=60, fontsize=7)
         axis.set_yticks(range(len(classes)), classes, fontsize=7)
-        for i, row in enumerate(target_shares):
+        for i, row in enumerate(shares):
             for j, share in enumerate(row):
                 if share >= 0.05:
                     axis.text(j, i, f"{share:.2f}"[1:] if share < 1 else "1", ha="center", va="center", fontsize=6,
                               color="white" if share > 0.5 else "black")  # fmt: skip
         axis.set_title(name, fontsize=9)
-        axis.set_xlabel("judged", fontsize=8)
-    axes[0, 0].set_ylabel("asked for", fontsize=8)
-    return _picture(metric)
+        axis.set_xlabel("predicted", fontsize=8)
+    axes[0, 0].set_ylabel("target", fontsize=8)
+    return _picture(figure)
 
 
 def training_curves(entries: list[Entry]) -> Image.Image | None:
-    """Each run's logged losses over its steps, a panel a run, at most four keys."""
+    """Logged losses over steps, one panel per run, at most four keys; None without logs."""
     runs = [(e.name, Path(e.run) / "log.jsonl") for e in entries if e.run and (Path(e.run) / "log.jsonl").is_file()]
     if not runs:
         return None
-    metric, axes = _figure(3.9 * len(runs) + 0.4, 3.2, len(runs))
+    figure, axes = _figure(3.9 * len(runs) + 0.4, 3.2, len(runs))
     for axis, (name, path) in zip(axes[0], runs, strict=True):
         rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         keys = [k for k in dict.fromkeys(k for row in rows for k in row) if _is_loss(k)][:4]
@@ -94,7 +99,7 @@ def training_curves(entries: list[Entry]) -> Image.Image | None:
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    return _picture(metric)
+    return _picture(figure)
 
 
 def _is_loss(key: str) -> bool:

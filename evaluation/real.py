@@ -1,4 +1,4 @@
-"""The real faces that stand beside every figure: a data set's test split, or a folder."""
+"""The real faces that every metric is compared with: the test split of a data set, or a folder of images."""
 
 import json
 import zipfile
@@ -16,29 +16,29 @@ from data.config import DataBlock
 from data.scan import list_images
 from engine.config import load_config
 from engine.errors import UserError
-from evaluation.folder import read_images
+from evaluation.folder import evenly_spaced, read_images
 from evaluation.manifest import MANIFEST, read_manifest
 
-MAX_TRAIN = 20_000  # training faces among which neighbours are looked for
+MAX_TRAIN = 20_000  # training faces, for the distance to the nearest one
 
 
 @dataclass
 class Real:
-    """Real faces: those that figures stand beside (`images`), others of the same kind (`train`), and labels."""
+    """Real test faces (`images`) with their labels, and training faces (`train`)."""
 
-    name: str  # "synthetic test", part of the figures' names
+    name: str  # as "synthetic test"; part of the names of metrics
     images: Tensor  # (N, C, H, W) uint8
-    train: Tensor  # (M, C, H, W) uint8; of a folder its other half
-    has_train: bool  # whether `train` is what models were trained on
-    label: Tensor  # (N,) long, -1 unknown, numbers of `classes`
-    attr: Tensor  # (N, A) float, NaN unknown, columns of `attributes`
-    identity: Tensor  # (N,) long, -1 unknown
-    landmarks: Tensor  # (N, P, 2) in [-1, 1], NaN unknown; P may be 0
+    train: Tensor  # (M, C, H, W) uint8; for a folder, the other half of its images
+    has_train: bool  # True if `train` are faces that models were trained on
+    label: Tensor  # (N,) long, indices into `classes`, -1 = unknown
+    attr: Tensor  # (N, A) float in {0, 1}, columns as `attributes`, NaN = unknown
+    identity: Tensor  # (N,) long, -1 = unknown
+    landmarks: Tensor  # (N, P, 2) in [-1, 1], NaN = unknown; P may be 0
     classes: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
 
     def of_class(self, name: str) -> Tensor:
-        """(n,) long: faces that show the expression."""
+        """(n,) long: indices of the faces with this expression."""
         return (
             torch.nonzero(self.label == self.classes.index(name))[:, 0]
             if name in self.classes
@@ -46,28 +46,28 @@ class Real:
         )
 
 
-def open_real(where: str | Path | None, fallback: DataConfig, most: int, split: str = "test") -> Real:
+def open_real(where: str | Path | None, fallback: DataConfig, max_images: int, split: str = "test") -> Real:
     """Real faces from a run directory or YAML file (its data block), a pack's folder, or a folder of images.
 
     Args:
-        where: None takes `fallback`, the data that the first judge was trained on.
-        most: at most so many test faces, evenly spread; 0 = all.
-        split: whose faces become `images`; "train" for what may be learnt from (not of a folder, which has no split).
+        where: run directory, YAML file, pack or folder; None uses `fallback`.
+        max_images: maximum number of faces in `images`, evenly spaced; 0 = all.
+        split: split of the data set for `images`, "test" or "train"; a folder has no splits.
 
     Raises:
-        UserError: nothing of the kind is there.
+        UserError: `where` is none of these.
     """
     if where is None:
-        return from_config(fallback, most, split)
+        return from_config(fallback, max_images, split)
     path = Path(where)
     if path.suffix in (".yaml", ".yml"):
-        return from_config(_data_block(path), most, split)
+        return from_config(_data_block(path), max_images, split)
     if (path / "config.yaml").is_file():
-        return from_config(_data_block(path / "config.yaml"), most, split)
+        return from_config(_data_block(path / "config.yaml"), max_images, split)
     if (path / "images.npy").is_file():
-        return from_pack(path, most, split)
+        return from_pack(path, max_images, split)
     if path.is_dir():
-        return from_folder(path, most)
+        return from_folder(path, max_images)
     raise UserError(f"--real {path}: expected a run directory, a YAML file, a pack's folder or a folder of images")
 
 
@@ -75,8 +75,8 @@ def _data_block(path: Path) -> DataConfig:
     return load_config(DataBlock, path, only="data").data
 
 
-def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
-    """Faces of a split (and training faces) of a data set, unflipped."""
+def from_config(cfg: DataConfig, max_images: int, split: str = "test") -> Real:
+    """Faces of one split, and training faces, of a data set; without augmentation."""
     plain = {f.name: getattr(cfg, f.name) for f in fields(cfg)} | {
         "augment_crop": 0.0,
         "augment_shift": 0.0,
@@ -85,12 +85,12 @@ def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
     plain |= {"augment_brightness": 0.0, "balanced": False, "pair": False}
     faces = build_faces(DataConfig(**plain))
     test, train = getattr(faces, split), faces.train
-    places = _spread(len(test), most)
+    places = _indices(len(test), max_images)
     labels = {key: torch.as_tensor(value[places]) for key, value in test.labels.items()}
     return Real(
         f"{faces.meta['dataset']} {split}",
         _bytes(test, places),
-        _bytes(train, _spread(len(train), MAX_TRAIN)),
+        _bytes(train, _indices(len(train), MAX_TRAIN)),
         True,
         **_labels(labels, len(places)),
         classes=list(faces.meta["classes"]),
@@ -98,8 +98,8 @@ def from_config(cfg: DataConfig, most: int, split: str = "test") -> Real:
     )
 
 
-def from_pack(folder: Path, most: int, split: str = "test") -> Real:
-    """Rows of a split of a pack, as it lies in the cache."""
+def from_pack(folder: Path, max_images: int, split: str = "test") -> Real:
+    """Faces of one split of a pack in the cache."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         images = np.load(folder / "images.npy", mmap_mode="c")
@@ -108,10 +108,12 @@ def from_pack(folder: Path, most: int, split: str = "test") -> Real:
         if not isinstance(meta, dict) or "split" not in labels:
             raise ValueError("no meta or no split")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"--real {folder}: is no whole pack ({error}); delete it, it is made again") from None
+        raise UserError(
+            f"--real {folder}: is not a complete pack ({error}); delete the folder, it is made again"
+        ) from None
     test, train = (np.flatnonzero(labels["split"] == part) for part in (2, 0))
     test = train if split == "train" else test if len(test) else np.flatnonzero(labels["split"] == 1)
-    rows, others = test[_spread(len(test), most)], train[_spread(len(train), MAX_TRAIN)]
+    rows, others = test[_indices(len(test), max_images)], train[_indices(len(train), MAX_TRAIN)]
     known = {k: torch.as_tensor(labels[k][rows]) for k in ("label", "attr", "identity", "landmarks") if k in labels}
     if "attr" in known:
         known["attr"] = torch.where(known["attr"].float() < 0, torch.nan, known["attr"].float())
@@ -120,26 +122,26 @@ def from_pack(folder: Path, most: int, split: str = "test") -> Real:
     return Real(f"{folder.name} {split}", *pictures, True, **_labels(known, len(rows)), **names)
 
 
-def from_folder(folder: Path, most: int) -> Real:
+def from_folder(folder: Path, max_images: int) -> Real:
     """Images of a folder; labels from a manifest's `target` or `source_label` where there is one."""
-    told: list[str] = []
+    names: list[str] = []
     if (folder / MANIFEST).is_file():
         rows = sorted(read_manifest(folder), key=lambda row: row.file)
-        paths, told = [folder / row.file for row in rows], [row.target or row.source_label for row in rows]
+        paths, names = [folder / row.file for row in rows], [row.target or row.source_label for row in rows]
     else:
         paths, note = list_images(folder)
         if note:
             print(f"note: --real: {note}")
     if len(paths) < 4:
-        raise UserError(f"--real {folder}: holds {len(paths)} images; expected four at least, two in each half")
-    # Two halves stand in for two real sets; only what is looked at is decoded.
+        raise UserError(f"--real {folder}: holds {len(paths)} images; expected 4 or more")
+    # Every second image is in `train`. Only the images that are used are decoded.
     first, second = (np.arange(start, len(paths), 2) for start in (0, 1))
-    first, second = (half[_spread(len(half), most)] for half in (first, second))
+    first, second = (half[_indices(len(half), max_images)] for half in (first, second))
     images = read_images([paths[i] for i in (*first, *second)])
     labels: dict[str, Tensor] = {}
-    classes = sorted({name for name in told if name and "=" not in name})
-    if told:
-        labels["label"] = torch.tensor([classes.index(told[i]) if told[i] in classes else -1 for i in first])
+    classes = sorted({name for name in names if name and "=" not in name})
+    if names:
+        labels["label"] = torch.tensor([classes.index(names[i]) if names[i] in classes else -1 for i in first])
     n = len(first)
     return Real(f"{folder.name} half", images[:n], images[n:], False, **_labels(labels, n), classes=classes)
 
@@ -153,8 +155,8 @@ def _labels(known: dict[str, Tensor], n: int) -> dict[str, Tensor]:
     }
 
 
-def _spread(count: int, most: int) -> np.ndarray:
-    return np.arange(count) if not most or count <= most else np.arange(most) * count // most
+def _indices(count: int, n: int) -> np.ndarray:
+    return evenly_spaced(count, n).numpy()
 
 
 def _bytes(faces: object, places: np.ndarray) -> Tensor:
@@ -165,7 +167,7 @@ def _bytes(faces: object, places: np.ndarray) -> Tensor:
 
 
 def at_size(images: Tensor, size: Sequence[int], channels: int) -> Tensor:
-    """uint8 faces at another size (antialiased) and colour, for figures that compare pixels."""
+    """Images (N, C, H, W) uint8 at another size (bilinear, antialiased) and number of channels."""
     from evaluation.network import LUMA
 
     x = images
@@ -180,7 +182,7 @@ def at_size(images: Tensor, size: Sequence[int], channels: int) -> Tensor:
 
 
 def data_config(where: str | Path) -> DataConfig:
-    """The data block of a run directory or a YAML file, without augmentation: whose test faces are to be edited."""
+    """The data block of a run directory or a YAML file, without augmentation."""
     path = Path(where)
     block = _data_block(path / "config.yaml" if path.is_dir() else path)
     return replace(block, augment_crop=0.0, augment_shift=0.0, augment_brightness=0.0, balanced=False, pair=False)

@@ -1,16 +1,16 @@
-"""Is it still the same person: cosines of embeddings, and the rate of right acceptances at a fixed false rate."""
+"""Face verification: cosines of embeddings, and the true acceptance rate at a fixed false acceptance rate."""
 
 import torch
 from torch import Tensor
 
-FAR = 1e-2  # false acceptances
-MAX_IMAGES = 2000  # faces whose pairs are looked at: two million pairs
+FAR = 1e-2  # false acceptance rate
+MAX_IMAGES = 2000  # faces; they make two million pairs
 
 
 def pair_cosines(embedding: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of all pairs of one person and of all pairs of two, (G,) and (I,) float64, from unit vectors (N, D).
+    """Cosines of all genuine pairs (G,) and all impostor pairs (I,), float64, of unit vectors (N, D).
 
-    Rows without a known identity (-1) are left out; of more than 2,000 faces whole persons are taken, evenly spread.
+    Rows with identity -1 are ignored. Of more than 2,000 faces a part of the persons is used, evenly spaced.
     """
     known = torch.nonzero(identity >= 0)[:, 0]
     if len(known) > MAX_IMAGES:
@@ -18,20 +18,24 @@ def pair_cosines(embedding: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
         step = len(known) / MAX_IMAGES
         chosen = persons[(torch.arange(int(len(persons) / step)) * step).long()]
         known = known[torch.isin(identity[known], chosen)]
-    vectors, who = embedding[known].double(), identity[known]
+    vectors, label = embedding[known].double(), identity[known]
     cosines = vectors @ vectors.T
-    above = torch.ones(len(known), len(known), dtype=torch.bool).triu(1)
-    same = who[:, None] == who
-    return cosines[above & same], cosines[above & ~same]
+    pairs = torch.ones(len(known), len(known), dtype=torch.bool).triu(1)
+    genuine = label[:, None] == label
+    return cosines[pairs & genuine], cosines[pairs & ~genuine]
 
 
 def threshold(impostor: Tensor, far: float = FAR) -> float:
-    """The cosine that a share `far` of the impostor pairs exceeds."""
-    return float(torch.quantile(_thinned(impostor), 1 - far))
+    """The cosine that a share `far` of the impostor pairs (I,) exceeds."""
+    return float(torch.quantile(_subsample(impostor), 1 - far))
 
 
 def verification(embedding: Tensor, identity: Tensor, far: float = FAR) -> dict:
-    """Verification rate at false acceptance rate `far`, its threshold, mean cosines and number of genuine pairs."""
+    """True acceptance rate (`rate`) at false acceptance rate `far`, threshold, mean cosines, number of genuine pairs.
+
+    Args:
+        embedding: (N, D) unit vectors. identity: (N,), -1 is ignored.
+    """
     genuine, impostor = pair_cosines(embedding, identity)
     if not len(genuine) or not len(impostor):
         return {"rate": 0.0, "threshold": 1.0, "genuine": 0.0, "impostor": 0.0, "pairs": 0}
@@ -41,6 +45,6 @@ def verification(embedding: Tensor, identity: Tensor, far: float = FAR) -> dict:
     return {"rate": rate, "threshold": limit, **means, "pairs": len(genuine)}
 
 
-def _thinned(values: Tensor, most: int = 10_000_000) -> Tensor:
-    """torch.quantile takes at most 16 million values."""
-    return values[:: len(values) // most + 1]
+def _subsample(values: Tensor, max_values: int = 10_000_000) -> Tensor:
+    """Fewer values: torch.quantile accepts at most 16 million."""
+    return values[:: len(values) // max_values + 1]

@@ -1,8 +1,10 @@
-"""The bijections of Glow (Kingma and Dhariwal, 1807.03039): squeeze, actnorm, invertible 1x1, affine coupling.
+"""The layers of Glow: squeeze, actnorm, invertible 1x1 convolution, affine coupling.
 
-`forward` goes from pictures to codes. Tensors are (N, C, h, w); a log-determinant is (N,), in nats, summed over
-dimensions. Products over channels run in true float32 whatever the caller's autocast; the coupling's network runs in
-the caller's, and without one in true float32 too: in TF32 or bf16 a code is not the code of its picture.
+Paper: "Glow: Generative Flow with Invertible 1x1 Convolutions", https://arxiv.org/abs/1807.03039
+
+`forward` maps images to codes. Tensors are (N, C, h, w). A log-determinant is (N,), in nats, summed over dimensions.
+Products over channels always run in true float32, whatever the caller's autocast. The coupling's network runs in the
+caller's autocast. Without autocast it runs in true float32. In TF32 or bf16 a code would not be exact.
 """
 
 import contextlib
@@ -16,9 +18,9 @@ from torch import Tensor, nn
 from engine import fp32
 from flow.config import ModelConfig
 
-LOG_SCALE = 3.0  # of actnorm and of the last convolutions, as in openai/glow: three times the learning rate
-MIN_STD = 1e-3  # a constant channel is not blown up
-Mean = Callable[[Tensor], Tensor]  # the mean of a tensor over ranks
+LOG_SCALE = 3.0  # factor on log-scales in actnorm and last convolutions, as in openai/glow: a higher learning rate
+MIN_STD = 1e-3  # least deviation that actnorm divides by; a constant channel would explode
+MeanFn = Callable[[Tensor], Tensor]  # averages a tensor over ranks
 
 
 def squeeze(x: Tensor) -> Tensor:
@@ -31,8 +33,8 @@ def unsqueeze(x: Tensor) -> Tensor:
     return F.pixel_shuffle(x, 2)
 
 
-def moments(x: Tensor, mean: Mean) -> tuple[Tensor, Tensor]:
-    """Mean and biased standard deviation of each channel over batch, place and ranks; summed in float64. (C,), (C,)"""
+def moments(x: Tensor, mean: MeanFn) -> tuple[Tensor, Tensor]:
+    """Mean and biased standard deviation per channel over batch, positions and ranks, (C,) each, in float64."""
     x = x.double()
     first = mean(x.mean((0, 2, 3)))
     second = mean((x - first[:, None, None]).square().mean((0, 2, 3)))
@@ -40,15 +42,15 @@ def moments(x: Tensor, mean: Mean) -> tuple[Tensor, Tensor]:
 
 
 class ActNorm(nn.Module):
-    """y = (x + b) exp(3 g) per channel: after a warm start mean 0 and deviation 1 on that batch."""
+    """y = (x + b) exp(3 g) per channel. After the warm start y has mean 0 and standard deviation 1 on that batch."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.b, self.g = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, mean: Mean) -> None:
-        """Set b and g from x (N, C, h, w), the input of this layer."""
+    def initialise(self, x: Tensor, mean: MeanFn) -> None:
+        """Set b and g from this layer's input x (N, C, h, w)."""
         centre, std = moments(x, mean)
         self.b.copy_(-centre)
         self.g.copy_(-std.clamp_min(MIN_STD).log() / LOG_SCALE)
@@ -62,12 +64,15 @@ class ActNorm(nn.Module):
         return y / self.scale()[:, None, None] - self.b[:, None, None]
 
     def scale(self) -> Tensor:
-        """(C,)"""
+        """The scale exp(3 g), (C,)."""
         return torch.exp(LOG_SCALE * self.g)
 
 
 class InvertibleConv1x1(nn.Module):
-    """y = W x over channels, W = P L (U + diag(sign e^s)) from a random rotation, or a fixed permutation alone."""
+    """y = W x over channels.
+
+    kind `lu`: W = P L (U + diag(sign e^s)), initialised to a random rotation. kind `shuffle`: a fixed permutation.
+    """
 
     def __init__(self, channels: int, kind: str = "lu") -> None:
         super().__init__()
@@ -95,7 +100,7 @@ class InvertibleConv1x1(nn.Module):
         return (lower @ upper)[self.order]
 
     def inverse_weight(self) -> Tensor:
-        """W^-1 (C, C) in float64, by triangular solves: no host waits for a GPU."""
+        """W^-1 (C, C) in float64, by triangular solves; this needs no synchronisation with the GPU."""
         if self.kind == "shuffle":
             return self.weight().double().T
         lower, upper = (factor.double() for factor in self.factors())
@@ -104,7 +109,7 @@ class InvertibleConv1x1(nn.Module):
         return torch.linalg.solve_triangular(upper, half, upper=True)[:, self.order]
 
     def log_det(self) -> Tensor | float:
-        """Of one position."""
+        """log |det W|, of one position."""
         return 0.0 if self.kind == "shuffle" else self.log_s.sum()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,16 +131,16 @@ def factorise(w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W x + b over the channels of x (N, C, h, w). A product of channels-last rows: faster than a convolution."""
+    """W x + b over the channels of x (N, C, h, w), as a product of channels-last rows. Faster than a convolution."""
     return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 class EdgeConv(nn.Module):
-    """(conv(x) + b) exp(3 g): a convolution that knows the border, with the actnorm that follows it.
+    """(conv(x) + b) exp(3 g): a convolution with a learned border, and the actnorm that follows it.
 
-    Zero padding, and one input channel more that is 1 on the padding and 0 inside (openai/glow's `add_edge_padding`);
-    what that channel adds is the same for all images and is computed once. `zero`: all weights 0, not initialised by
-    data. `inputs` may be 0: then only bias and border are left.
+    The input is padded with zeros. One extra input channel is 1 on the padding and 0 inside (`add_edge_padding` of
+    openai/glow). Its contribution is equal for all images and is computed once. `zero`: all weights start at 0, without
+    data-dependent initialisation. With `inputs` 0 only bias and border remain.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, zero: bool = False) -> None:
@@ -147,7 +152,7 @@ class EdgeConv(nn.Module):
         self.b, self.g = nn.Parameter(torch.zeros(outputs)), nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.exp(LOG_SCALE * self.g)  # (O,), folded into the weights: the picture is gone through once
+        scale = torch.exp(LOG_SCALE * self.g)  # (O,), folded into the weights: one pass over the image
         weight = self.weight * scale[:, None, None, None]
         out = F.conv2d(x, weight, self.b * scale, padding=self.kernel // 2)
         if self.edge is not None:
@@ -155,18 +160,18 @@ class EdgeConv(nn.Module):
         return out
 
     def constant(self, x: Tensor) -> Tensor:
-        """The answer to an input of zeros, of any number of channels: (1, O, h, w)."""
+        """The output for an input of zeros with any number of channels: (1, O, h, w)."""
         scale = torch.exp(LOG_SCALE * self.g)
         return self.border(x, scale) + (self.b * scale)[:, None, None]
 
     def border(self, x: Tensor, scale: Tensor) -> Tensor:
-        """What the padding adds, (1, O, h, w)."""
+        """The contribution of the padding, (1, O, h, w)."""
         ring = F.pad(x.new_zeros(1, 1, *x.shape[2:], dtype=self.edge.dtype), (1, 1, 1, 1), value=1.0)
         return F.conv2d(ring, self.edge * scale[:, None, None, None])
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, mean: Mean) -> None:
-        """Set b and g so that the answer to x has mean 0 and deviation 1 per channel."""
+    def initialise(self, x: Tensor, mean: MeanFn) -> None:
+        """Set b and g so that the output for x has mean 0 and standard deviation 1 per channel."""
         if self.zero:
             return
         self.b.zero_()
@@ -177,7 +182,10 @@ class EdgeConv(nn.Module):
 
 
 class Coupling(nn.Module):
-    """x = [a, b] -> [a, (b + t) e^s], (t, s) a function of a and of the label's planes (RealNVP 1605.08803, eq. 7)."""
+    """x = [a, b] -> [a, (b + t) e^s]. A network computes (t, s) from a and the condition planes.
+
+    Paper: "Density estimation using Real NVP", https://arxiv.org/abs/1605.08803, eq. 7.
+    """
 
     def __init__(self, channels: int, planes: int, cfg: ModelConfig) -> None:
         super().__init__()
@@ -192,12 +200,12 @@ class Coupling(nn.Module):
         )
 
     def shift_scale(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """t and s (None = 0), each of b's shape, in a's type. One evaluation of the network."""
+        """t and s, of b's shape and a's type. s is None for an additive coupling. One evaluation of the network."""
         with _network_precision(a):
-            return self.answer(a, planes)
+            return self.network_output(a, planes)
 
-    def answer(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`shift_scale` in whatever precision the caller stands."""
+    def network_output(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`shift_scale` in the current precision."""
         first, second, last = self.net
         h = a if planes is None else torch.cat([a, planes], 1)
         out = last(F.relu(second(F.relu(first(h))))).to(a.dtype)
@@ -206,17 +214,17 @@ class Coupling(nn.Module):
         return out[:, 0::2], self.log_scale(out[:, 1::2])
 
     def log_scale(self, r: Tensor) -> Tensor:
-        """s(r): within +-alpha (`tanh`), or below 0 and without a floor (`sigmoid2`: its inverse may explode)."""
+        """s(r). `tanh`: within +-alpha. `sigmoid2`: below 0 and unbounded, so the inverse may explode."""
         if self.kind == "tanh":
             return self.bound * torch.tanh(r / self.bound)
         return F.logsigmoid(r + 2)
 
     def forward(self, x: Tensor, planes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         a, b = x.chunk(2, 1)
-        b, log_det = self.move(b, *self.shift_scale(a, planes))
+        b, log_det = self.transform(b, *self.shift_scale(a, planes))
         return torch.cat([a, b], 1), log_det
 
-    def move(self, b: Tensor, t: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor]:
+    def transform(self, b: Tensor, t: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor]:
         """(b + t) e^s and its log-determinant."""
         if s is None:
             return b + t, b.new_zeros(len(b))
@@ -225,15 +233,15 @@ class Coupling(nn.Module):
     def inverse(self, y: Tensor, planes: Tensor | None = None) -> Tensor:
         """y (N, C, h, w) -> x under the same label planes (N, E, h, w)."""
         a, b = y.chunk(2, 1)
-        return torch.cat([a, self.move_back(b, *self.shift_scale(a, planes))], 1)
+        return torch.cat([a, self.inverse_transform(b, *self.shift_scale(a, planes))], 1)
 
-    def move_back(self, b: Tensor, t: Tensor, s: Tensor | None) -> Tensor:
+    def inverse_transform(self, b: Tensor, t: Tensor, s: Tensor | None) -> Tensor:
         """b e^-s - t."""
         return b - t if s is None else b * (-s).exp() - t
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, planes: Tensor | None, mean: Mean) -> None:
-        """The network's inner actnorms, layer by layer."""
+    def initialise(self, x: Tensor, planes: Tensor | None, mean: MeanFn) -> None:
+        """Initialise the actnorms inside the network, layer by layer."""
         a = x.chunk(2, 1)[0]
         h = a if planes is None else torch.cat([a, planes], 1)
         with fp32():
@@ -243,14 +251,14 @@ class Coupling(nn.Module):
 
 
 class Step(nn.Module):
-    """actnorm -> 1x1 -> coupling, the first two as one product."""
+    """One step of flow: actnorm, 1x1 convolution, coupling. Actnorm and 1x1 are one matrix product."""
 
     def __init__(self, channels: int, planes: int, cfg: ModelConfig) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
         self.conv = InvertibleConv1x1(channels, cfg.permutation)
         self.coupling = Coupling(channels, planes, cfg)
-        self._known: tuple[tuple, Tensor] | None = None
+        self._inverse: tuple[tuple, Tensor] | None = None
 
     def forward(self, x: Tensor, planes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         u, log_det = self.linear(x)
@@ -262,49 +270,49 @@ class Step(nn.Module):
         return self.linear_inverse(self.coupling.inverse(y, planes))
 
     def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Actnorm and 1x1: W e^3g x + W e^3g b, and the log-determinant, a number for all images."""
+        """Actnorm and 1x1: W e^3g x + W e^3g b, and the log-determinant, one number for all images."""
         with fp32():
-            return self.mixture(x)
+            return self.scaled_mixing(x)
 
-    def mixture(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`linear` in whatever precision the caller stands."""
+    def scaled_mixing(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`linear` in the current precision."""
         scale, weight = self.actnorm.scale(), self.conv.weight()
         scaled = weight.to(scale.dtype) * scale
         log_det = x.shape[2] * x.shape[3] * (LOG_SCALE * self.actnorm.g.sum() + self.conv.log_det())
         return mix(x, scaled, scaled @ self.actnorm.b), log_det
 
     def linear_inverse(self, u: Tensor) -> Tensor:
-        """The way back through the solved inverse."""
+        """The inverse of `linear`."""
         with fp32():
             return mix(u, self.inverse_weight().to(u.dtype), -self.actnorm.b)
 
     def inverse_weight(self) -> Tensor:
-        """e^-3g W^-1, solved in float64 once for each state of the weights, not once for each call."""
+        """e^-3g W^-1 in float64. It is solved once for each state of the weights, not in each call."""
         params = [*self.actnorm.parameters(), *self.conv.parameters(), *self.conv.buffers()]
         state = tuple((p.data_ptr(), p.dtype, -1 if p.is_inference() else p._version) for p in params)
-        if self._known is None or self._known[0] != state:
+        if self._inverse is None or self._inverse[0] != state:
             with torch.no_grad():
                 solved = self.conv.inverse_weight() / self.actnorm.scale().double()[:, None]
-            self._known = (state, solved)
-        return self._known[1]
+            self._inverse = (state, solved)
+        return self._inverse[1]
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the three parts between which precision changes; steps of one shape share what is compiled."""
-        parts = ((self, "mixture"), (self.coupling, "answer"), (self.coupling, "move"))
+        """Compile the three parts that run in one precision each. Steps of equal shape share the compiled code."""
+        parts = ((self, "scaled_mixing"), (self.coupling, "network_output"), (self.coupling, "transform"))
         for owner, name in parts:
             setattr(owner, name, torch.compile(getattr(owner, name), *args, fullgraph=True, dynamic=False, **options))
 
-    def forget(self) -> None:
-        """Drop the kept inverse: weights were loaded."""
-        self._known = None
+    def clear_inverse(self) -> None:
+        """Drop the cached inverse. Needed after weights were loaded."""
+        self._inverse = None
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, planes: Tensor | None, mean: Mean) -> None:
-        """Data-dependent start of every actnorm in here, from this step's input."""
+    def initialise(self, x: Tensor, planes: Tensor | None, mean: MeanFn) -> None:
+        """Data-dependent initialisation of every actnorm, from this step's input."""
         self.actnorm.initialise(x, mean)
         self.coupling.initialise(self.linear(x)[0], planes, mean)
 
 
 def _network_precision(x: Tensor) -> contextlib.AbstractContextManager:
-    """The caller's autocast where there is one, else true float32."""
+    """The caller's autocast if there is one, else true float32."""
     return contextlib.nullcontext() if torch.is_autocast_enabled(x.device.type) else fp32()

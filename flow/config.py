@@ -1,4 +1,4 @@
-"""Every knob of the flow. Densities are in nats inside, in bits per dimension of the pixels in the log."""
+"""Every option of the flow. Densities are in nats inside, in bits per dimension of the pixels in the log."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,17 +17,15 @@ class ModelConfig:
     num_steps: int = 8  # K, steps of a level: actnorm, 1x1, coupling
     width: int = 64  # channels of the coupling network
     coupling: Literal["affine", "additive"] = "affine"  # additive: volume-preserving, NICE
-    scale: Literal["tanh", "sigmoid2"] = "tanh"  # tanh: bounded both ways; sigmoid2: openai/glow's sigmoid(r + 2)
-    scale_bound: float = 1.0  # alpha of tanh, nats of log-scale a step may stretch or shrink by, 0.2-3
-    permutation: Literal["lu", "shuffle"] = "lu"  # lu: learned 1x1; shuffle: a fixed permutation (1807.03039, fig. 3)
-    condition: Literal["none", "top", "planes"] = "none"  # top: 1807.03039's label prior; planes: README, "Labels"
+    scale: Literal["tanh", "sigmoid2"] = "tanh"  # tanh: bounded above and below; sigmoid2: openai/glow's sigmoid(r + 2)
+    scale_bound: float = 1.0  # alpha of tanh, bound of |log-scale| per step, nats, 0.2-3
+    permutation: Literal["lu", "shuffle"] = "lu"  # lu: learned 1x1; shuffle: a fixed permutation (Glow, figure 3)
+    condition: Literal["none", "top", "planes"] = "none"  # top: the paper's label prior; planes: README, "Labels"
     condition_on: list[str] = field(default_factory=list)  # attribute names; [] = the expression classes
-    num_planes: int = (
-        4  # E, learned planes a level that tell every coupling the place and (`planes`) the label; 0: none
-    )
-    class_mean: bool = True  # subtract a learned picture per label, first that of the training faces; `planes` only
-    memory: Literal["reversible", "stored"] = "reversible"  # stored: autograd keeps every activation; 3/4 of the time
-    anchor_every: int = 0  # also keep the output of every such step, against drift; 0 = the levels' ends only
+    num_planes: int = 4  # E, learned planes per level, input of every coupling: position and (`planes`) label; 0: none
+    class_mean: bool = True  # subtract a learned image per label, initialised to the class mean; `planes` only
+    memory: Literal["reversible", "stored"] = "reversible"  # stored: autograd keeps every activation, 3/4 of the time
+    anchor_every: int = 0  # also keep the output of every such step, against drift; 0 = only the ends of levels
 
     def __post_init__(self) -> None:
         require(1 <= self.num_levels <= 8, "num_levels", "1 to 8", self.num_levels)
@@ -43,9 +41,9 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """Bits per dimension, and what is added to them."""
+    """Bits per dimension, and the class loss."""
 
-    n_bits: int = 5  # bits of a grey level that the density is of, 1-8; 5 as in 1807.03039
+    n_bits: int = 5  # bits per grey level that the density models, 1-8; the paper has 5
     lambda_class: float = 0.0  # >= 0; bits per image of a linear classifier on the top code (paper 0.01); `top` only
     max_norm: float | None = 50.0  # clip of the gradient norm of bits/dim; null = none
 
@@ -57,12 +55,12 @@ class LossConfig:
 
 @dataclass
 class FlowTrainConfig(TrainConfig):
-    """Optimiser and alarms, beside what every run has."""
+    """Optimiser and stability checks, in addition to the common options."""
 
     optimizer: Literal["adamax", "adam"] = "adamax"  # Adamax as in openai/glow
     lr: float = 2.0e-3  # > 0; 1e-3 above 48 px
-    ema: float = 0.99  # decay of the averaged weights that all but training uses, rising to it; 0.9995 beyond 5k steps
-    alarm_every: int = 500  # steps; samples, drift, conditioning and saturation are looked at; 0 = never
+    ema: float = 0.99  # decay of the averaged weights, which all but training uses; use 0.9995 beyond 5k steps
+    alarm_every: int = 500  # steps between stability checks (samples, drift, conditioning, saturation); 0 = never
     lr_warmup: int = 100
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
     lr_hold: float = 0.7

@@ -1,9 +1,9 @@
-"""Checkpoints of other projects -> a run directory of ours: rosinality/glow-pytorch, and openai/glow's variables.
+"""Convert checkpoints of rosinality/glow-pytorch and openai/glow to a run directory of this project.
 
-Both place squeeze, split, chains and densities as we do; they differ in where a scale, a border and an order of
-channels stand. Everything is moved in float64, so that a negative scale or a plain 1x1 costs no digits.
+Squeeze, split, couplings and densities are at the same places in all three. They differ in scale parameters, borders
+and the order of channels. Everything is converted in float64, so that a negative scale or a plain 1x1 loses no digits.
 
-| theirs | ours |
+| checkpoint | here |
 | --- | --- |
 | actnorm scale (x + loc), any sign | b = loc, 3 g = ln abs(scale); a negative scale flips that input column of W |
 | 1x1 as LU factors, or as a plain matrix | LU factors of the product |
@@ -39,9 +39,9 @@ Weights = dict[str, Tensor]
 
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
-    """Read a checkpoint, say what was inferred, write the run directory --run-dir."""
+    """Read a checkpoint, print the inferred settings, write the run directory --run-dir."""
     if (args.run_dir / "config.yaml").exists():
-        raise UserError(f"{args.run_dir}: there is a run already; give another --run-dir")
+        raise UserError(f"{args.run_dir}: holds a run already; give another --run-dir")
     read, convert = LAYOUTS[args.layout]
     method = convert(read(Path(args.checkpoint)), args.image_size, args.n_bits, args.checkpoint)
     model = method.cfg.model
@@ -67,22 +67,22 @@ def write_run(method: Glow, run_dir: Path) -> None:
 
 
 def read_torch(path: Path) -> Weights:
-    """A state dict of tensors; no code in it is run."""
+    """Read a state dict of tensors; code in the file is not executed."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: is not an intact state dict of tensors ({reason})") from None
+        raise UserError(f"{path}: expected an intact state dict of tensors ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: expected a state dict (names and tensors); save model.state_dict() alone")
     return {key.removeprefix("module."): value.double() for key, value in state.items()}
 
 
 def from_rosinality(weights: Weights, size: int, n_bits: int, source: str) -> Glow:
-    """`blocks.i.flows.j.*` and `blocks.i.prior.*` -> our method."""
-    w = Reader(weights, source)
+    """`blocks.i.flows.j.*` and `blocks.i.prior.*` -> a `Glow` method."""
+    w = Checkpoint(weights, source)
     levels = w.count(r"blocks\.(\d+)\.")
     steps = w.count(r"blocks\.0\.flows\.(\d+)\.")
     first = w["blocks.0.flows.0.coupling.net.0.weight"]  # (width, 2C, 3, 3)
@@ -94,10 +94,10 @@ def from_rosinality(weights: Weights, size: int, n_bits: int, source: str) -> Gl
             for j, step in enumerate(level.steps):
                 _rosinality_step(step, w, f"blocks.{i}.flows.{j}.", affine)
             padded_with_ones(level.prior, w, f"blocks.{i}.prior.", interleave)
-    return finished(method)
+    return mark_initialised(method)
 
 
-def _rosinality_step(step: Step, w: "Reader", at: str, affine: bool) -> None:
+def _rosinality_step(step: Step, w: "Checkpoint", at: str, affine: bool) -> None:
     scale = w[at + "actnorm.scale"].flatten()
     step.actnorm.b.copy_(w[at + "actnorm.loc"].flatten())
     step.actnorm.g.copy_(scale.abs().log() / LOG_SCALE)
@@ -114,8 +114,8 @@ def _rosinality_step(step: Step, w: "Reader", at: str, affine: bool) -> None:
     padded_with_ones(step.coupling.net[2], w, f"{at}coupling.net.4.", swapped if affine else lambda v: v)
 
 
-def padded_with_ones(conv: EdgeConv, w: "Reader", at: str, order: Callable[[Tensor], Tensor]) -> None:
-    """A convolution that pads its input with ones: what the padding adds is the sum over input channels."""
+def padded_with_ones(conv: EdgeConv, w: "Checkpoint", at: str, order: Callable[[Tensor], Tensor]) -> None:
+    """A convolution that pads its input with ones: the border weight is the sum over input channels."""
     weight = order(w[at + "conv.weight"])
     if conv.weight is not None:
         conv.weight.copy_(weight)
@@ -137,23 +137,23 @@ def plain(conv: EdgeConv, weight: Tensor, bias: Tensor) -> None:
 
 
 def read_npz(path: Path) -> Weights:
-    """An .npz of openai/glow's TensorFlow variables by name (`model/0/0/invconv/W`); no code in it is run."""
+    """Read an .npz of openai/glow's TensorFlow variables by name (`model/0/0/invconv/W`); no code is executed."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        held = np.load(path, allow_pickle=False)
-        if not isinstance(held, np.lib.npyio.NpzFile):
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("one array without a name, an .npy")
-        with held:
-            arrays = {key: torch.from_numpy(held[key].astype(np.float64)) for key in held.files}
+        with archive:
+            arrays = {key: torch.from_numpy(archive[key].astype(np.float64)) for key in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is not an intact .npz of arrays ({str(error).splitlines()[0][:120]})") from None
+        raise UserError(f"{path}: expected an intact .npz of arrays ({str(error).splitlines()[0][:120]})") from None
     return {key.split(":")[0].removeprefix("model/"): value for key, value in arrays.items()}
 
 
 def from_openai(weights: Weights, size: int, n_bits: int, source: str) -> Glow:
-    """`i/j/*`, `pool<i>/conv/*`, `prior/p/*` -> our method."""
-    w = Reader(weights, source)
+    """`i/j/*`, `pool<i>/conv/*`, `prior/p/*` -> a `Glow` method."""
+    w = Checkpoint(weights, source)
     if "prior/y_emb/W" in w:
         raise UserError(f"{source}: was trained with --ycond; only models without labels can be read")
     levels, steps = w.count(r"(\d+)/0/"), w.count(r"0/(\d+)/")
@@ -168,10 +168,10 @@ def from_openai(weights: Weights, size: int, n_bits: int, source: str) -> Glow:
                 marked(level.prior, w, f"pool{i}/conv/", lambda v: v)
             elif "prior/p/W" in w:
                 marked(level.prior, w, "prior/p/", interleave)
-    return finished(method)
+    return mark_initialised(method)
 
 
-def _openai_step(step: Step, w: "Reader", at: str) -> None:
+def _openai_step(step: Step, w: "Checkpoint", at: str) -> None:
     step.actnorm.b.copy_(w[at + "actnorm_center/b"].flatten())
     step.actnorm.g.copy_(w[at + "actnorm_scale/logs"].flatten())
     set_mixing(step.conv, w[at + "invconv/W"].T)
@@ -183,15 +183,15 @@ def _openai_step(step: Step, w: "Reader", at: str) -> None:
     marked(step.coupling.net[2], w, f"{at}f1/l_last/", lambda v: v)
 
 
-def marked(conv: EdgeConv, w: "Reader", at: str, order: Callable[[Tensor], Tensor]) -> None:
-    """`conv2d_zeros`: bias and three times logs, the padding marked by the last input channel."""
+def marked(conv: EdgeConv, w: "Checkpoint", at: str, order: Callable[[Tensor], Tensor]) -> None:
+    """`conv2d_zeros`: bias, 3 logs, and a last input channel that marks the padding."""
     edge_weights(conv, w[at + "W"], order)
     conv.b.copy_(order(w[at + "b"].flatten()))
     conv.g.copy_(order(w[at + "logs"].flatten()))
 
 
 def edge_weights(conv: EdgeConv, weight: Tensor, order: Callable[[Tensor], Tensor] = lambda v: v) -> None:
-    """(h, w, in [+ 1], out) -> our weight and border."""
+    """Weight (h, w, in [+ 1], out) -> weight and border of `EdgeConv`."""
     weight = order(weight.permute(3, 2, 0, 1))
     if conv.edge is not None:
         weight, edge = weight[:, :-1], weight[:, -1:]
@@ -203,8 +203,8 @@ def edge_weights(conv: EdgeConv, weight: Tensor, order: Callable[[Tensor], Tenso
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-class Reader(dict):
-    """Their weights; a missing one is a sentence."""
+class Checkpoint(dict):
+    """Weights of the checkpoint. A missing key raises UserError."""
 
     def __init__(self, weights: Weights, source: str) -> None:
         super().__init__(weights)
@@ -214,7 +214,7 @@ class Reader(dict):
         raise UserError(f"{self.source}: has no '{key}'; it is not of this layout (--from), or it is cut short")
 
     def count(self, pattern: str) -> int:
-        """How many different numbers stand at the group of `pattern`."""
+        """Number of different matches of the group in `pattern`."""
         return len({match[1] for key in self if (match := re.match(pattern, key))})
 
 
@@ -224,15 +224,15 @@ def interleave(v: Tensor) -> Tensor:
 
 
 def set_mixing(conv: InvertibleConv1x1, weight: Tensor) -> None:
-    """Our factors of a matrix (C, C)."""
+    """Set a 1x1 convolution to a matrix (C, C)."""
     order, lower, upper, sign, log_s = factorise(weight)
     pairs = ((conv.order, order), (conv.lower, lower), (conv.upper, upper), (conv.sign, sign), (conv.log_s, log_s))
-    for mine, theirs in pairs:
-        mine.copy_(theirs)
+    for target, value in pairs:
+        target.copy_(value)
 
 
 def empty_method(channels: int, size: int, n_bits: int, levels: int, steps: int, width: int, affine: bool) -> Glow:
-    """Our method in float64, without labels, with the original's scale."""
+    """A `Glow` method in float64, without labels, with the scale of openai/glow."""
     if not levels or not steps:
         raise UserError("import: no level was found in the checkpoint; it is not of the layout given by --from")
     model = ModelConfig(num_levels=levels, num_steps=steps, width=width, scale="sigmoid2", num_planes=0)
@@ -244,8 +244,8 @@ def empty_method(channels: int, size: int, n_bits: int, levels: int, steps: int,
     return Glow(cfg, meta | {"keys": ["image"], "fingerprint": "imported"}).double()
 
 
-def finished(method: Glow) -> Glow:
-    """Ready to encode, its average equal to its weights."""
+def mark_initialised(method: Glow) -> Glow:
+    """Mark the flow as initialised, and set the average to the weights."""
     method.flow.initialised.fill_(True)
     method.flow.ready = True
     method.ema.reset(method.flow)

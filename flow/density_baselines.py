@@ -1,6 +1,6 @@
-"""Bits per dimension without a network: what a flow's figure must be read beside. numpy and Pillow only.
+"""Bits per dimension of simple models, as baselines for a flow. numpy and Pillow only.
 
-k (N, C, H, H): levels 0 .. 2^n - 1. Training levels come in batches and are never held together.
+k (N, C, H, H): levels 0 .. 2^n - 1. Training levels come in batches and are never all in memory.
 """
 
 import io
@@ -12,17 +12,18 @@ from PIL import Image
 from torch import Tensor
 
 SHEET_COLUMNS = 37
-MAX_GAUSSIAN = 3072  # dimensions; beyond, a covariance matrix is no yardstick but a computation
+MAX_GAUSSIAN = 3072  # dimensions; a larger covariance matrix costs too much for a baseline
 CHUNK = 512
 
 
 class BaselineStats:
-    """What the baselines that are fitted learn from training images, batch by batch."""
+    """Sums over training images, batch by batch, from which the baselines are fitted."""
 
     def __init__(self, batches: Iterable[Tensor], shape: torch.Size, n_bits: int) -> None:
         self.n_bits, self.faces = n_bits, 0
-        self.counts = torch.ones(shape[0], 2**n_bits, dtype=torch.float64)  # of levels a channel, one added to each
-        self.total: Tensor | float = 0.0  # (D,), the sum of the cells' middles, and (D, D) that of their products
+        self.counts = torch.ones(shape[0], 2**n_bits, dtype=torch.float64)  # per channel and level, add-one smoothing
+        # Sum of the cell centres (D,), and sum of their outer products (D, D).
+        self.total: Tensor | float = 0.0
         self.products: Tensor | None = None
         if shape.numel() <= MAX_GAUSSIAN:
             self.products = torch.zeros(shape.numel(), shape.numel(), dtype=torch.float64)
@@ -30,7 +31,7 @@ class BaselineStats:
             self.add(k)
 
     def add(self, k: Tensor) -> None:
-        """Count a batch."""
+        """Add a batch to the sums."""
         self.faces += len(k)
         for channel, counts in enumerate(self.counts):
             counts += torch.bincount(k[:, channel].flatten().long(), minlength=2**self.n_bits)
@@ -41,37 +42,38 @@ class BaselineStats:
 
 
 def density_baselines(train: Iterable[Tensor], test: Tensor, n_bits: int) -> dict[str, float]:
-    """Every yardstick that applies, of the test images; those that learn, learn from the batches of train."""
-    learnt = BaselineStats(train, test[0].shape, n_bits)
+    """All baselines that apply, in bits/dim of the test images. Fitted ones use the batches of train."""
+    stats = BaselineStats(train, test[0].shape, n_bits)
     found = {
-        "training faces": learnt.faces,
-        "independent pixels": histogram_bits(learnt, test),
+        "training faces": stats.faces,
+        "independent pixels": histogram_bits(stats, test),
         "png": sheet_bits(test, "PNG"),
         "webp lossless": sheet_bits(test, "WEBP"),
     }
-    if learnt.products is not None:
-        bits = gaussian_bits(learnt, test)
+    if stats.products is not None:
+        bits = gaussian_bits(stats, test)
         found["gaussian, full covariance"] = bits.mean().item()
         found["gaussian, 95 % interval +-"] = 1.96 * bits.std().item() / math.sqrt(len(bits))
     return found
 
 
-def histogram_bits(learnt: BaselineStats, test: Tensor) -> float:
-    """Each channel's levels counted over all training pixels (one added to each count), pixels independent."""
-    codes = -(learnt.counts / learnt.counts.sum(1, keepdim=True)).log2()
+def histogram_bits(stats: BaselineStats, test: Tensor) -> float:
+    """Independent pixels: a histogram of levels per channel over all training pixels, with add-one smoothing."""
+    codes = -(stats.counts / stats.counts.sum(1, keepdim=True)).log2()
     bits = [code[test[:, channel].long()].mean().item() for channel, code in enumerate(codes)]
     return sum(bits) / len(bits)
 
 
-def gaussian_bits(learnt: BaselineStats, test: Tensor) -> Tensor:
-    """One Gaussian with full covariance, fitted to the training levels with the noise's variance added -> (N,).
+def gaussian_bits(stats: BaselineStats, test: Tensor) -> Tensor:
+    """A Gaussian with full covariance, fitted to the training levels plus the variance of the dequantisation noise ->
+    (N,).
 
-    The bound of a dequantised density, its mean over the noise taken exactly: the middle of the cell's quadratic form
-    plus the trace of the precision times the noise's variance.
+    The dequantisation bound, averaged over the noise in closed form: the quadratic form at the cell centre, plus the
+    trace of the precision times the noise variance.
     """
-    n_bits, dims = learnt.n_bits, test[0].numel()
-    noise, mean = 4.0**-n_bits / 12, learnt.total / learnt.faces
-    covariance = learnt.products / learnt.faces - torch.outer(mean, mean) + noise * torch.eye(dims, dtype=torch.float64)
+    n_bits, dims = stats.n_bits, test[0].numel()
+    noise, mean = 4.0**-n_bits / 12, stats.total / stats.faces
+    covariance = stats.products / stats.faces - torch.outer(mean, mean) + noise * torch.eye(dims, dtype=torch.float64)
     factor = torch.linalg.cholesky(covariance)
     log_det = 2 * factor.diagonal().log().sum()
     trace = torch.linalg.solve_triangular(factor, torch.eye(dims, dtype=torch.float64), upper=False).square().sum()
@@ -83,14 +85,14 @@ def gaussian_bits(learnt: BaselineStats, test: Tensor) -> Tensor:
 
 
 def cells(k: Tensor, n_bits: int) -> Tensor:
-    """Levels -> the middles of their cells, (N, D)."""
+    """Levels -> the centres of their cells, (N, D)."""
     return ((k.float() + 0.5) / 2**n_bits - 0.5).flatten(1)
 
 
 def sheet_bits(k: Tensor, kind: str) -> float:
-    """The levels as one sheet of pictures, in a lossless file: its bits for each dimension. `kind`: PNG or WEBP.
+    """Bits per dimension of the levels, stored as one sheet of images in a lossless file. `kind`: PNG or WEBP.
 
-    A sheet of up to 37 x 30 pictures (whole rows), so that headers weigh nothing.
+    A sheet has up to 37 x 30 images in whole rows, so that the file header does not count.
     """
     columns = min(SHEET_COLUMNS, len(k))
     rows = max(1, min(30, len(k) // columns))

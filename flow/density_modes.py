@@ -1,4 +1,4 @@
-"""Modes of `sample.py` that read the density: classify, score, report."""
+"""Modes of `sample.py` that use the density: classify, score, report."""
 
 import argparse
 import csv
@@ -18,7 +18,7 @@ from editing.subjects import SPLITS
 from engine import UserError
 from engine.files import atomic_text, atomic_write
 from engine.grids import to_uint8
-from flow.density import BATCH, coded, image_bits_of, stream
+from flow.density import BATCH, encode_batches, image_bits_of, iterate_codes
 from flow.density_baselines import density_baselines
 from flow.directions import pooled
 from flow.edit import decode_photo
@@ -29,19 +29,19 @@ from latents.directions import lda_scores
 from latents.roc_auc import roc_auc
 from losses.quantise import dequantise, to_levels
 
-SAMPLES = 1024
+NUM_SAMPLES = 1024
 
 
 def run_classify(editor: Editor, args: argparse.Namespace) -> None:
-    """The Bayes classifier: accuracy, confusion, calibrated likelihood of the labels."""
+    """The density as a Bayes classifier: accuracy, confusion, calibrated likelihood of the labels."""
     if not len(editor.y_labels):
         raise UserError(f"classify: {editor.run_dir} was trained without labels (model.condition=none)")
-    scores, target = scored(editor, args.split, args.n)
+    scores, target = class_scores(editor, args.split, args.n)
     accuracy = bayes_accuracy(scores, target).item()
     facts: dict = {"split": args.split, "images": len(scores), "accuracy": round(accuracy, 4)}
     path = output_path(editor, args, "classify", ".json")
     if editor.y_labels.are_classes:
-        temperature = fit_temperature(*scored(editor, "val", args.n))
+        temperature = fit_temperature(*class_scores(editor, "val", args.n))
         known = target >= 0
         nll = torch.nn.functional.cross_entropy(scores[known].double() / temperature, target[known])
         confusion = confusion_of(scores[known].argmax(1), target[known], len(editor.y_labels))
@@ -52,10 +52,10 @@ def run_classify(editor: Editor, args: argparse.Namespace) -> None:
             name: bayes_accuracy(scores[:, [k]], target[:, [k]]).item() for k, name in enumerate(editor.y_labels.names)
         }
     write_record(editor, args, path, names=editor.y_labels.names, **facts)
-    print(f"Bayes classifier: {accuracy:.3f} right on {len(scores)} {args.split} faces; wrote {path}")
+    print(f"Bayes classifier: accuracy {accuracy:.3f} on {len(scores)} {args.split} faces; wrote {path}")
 
 
-def scored(editor: Editor, split: str, n: int) -> tuple[Tensor, Tensor]:
+def class_scores(editor: Editor, split: str, n: int) -> tuple[Tensor, Tensor]:
     """`class_log_probs` and targets of the first n faces of a split (0 = all)."""
     scores, targets, done = [], [], 0
     for batch in editor.split(split).once(BATCH, editor.device):
@@ -70,12 +70,12 @@ def scored(editor: Editor, split: str, n: int) -> tuple[Tensor, Tensor]:
 
 
 def confusion_of(guess: Tensor, target: Tensor, size: int) -> Tensor:
-    """(K, K) counts, rows = the true class."""
+    """(K, K) counts, one row per true class."""
     return torch.bincount(target * size + guess, minlength=size**2).view(size, size)
 
 
 def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
-    """Shares of each row as a picture."""
+    """Draw the row-normalised confusion matrix."""
     from matplotlib.figure import Figure
 
     share = confusion / confusion.sum(1, keepdim=True).clamp_min(1)
@@ -84,7 +84,7 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
     axes.imshow(share.numpy(), vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=60)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("named by the density")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     for r in range(len(names)):
         for c in range(len(names)):
@@ -93,18 +93,21 @@ def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
 
 
 def save_figure(figure: object, path: Path) -> None:
-    """A matplotlib figure, whole or not at all."""
+    """Write a matplotlib figure atomically."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=110)
 
 
 def run_score(editor: Editor, args: argparse.Namespace) -> None:
-    """How usual each picture is: bits/dim, beside what its plainness explains. Raw bits/dim ranks plain pictures above
-    faces (1810.09136), so it is no detector of anomalies by itself."""
+    """How typical each image is. Writes bits/dim and scores that correct it for simplicity.
+
+    Raw bits/dim ranks plain images above faces ("Do Deep Generative Models Know What They Don't Know?",
+    https://arxiv.org/abs/1810.09136). So it is no anomaly detector by itself.
+    """
     train = editor.split("train").fixed(min(512, len(editor.split("train"))))["image"]
-    usual = image_bits_of(editor, train, best_label(editor, train))
+    train_bits = image_bits_of(editor, train, best_label(editor, train))
     chosen = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes, args.source)
-    columns = scores_of(editor, chosen.images, usual)
+    columns = scores_of(editor, chosen.images, train_bits)
     path = output_path(editor, args, "score", ".csv")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -118,11 +121,11 @@ def run_score(editor: Editor, args: argparse.Namespace) -> None:
             p for p in Path(args.against).iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
         )
         if not files:
-            raise UserError(f"--against {args.against}: no pictures in it")
-        others = editor.subjects([str(f) for f in files], "whole")
-        theirs = scores_of(editor, others.images, usual)
-        label = torch.cat([torch.zeros(len(chosen.images)), torch.ones(len(others.images))])
-        facts = {f"auroc {k}": roc_auc(torch.cat([columns[k], theirs[k]]), label) for k in columns}
+            raise UserError(f"--against {args.against}: expected a folder with images, found none")
+        other_faces = editor.subjects([str(f) for f in files], "whole")
+        other_columns = scores_of(editor, other_faces.images, train_bits)
+        label = torch.cat([torch.zeros(len(chosen.images)), torch.ones(len(other_faces.images))])
+        facts = {f"auroc {k}": roc_auc(torch.cat([columns[k], other_columns[k]]), label) for k in columns}
         for key, value in facts.items():
             print(f"{key}: {value:.3f}")
     write_record(editor, args, path, faces=len(chosen.names), **facts)
@@ -130,21 +133,22 @@ def run_score(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def best_label(editor: Editor, x: Tensor) -> Tensor | None:
-    """y (N, K) of faces x as the density names it, whatever is known: a file has no true label, so no face has one."""
+    """The most likely y (N, K) of faces x. Known labels are ignored, so files and faces of the data are comparable."""
     return editor.y_of(x, torch.full((len(x), len(label_names(editor.meta))), math.nan))
 
 
-def scores_of(editor: Editor, x: Tensor, usual: Tensor) -> dict[str, Tensor]:
-    """Columns (N,) of the score table, each face under its best label."""
+def scores_of(editor: Editor, x: Tensor, train_bits: Tensor) -> dict[str, Tensor]:
+    """Columns (N,) of the score table. Each face is scored under its most likely label."""
     y = best_label(editor, x)
     bits = image_bits_of(editor, x, y)
     columns = {
         "bits_per_dim": bits,
-        "minus_webp": bits - torch.tensor([webp_bits(k) for k in to_levels(x.cpu(), editor.n_bits)]),  # 1909.11480
-        "typicality": (bits - usual.mean()).abs() / usual.std(),  # 1906.02994
+        # Input complexity (https://arxiv.org/abs/1909.11480) and typicality (https://arxiv.org/abs/1906.02994).
+        "minus_webp": bits - torch.tensor([webp_bits(k) for k in to_levels(x.cpu(), editor.n_bits)]),
+        "typicality": (bits - train_bits.mean()).abs() / train_bits.std(),
     }
     norms: list[Tensor] = []
-    for _, photo in coded(editor, x, y):
+    for _, photo in encode_batches(editor, x, y):
         # |eps|^2 of d standard normals has mean d and variance 2 d.
         dims = [level[0].numel() for level in photo.code.eps]
         squares = [level.flatten(1).square().sum(1).cpu() for level in photo.code.eps]
@@ -155,7 +159,7 @@ def scores_of(editor: Editor, x: Tensor, usual: Tensor) -> dict[str, Tensor]:
 
 
 def webp_bits(k: Tensor) -> float:
-    """Bits/dim of one picture's levels (C, H, H) in a lossless WebP."""
+    """Bits/dim of one image's levels (C, H, H) in a lossless WebP file."""
     pixels = k.to(torch.uint8).permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if k.shape[0] == 1 else pixels).save(file, "WEBP", lossless=True, quality=100)
@@ -163,7 +167,7 @@ def webp_bits(k: Tensor) -> float:
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
-    """Bits/dim with its baselines, exactness, samples, drift, readers, and what the code still knows of its label."""
+    """Bits/dim with baselines, exactness of the round trip, finite samples, drift, and a label probe of codes."""
     images, levels = split_levels(editor, args.split, args.n)
     y = editor.y_labels.of(images)
     one = image_bits_of(editor, images["image"], y)
@@ -183,7 +187,7 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
     drifts = level_drifts(editor.flow, v, None if y is None else y[:BATCH].to(editor.device))
     found["drift_by_level"] = [d.item() for d in drifts]
     if len(editor.y_labels) and editor.y_labels.are_classes:
-        found["leak"] = leak(editor, args.split)
+        found["label_probe"] = label_probe(editor, args.split)
     path = output_path(editor, args, "report", ".json")
     write_record(editor, args, path, **found)
     print(json.dumps(found, indent=1))
@@ -191,7 +195,7 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def split_levels(editor: Editor, split: str, n: int) -> tuple[dict[str, Tensor], Tensor]:
-    """The first n faces of a split (0 = all) as one batch, and their levels."""
+    """The first n faces of a split (0 = all) as one batch, and their grey levels."""
     faces = editor.split(split)
     n = min(n or len(faces), len(faces))
     batches, done = [], 0
@@ -205,9 +209,9 @@ def split_levels(editor: Editor, split: str, n: int) -> tuple[dict[str, Tensor],
 
 
 def exactness(editor: Editor, x: Tensor, y: Tensor | None) -> dict[str, float]:
-    """Share of bytes that decode(encode) returns, and its largest error before rounding, in units of v."""
+    """Share of bytes that decode(encode(x)) returns, and the largest error before rounding, in units of v."""
     same, worst = 0, 0.0
-    for rows, photo in coded(editor, x, y):
+    for rows, photo in encode_batches(editor, x, y):
         v = dequantise(to_levels(x[rows], editor.n_bits), editor.n_bits, 0.5).to(editor.device)
         back = editor.flow.decode(photo.code.eps, photo.y)
         worst = max(worst, (back - v).abs().max().item())
@@ -217,9 +221,9 @@ def exactness(editor: Editor, x: Tensor, y: Tensor | None) -> dict[str, float]:
 
 
 def finite_samples(editor: Editor, seed: int) -> dict[str, float]:
-    """Of 1024 samples at temperature 1: the finite share and the largest value, in units of v (pictures: 1/2)."""
+    """Of 1024 samples at temperature 1: the finite share and the largest value, in units of v (images: 1/2)."""
     finite, largest, generator = 0, 0.0, torch.Generator().manual_seed(seed)
-    for _ in range(0, SAMPLES, BATCH):
+    for _ in range(0, NUM_SAMPLES, BATCH):
         y = editor.y_labels.unknown(BATCH) if len(editor.y_labels) else None
         if y is not None and editor.y_labels.are_classes:
             drawn = torch.multinomial(editor.y_labels.frequency.cpu(), BATCH, True, generator=generator)
@@ -228,15 +232,17 @@ def finite_samples(editor: Editor, seed: int) -> dict[str, float]:
         good = v.flatten(1).isfinite().all(1)
         finite += int(good.sum())
         largest = max(largest, v.nan_to_num(posinf=math.inf, neginf=-math.inf).abs().max().item())
-    return {"finite_samples": finite / SAMPLES, "largest_sample": largest}
+    return {"finite_samples": finite / NUM_SAMPLES, "largest_sample": largest}
 
 
-def leak(editor: Editor, split: str) -> dict[str, float]:
-    """How well a linear reader finds the label in codes taken under that label: above chance, a transfer leaves it
-    behind. Accuracy of the largest of the classes' scores."""
+def label_probe(editor: Editor, split: str) -> dict[str, float]:
+    """Accuracy of a linear classifier (LDA) that reads the label from codes taken under that label.
+
+    Above chance, the code still holds label information, which an edit of the label does not change.
+    """
     sets = []
     for name in ("train", split):
-        seen = [(pooled(p.code.eps).cpu(), b["label"].cpu()) for p, b in stream(editor, name)]
+        seen = [(pooled(p.code.eps).cpu(), b["label"].cpu()) for p, b in iterate_codes(editor, name)]
         codes, label = (torch.cat(part) for part in zip(*seen, strict=True))
         sets.append((codes[label >= 0], label[label >= 0]))
     (codes, label), (test, truth) = sets
@@ -245,7 +251,7 @@ def leak(editor: Editor, split: str) -> dict[str, float]:
     means = torch.stack([codes[label == k].mean(0) for k in range(len(editor.y_labels))])
     middle = ((means * reader).sum(1) + (codes @ reader.T).mean(0)) / 2
     right = ((test @ reader.T - middle).argmax(1) == truth).float().mean().item()
-    return {"reader_accuracy": right, "chance": (torch.bincount(truth).max() / len(truth)).item()}
+    return {"accuracy": right, "chance": (torch.bincount(truth).max() / len(truth)).item()}
 
 
 def add_classify(parser: argparse.ArgumentParser) -> None:
@@ -257,11 +263,13 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
 def add_score(parser: argparse.ArgumentParser) -> None:
     """The options of `score`."""
     add_faces(parser, 64)
-    parser.add_argument("--against", help="a folder of pictures to tell the faces from")
+    parser.add_argument("--against", help="a folder of images; also prints the AUROC of telling them from the faces")
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
     parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
     parser.add_argument("--n", type=int, default=0, help="faces; 0: all")
-    parser.add_argument("--draws", type=int, default=1, help="dequantisations of the tighter bound")
+    parser.add_argument(
+        "--draws", type=int, default=1, help="dequantisation samples per image; more give a tighter bound"
+    )

@@ -1,11 +1,11 @@
-"""Which way in whitened code space is an attribute: moments streamed over the data, directions and readers from them.
+"""Attribute directions in whitened code space: streamed moments, directions and LDA readers.
 
-E (n, D): codes, coarsest level first; labels (n, L) in {0, 1, NaN = unknown}, attributes first, then one column a
-class. No model here. A *direction* moves a code, a *reader* reads it; moving along a reader's normal changes the
-reading and not the picture.
+E (n, D): codes, coarsest level first. labels (n, L) in {0, 1, NaN = unknown}: attributes first, then one column per
+class. No model here. A *direction* moves a code. A *reader* (linear discriminant analysis, LDA) predicts a label from
+it. A step along a reader's normal changes the prediction but hardly the image, so the two differ.
 
-At D dimensions any two codes lie sqrt(2 D) apart, and a difference of means of n_1 and n_0 codes carries noise of
-D (1/n_1 + 1/n_0) in its squared length: `standard_error` says how much, `shrink_blocks` takes it out.
+In D dimensions any two codes are about sqrt(2 D) apart. A difference of means of n_1 and n_0 codes has noise of about
+D (1/n_1 + 1/n_0) in its squared length. `standard_error` estimates this noise, `shrink_blocks` removes it.
 """
 
 import dataclasses
@@ -25,23 +25,23 @@ from latents.directions import Moments as LatentMoments
 from latents.directions import class_means, lda_scores, ols_from_moments
 from latents.roc_auc import roc_auc
 
-MIN_SIDE = 20  # faces with and without; fewer make noise, not a direction
-POOLED = 4  # a reader sees every level at most 4 x 4
-SHRINK = 0.1  # of a reader's covariance towards a multiple of the identity
+MIN_SIDE = 20  # least faces with and without; a direction from fewer is mostly noise
+POOL_SIZE = 4  # side to which levels are pooled for a reader
+SHRINKAGE = 0.1  # of a reader's covariance towards a multiple of the identity
 
 
 class Moments:
-    """Sums over codes, batch by batch: never N x D in memory. float64."""
+    """Sums over codes, batch by batch, in float64. Memory does not grow with the number of faces."""
 
     def __init__(self, num_attributes: int) -> None:
         self.num_attributes = num_attributes
-        self.regression = LatentMoments()  # of the attributes; rows with an unknown one are left out
+        self.regression = LatentMoments()  # of the attributes; rows with an unknown attribute are left out
         self.count: Tensor | float = 0.0  # (L, 2) faces without and with
         self.total: Tensor | float = 0.0  # (L, 2, D)
         self.square: Tensor | float = 0.0  # (L, 2, D)
 
     def add(self, codes: Tensor, labels: Tensor) -> "Moments":
-        """Count a batch. Raises ValueError on labels other than 0, 1 and NaN."""
+        """Add a batch. Raises ValueError on labels other than 0, 1 and NaN."""
         bad = ~(labels.isnan() | (labels == 0) | (labels == 1))
         if bad.any():
             raise ValueError(f"expected labels 0, 1 or NaN, got {labels[bad][0].item():g} (-1 and 1 must be mapped)")
@@ -55,21 +55,21 @@ class Moments:
         return self
 
     def means(self) -> Tensor:
-        """(L, 2, D); a side without faces raises ValueError."""
+        """(L, 2, D). Raises ValueError if a side has no faces."""
         if (torch.as_tensor(self.count) == 0).any():
             empty = int((torch.as_tensor(self.count) == 0).any(1).nonzero()[0])
-            raise ValueError(f"label {empty} has no face on one side: no direction can be taken")
+            raise ValueError(f"label {empty} has no face on one side, so it has no direction")
         return self.total / self.count[..., None]
 
     def mean_directions(self, columns: Sequence[int] | None = None) -> Tensor:
-        """Mean with minus mean without (1807.03039, section 5.1). (L, D)"""
-        means = self.pick(columns).means()
+        """Mean with minus mean without (Glow, section 5.1). (L, D)"""
+        means = self.select(columns).means()
         return means[:, 1] - means[:, 0]
 
     def ols_directions(
         self, ridge: float = 1e-3, columns: Sequence[int] | None = None, names: Sequence[str] | None = None
     ) -> Tensor:
-        """Least squares over the attributes together: what each moves while the others stay. (A, D)"""
+        """Least squares over all attributes together: the effect of each with the others fixed. (A, D)"""
         regression = self.regression
         if columns is not None:
             c = torch.as_tensor(list(columns))
@@ -81,9 +81,9 @@ class Moments:
             raise UserError(f"least squares: {error}; --kind mean takes one attribute at a time") from None
 
     def standard_error(self, start: int | None = None) -> Tensor:
-        """Of each latent of the difference of means, sqrt(var_1 / n_1 + var_0 / n_0). (L, D)
+        """Standard error of the difference of means, per latent: sqrt(var_1 / n_1 + var_0 / n_0). (L, D)
 
-        start: the row from whose mean *with* all differences are taken, instead of each row's mean without.
+        start: a row. Differences are then taken from its mean *with*, instead of from each row's mean without.
         """
         variance = (self.square / self.count[..., None] - self.means().square()).clamp_min(0)
         without, with_ = (variance / self.count[..., None]).unbind(1)
@@ -93,8 +93,8 @@ class Moments:
         error[start] = 0  # from itself to itself
         return error
 
-    def pick(self, columns: Sequence[int] | None) -> "Moments":
-        """The same sums for some of the labels."""
+    def select(self, columns: Sequence[int] | None) -> "Moments":
+        """The sums of some of the labels."""
         if columns is None:
             return self
         chosen = Moments(0)
@@ -105,12 +105,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class Directions:
-    """What was learnt of one run's training codes; a row for each of `names`, attributes first, then classes.
+    """Directions and readers of one run; one row for each of `names`, attributes first, then classes.
 
-    `direction` (L, D) goes from without to with at alpha 1, for a class from neutral where that exists; `class_code`
-    (K, D) are the classes' mean codes; `error` (L, D) the standard error of the difference of means between the same
-    two sides; `count` (L, 2) faces without and with; `reader` (L, F) reads pooled codes (`pooled`), `reader_mean` (L,
-    2) its means on either side, `auc` (L,) how well it tells validation faces apart. `skipped`: labels without a
+    `direction` (L, D) goes from without to with at alpha 1; for a class it starts at neutral where that exists.
+    `class_code` (K, D): mean codes of the classes. `error` (L, D): standard error of the difference of means between
+    the same two sides. `count` (L, 2): faces without and with. `reader` (L, F): LDA on pooled codes (`pooled`).
+    `reader_mean` (L, 2): its means on either side. `auc` (L,): its AUC on validation faces. `skipped`: labels without a
     direction, and why.
     """
 
@@ -136,11 +136,13 @@ class Directions:
 
 
 def pooled(eps: Sequence[Tensor]) -> Tensor:
-    """Codes, finest level first, as a reader sees them: each level averaged to at most 4 x 4, times the square root
-    of the area, so that each number keeps unit variance. (N, F)"""
+    """Codes, finest level first -> input of a reader, (N, F).
+
+    Each level is averaged to at most 4 x 4 and multiplied by the square root of the area, which keeps unit variance.
+    """
     parts = []
     for level in eps:
-        member = tiles(level.shape[-1], min(POOLED, level.shape[-1])).to(level)
+        member = tiles(level.shape[-1], min(POOL_SIZE, level.shape[-1])).to(level)
         member = member / member.sum(1, keepdim=True).sqrt()
         with fp32():
             parts.append((member @ level @ member.T).flatten(1))
@@ -148,14 +150,14 @@ def pooled(eps: Sequence[Tensor]) -> Tensor:
 
 
 def tiles(side: int, count: int) -> Tensor:
-    """(count, side) of 0 and 1: which of `count` tiles, as equal as whole pixels allow, each of `side` pixels is in."""
+    """(count, side) of 0 and 1: membership of each pixel in one of `count` tiles of about equal size."""
     return F.one_hot(torch.arange(side) * count // side, count).T.float()
 
 
 def fit_directions(
     moments: Moments, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], meta: dict, kind: str, provenance: dict
 ) -> Directions:
-    """Directions of `kind` (ols | mean) from streamed moments; readers from pooled codes and labels, (N, F), (N, L)."""
+    """Directions of `kind` (ols | mean) from streamed moments. Readers from pooled codes (N, F) and labels (N, L)."""
     names, skipped = label_names(meta), {}
     for name, (n0, n1) in zip(names, moments.count.tolist(), strict=True):
         if min(n0, n1) < MIN_SIDE:
@@ -168,19 +170,19 @@ def fit_directions(
     classes = [c for c in kept if c >= len(meta["attributes"])]
     parts, errors = [], []
     if attributes:
-        errors.append(moments.pick(attributes).standard_error())
+        errors.append(moments.select(attributes).standard_error())
         if kind == "ols":
             parts.append(moments.ols_directions(columns=attributes, names=[names[c] for c in attributes]))
         else:
             parts.append(moments.mean_directions(attributes))
-    class_code = moments.pick(classes).means()[:, 1] if classes else torch.zeros(0, moments.total.shape[-1])
+    class_code = moments.select(classes).means()[:, 1] if classes else torch.zeros(0, moments.total.shape[-1])
     if classes:
         start = names.index("neutral") if "neutral" in names else -1
         start = classes.index(start) if start in classes else None
-        errors.append(moments.pick(classes).standard_error(start))
-        parts.append(class_code - (moments.pick(classes).means()[:, 0] if start is None else class_code[start]))
+        errors.append(moments.select(classes).standard_error(start))
+        parts.append(class_code - (moments.select(classes).means()[:, 0] if start is None else class_code[start]))
     labels = train[1][:, kept]
-    reader = lda_scores(train[0], labels, SHRINK, [names[c] for c in kept])
+    reader = lda_scores(train[0], labels, SHRINKAGE, [names[c] for c in kept])
     scores = val[0] @ reader.T
     return Directions(
         kind=kind,
@@ -201,11 +203,14 @@ def fit_directions(
 def shrink_blocks(
     delta: Tensor, variance: float | Tensor, level_shapes: Sequence[tuple[int, int, int]], tile: int = 4
 ) -> Tensor:
-    """Positive-part James-Stein: delta (N, D), coarsest level first, each block of level x channel x tile x tile
-    multiplied by max(0, 1 - (m - 2) variance / |block|^2), m its size; variance: of each latent, a number or (N,).
+    """Positive-part James-Stein shrinkage of delta (N, D), coarsest level first.
 
-    A side that `tile` does not divide is cut into tiles as equal as possible, none larger. Pure noise all but
-    vanishes, what rises above it stays. level_shapes: (C, h, w), finest first.
+    Each block (level x channel x tile x tile) is multiplied by max(0, 1 - (m - 2) variance / |block|^2), with m its
+    size. Blocks of pure noise nearly vanish. A side that `tile` does not divide is cut into tiles of about equal size.
+
+    Args:
+        variance: of each latent, a number or (N,).
+        level_shapes: (C, h, w), finest first.
     """
     shapes = list(level_shapes)[::-1]
     variance = torch.as_tensor(variance, dtype=delta.dtype, device=delta.device).reshape(-1, 1, 1, 1)
@@ -227,7 +232,8 @@ def save_directions(directions: Directions, path: Path) -> None:
 
 
 def load_directions(path: Path, provenance: dict) -> Directions:
-    """Read directions; those of other weights or another n_bits are refused with the refitting command."""
+    """Read directions. Raises UserError with the command to refit, if they belong to other weights or another
+    n_bits."""
     found = Directions(**torch.load(path, map_location="cpu", weights_only=True))
     for key, what in (("sha256", "other weights"), ("n_bits", "another n_bits")):
         if found.provenance[key] != provenance[key]:

@@ -1,7 +1,7 @@
-"""One edit: photo -> code -> moved code -> photo. Tensors in, tensors out; no file, no run.
+"""One edit: photo -> code -> changed code -> photo. Tensors in, tensors out.
 
-A photo is coded without noise (the middle of its cell), and the bits that n_bits < 8 forgets are added back at the
-end: an edit of nothing returns the photo's bytes.
+A photo is encoded without noise, at the centre of its quantisation cell. The bits that n_bits < 8 drops are added back
+at the end, so an edit that changes nothing returns the photo's bytes.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from losses.quantise import dequantise, lost_bits, to_levels, to_pixels
 
 @dataclass
 class CodedPhoto:
-    """A photo's code under y, and what its levels forgot."""
+    """A photo's code under y, and the low bits that the levels drop."""
 
     code: Code
     y: Tensor | None
@@ -24,7 +24,7 @@ class CodedPhoto:
 
 
 def encode_photo(flow: GlowFlow, x: Tensor, n_bits: int, y: Tensor | None = None) -> CodedPhoto:
-    """x (N, C, H, H) in [-1, 1], on the grid of 256 grey levels."""
+    """Encode x (N, C, H, H) in [-1, 1], on the grid of 256 grey levels."""
     v = dequantise(to_levels(x, n_bits), n_bits, 0.5)
     return CodedPhoto(flow.encode(v, y), y, lost_bits(x, n_bits))
 
@@ -32,7 +32,7 @@ def encode_photo(flow: GlowFlow, x: Tensor, n_bits: int, y: Tensor | None = None
 def decode_photo(
     flow: GlowFlow, eps: Sequence[Tensor], n_bits: int, y: Tensor | None = None, lost: Tensor | None = None
 ) -> Tensor:
-    """eps -> pictures (N, C, H, H) in [-1, 1] on the grid of 256 grey levels; `lost`: of the photo they come from."""
+    """eps -> images (N, C, H, H) in [-1, 1] on the grid of 256 grey levels. lost: dropped bits of the source."""
     return to_pixels(flow.decode(eps, y), n_bits, lost)
 
 
@@ -43,16 +43,16 @@ def move(flow: GlowFlow, photo: CodedPhoto, step: Tensor, n_bits: int) -> Tensor
 
 
 def transfer(flow: GlowFlow, photo: CodedPhoto, y_target: Tensor, gain: float, n_bits: int) -> Tensor:
-    """The same code under another label: decode(eps, y + gain (y' - y)). -> (N, C, H, H)
+    """Decode the same code under another label: decode(eps, y + gain (y' - y)). -> (N, C, H, H)
 
-    gain 1 is the label itself; more extrapolates (README, "Labels").
+    gain 1 is the target label. A larger gain extrapolates (README, "Labels").
     """
     y = photo.y + gain * (y_target - photo.y)
     return decode_photo(flow, photo.code.eps, n_bits, y, photo.lost)
 
 
 def level_mask(flow: GlowFlow, levels: Sequence[int], device: torch.device) -> Tensor:
-    """(D,) of 0 and 1: 1 where a code belongs to one of `levels` (1 = finest)."""
+    """(D,): 1 where a code belongs to one of `levels` (1 = finest), else 0."""
     ones = [
         torch.full((1, *shape), float(number in levels), device=device) for number, shape in enumerate(flow.shapes, 1)
     ]

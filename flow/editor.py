@@ -1,4 +1,4 @@
-"""How a flow makes codes and changes them: along directions in code space, or by decoding under another label."""
+"""The flow's `Editor`: encodes faces, and edits codes along directions or by decoding under another label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,30 +15,31 @@ from editing.editor import along
 from editing.subjects import Code, Subjects
 from engine import UserError
 from flow.config import Config
-from flow.density import best_labels, fit_run_directions, image_bits_of
+from flow.density import fit_run_directions, image_bits_of, most_likely_labels
 from flow.directions import Directions, load_directions
 from flow.edit import decode_photo, encode_photo, level_mask
 from flow.latent_editor import LatentEditor
 from flow.train import Glow
 from latents.paths import lerp, slerp
 
-GAIN = 1.6  # of a direction, as in openai/glow
-LABEL_GAIN = 1.5  # of a label: more than the label itself
+GAIN = 1.6  # default step along a direction, as in openai/glow
+LABEL_GAIN = 1.5  # default for label edits; 1 is the target label, more extrapolates
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a flow's codes move, and how far from the mean they are drawn."""
+    """Options of edits and samples."""
 
-    kind: Literal["auto", "label", "ols", "mean"] = "auto"  # another label, or a direction; auto: label where it can
-    gain: str = ""  # how far; auto: each face by its reader; none: 1.5 for a label, 1.6 for a direction
-    keep: tuple[str, ...] = ()  # labels whose directions are left out of the move
-    levels: str = ""  # move only these levels, 1 = finest, as 2,3
-    temperature: float = 0.7  # standard deviation of drawn codes
+    kind: Literal["auto", "label", "ols", "mean"] = "auto"  # decode under another label, or move along a direction
+    gain: str = ""  # step size: a number, or auto (per face, by its reader); default 1.5 for label, 1.6 for directions
+    keep: tuple[str, ...] = ()  # labels to keep: their directions are projected out of the edit
+    levels: str = ""  # levels that an edit may change, 1 = finest, as 2,3; default all
+    temperature: float = 0.7  # standard deviation of sampled codes
 
 
 class Editor(editor.Editor):
-    """Codes {eps (N, D), coarsest level first; lost (N, C, H, H), what n_bits < 8 drops; y (N, K) if conditional}."""
+    """Codes {eps (N, D), coarsest level first; lost (N, C, H, H), the bits that n_bits < 8 drops; y (N, K) if
+    conditional}."""
 
     config_class, method_class, options_class = Config, Glow, Options
     batch_size = 64
@@ -56,14 +57,14 @@ class Editor(editor.Editor):
         return {"eps": photo.code.flat(), "lost": photo.lost} | ({} if y is None else {"y": y})
 
     def y_of(self, x: Tensor, table: Tensor) -> Tensor | None:
-        """y (N, K) of faces with labels (N, L). What is unknown, a class or a bit, takes its most likely value."""
+        """y (N, K) of faces with labels (N, L). An unknown class or bit gets its most likely value."""
         if not len(self.y_labels):
             return None
         known = table[:, [label_names(self.meta).index(name) for name in self.y_labels.names]]
         unknown = known.isnan().any(1)
         if unknown.any():
             bits = None if self.y_labels.are_classes else self.centred(known[unknown])
-            guess = best_labels(self, x[unknown.to(x.device)], bits).to(known)
+            guess = most_likely_labels(self, x[unknown.to(x.device)], bits).to(known)
             known[unknown] = torch.where(known[unknown].isnan(), guess, known[unknown])
         if self.y_labels.are_classes:
             return self.y_labels.encode(known.argmax(1).to(self.device)).cpu()
@@ -82,15 +83,15 @@ class Editor(editor.Editor):
         if self.kind_for(request) == "label":
             if self.options.keep or self.options.levels:
                 raise UserError(
-                    "--keep and --levels act on directions, and this edit changes the label; use --kind ols"
+                    "--keep and --levels work along directions only; this edit changes the label; use --kind ols"
                 )
             if (gain := self.gain(LABEL_GAIN)) is None:
-                raise UserError("--gain auto: moves along directions; an edit of the label takes a number")
+                raise UserError("--gain auto: works along directions only; this edit changes the label, give a number")
             return code | {"y": code["y"] + gain * (self.target_labels(code["y"], request) - code["y"])}
         return code | {"eps": code["eps"] + self.latent_editor().step(code["eps"], self.labels(faces), request)}
 
     def kind_for(self, request: Request) -> str:
-        """The kind of edit; `auto` changes the label where the run was trained with all labels of the request."""
+        """The kind of edit. `auto` is `label` if the run was trained with all labels of the request, else `ols`."""
         kind = self.options.kind
         if kind == "auto":
             kind = "label" if len(self.y_labels) and set(request.names) <= set(self.y_labels.names) else "ols"
@@ -108,7 +109,7 @@ class Editor(editor.Editor):
             raise UserError(f"--gain {self.options.gain}: expected a number or auto") from None
 
     def target_labels(self, y: Tensor, request: Request) -> Tensor:
-        """The labels (N, K) that faces with labels y are asked to have."""
+        """Target labels (N, K) of a request, for faces with labels y (N, K)."""
         names = self.y_labels.names
         for item in request:
             if item.name not in names:
@@ -116,22 +117,22 @@ class Editor(editor.Editor):
         if self.y_labels.are_classes:
             return requested_labels(request, y, {"classes": names, "attributes": []})
         bits = (y + self.y_labels.frequency.cpu()).round()
-        wanted = requested_labels(request, bits, {"classes": [], "attributes": names})
+        target = requested_labels(request, bits, {"classes": [], "attributes": names})
         named = torch.tensor([name in request for name in names])
-        return torch.where(named, self.centred(wanted), y)
+        return torch.where(named, self.centred(target), y)
 
     def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
         rows, ys = [], []
         for seed, row in zip(seeds, labels, strict=True):
             generator = torch.Generator().manual_seed(seed)
             rows.append(self.options.temperature * self.flow.noise(1, generator).cpu())
-            ys.append(self.drawn_label(row, generator))
+            ys.append(self.sample_label(row, generator))
         eps, (c, size) = torch.cat(rows), (self.meta["channels"], self.meta["image_size"])
         code = {"eps": eps, "lost": torch.zeros(len(eps), c, size, size, dtype=torch.int32)}
         return code | {"y": torch.cat(ys)} if len(self.y_labels) else code
 
-    def drawn_label(self, row: Tensor, generator: torch.Generator) -> Tensor:
-        """y (1, K) for labels (L,), NaN = free. A free class is drawn in the shares of the training set."""
+    def sample_label(self, row: Tensor, generator: torch.Generator) -> Tensor:
+        """y (1, K) for labels (L,). NaN = free: a free class is sampled with the training frequencies."""
         labels = self.y_labels
         if not len(labels):
             return torch.zeros(1, 0)
@@ -143,7 +144,7 @@ class Editor(editor.Editor):
         return labels.encode(torch.multinomial(labels.frequency.cpu(), 1, generator=generator).to(self.device)).cpu()
 
     def interpolate(self, a: Code, b: Code, t: Tensor, drawn: bool) -> Code:
-        """On arcs level by level, where nearly all of N(0, I) lies; labels and lost bits on straight lines."""
+        """Slerp per level, since N(0, I) lies near a sphere. Labels and lost bits: linear."""
         sizes = [level[0].numel() for level in self.flow.unflatten(a["eps"][:1])][::-1]
         levels = zip(a["eps"].split(sizes, 1), b["eps"].split(sizes, 1), strict=True)
         code = {"eps": torch.cat([along(slerp, x, y, t) for x, y in levels], 1)}
@@ -165,14 +166,14 @@ class Editor(editor.Editor):
     # Directions.
 
     def latent_editor(self) -> LatentEditor:
-        """What moves codes along directions, as the options say."""
+        """The editor along directions, set up from the options."""
         directions = self.directions("mean" if self.options.kind == "mean" else "ols")
         keep = parse_names(self.options.keep, self.classes, self.attributes)
         return LatentEditor(self.flow, directions, self.meta, self.gain(GAIN), keep, self.level_mask)
 
     @property
     def level_mask(self) -> Tensor | None:
-        """(D,): 1 where --levels lets a code move."""
+        """(D,): 1 where --levels lets a code change; None for all levels."""
         levels, count = self.options.levels.split(",") if self.options.levels else [], len(self.flow.levels)
         if not set(word.strip() for word in levels) <= {str(n) for n in range(1, count + 1)}:
             raise UserError(
@@ -185,7 +186,7 @@ class Editor(editor.Editor):
         return {}
 
     def directions(self, kind: str) -> Directions:
-        """The run's directions: read, or fitted, saved and said so."""
+        """The run's directions, read from its directory. If missing, they are fitted and saved, with a message."""
         if kind not in self._directions:
             path = self.run_dir / f"directions_{kind}.pt"
             if path.is_file():
@@ -198,7 +199,7 @@ class Editor(editor.Editor):
         return self._directions[kind]
 
     def provenance(self) -> dict[str, Any]:
-        """Where directions come from; `max`: training faces they were fitted to, 0 = all."""
+        """Provenance of directions. `max`: number of training faces they were fitted to, 0 = all."""
         origin = self.method.origin
         facts = {"dataset": self.meta["dataset"], "split": "train", "n_bits": self.n_bits, "max": 0}
         return facts | {"run": origin.run, "step": origin.step, "sha256": origin.sha256}

@@ -1,4 +1,4 @@
-"""What a conditional flow is told about a face: y (N, K), a one-hot expression or centred attribute bits."""
+"""Labels of a conditional flow: y (N, K), a one-hot expression or centred attribute bits."""
 
 from typing import Any
 
@@ -12,12 +12,15 @@ from flow.directions import shrink_blocks
 from latents.directions import Moments, ols_from_moments
 from losses.quantise import dequantise, to_levels
 
-MIN_STD = 1e-3  # of a pixel, in units of v: half a grey level
+MIN_STD = 1e-3  # least deviation of a pixel, in units of v: half a grey level
 
 
 class Labels(nn.Module):
-    """K labels of a run. An unknown expression (-1) is the vector of training frequencies, an unknown bit (NaN) is 0,
-    a known bit is counted from its training frequency; so faces without labels train too."""
+    """K labels of a run; faces without labels can train too.
+
+    An unknown expression (-1) becomes the vector of training frequencies. A known attribute bit is centred by its
+    training frequency, an unknown bit (NaN) is 0.
+    """
 
     def __init__(self, cfg: ModelConfig, meta: dict) -> None:
         super().__init__()
@@ -31,7 +34,7 @@ class Labels(nn.Module):
         if missing or not self.names:
             what = missing[0] if missing else "an expression"
             raise UserError(
-                f"model.condition_on: {meta['dataset']} does not know {what}; it knows "
+                f"model.condition_on: {meta['dataset']} does not have {what}; it has "
                 f"{', '.join([*meta['classes'], *meta['attributes']]) or 'no label'}"
             )
         self.columns = [known.index(name) for name in self.names]
@@ -61,12 +64,12 @@ class Labels(nn.Module):
         return torch.nan_to_num(raw[:, self.columns].float() - self.frequency, nan=0.0)
 
     def unknown(self, n: int) -> Tensor:
-        """y (n, K) of faces about which nothing is known."""
+        """y (n, K) of faces with unknown labels."""
         y = self.frequency if self.are_classes else torch.zeros_like(self.frequency)
         return y.repeat(n, 1)
 
     def with_bit(self, y: Tensor, k: int, value: float | Tensor) -> Tensor:
-        """y with label k set: a class (the others leave), or one attribute to a bit."""
+        """y with label k set: the one-hot class k, or attribute k set to a bit."""
         if self.are_classes:
             return F.one_hot(torch.full((len(y),), k, device=y.device), len(self)).float()
         y = y.clone()
@@ -79,23 +82,25 @@ class Labels(nn.Module):
 
 
 @torch.no_grad()
-def learn_frequencies(labels: Labels, faces: Any) -> None:
-    """Set the bits' frequencies from the training set's labels."""
+def set_label_frequencies(labels: Labels, faces: Any) -> None:
+    """Set the frequencies of attribute bits from the training labels."""
     if len(labels) and not labels.are_classes:
         bits = torch.from_numpy(faces.labels["attr"]).double()[:, labels.columns]
-        untold = [name for name, known in zip(labels.names, (~bits.isnan()).any(0).tolist(), strict=True) if not known]
-        if untold:
-            raise UserError(f"model.condition_on: {untold[0]} is known of no training face; leave it out")
+        unlabelled = [
+            name for name, known in zip(labels.names, (~bits.isnan()).any(0).tolist(), strict=True) if not known
+        ]
+        if unlabelled:
+            raise UserError(f"model.condition_on: {unlabelled[0]} is unknown for every training face; leave it out")
         labels.frequency.copy_(bits.nanmean(0))
 
 
 @torch.no_grad()
-def mean_pictures(labels: Labels, faces: Any, n_bits: int, mirrored: bool) -> Tensor:
-    """(K, C, H, H) in units of v: what each label looks like on average, in one pass over the training set.
+def class_mean_images(labels: Labels, faces: Any, n_bits: int, mirrored: bool) -> Tensor:
+    """Mean image of each label, (K, C, H, H) in units of v, in one pass over the training set.
 
-    A class: its mean picture. A bit: what it adds while the others stay (least squares), since bits mix. Differences
-    are shrunk by 4 x 4 tiles in units of the pixels' deviations: a class of a thousand faces has another mean
-    background than the next by chance alone, and a transfer would move it.
+    A class: its mean image. An attribute: the change it adds with the others fixed (least squares), since attributes
+    combine. Differences are shrunk in 4 x 4 tiles, in units of the pixels' deviations: by chance alone, a class of a
+    thousand faces has another mean background than the next, and an edit would move it.
     """
     sums, squares, count = Moments(), 0.0, torch.zeros(len(labels), 2)
     for batch in faces.once(256):

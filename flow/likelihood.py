@@ -1,4 +1,4 @@
-"""What a density tells: bits per dimension, the class that explains a face best, and how unusual a face is."""
+"""Uses of the density: bits per dimension, Bayes classification, calibration."""
 
 import math
 
@@ -20,7 +20,7 @@ def image_bits(
 ) -> Tensor:
     """Upper bounds on bits per dimension of images x (N, C, H, H) in [-1, 1] -> (N,).
 
-    draws M: -(1/D) log2 of the mean of p(v_m) over M dequantisations, n added; tighter than M = 1 and still a bound.
+    draws M: -(1/D) log2 of the mean of p(v_m) over M dequantisations, plus n. A larger M gives a tighter bound.
     """
     k = to_levels(x, n_bits)
     log_probs = []
@@ -34,7 +34,7 @@ def image_bits(
 def class_log_probs(flow: GlowFlow, labels: Labels, v: Tensor, y: Tensor | None = None) -> Tensor:
     """ln p(v | label) + ln prior, in nats.
 
-    Classes: (N, K). Bits: (N, K, 2), each bit at 0 and at 1, the other bits as in y (unknown where not given).
+    Classes: (N, K). Attributes: (N, K, 2), each bit at 0 and at 1, with the other bits from y (default: unknown).
     """
     y = labels.unknown(len(v)) if y is None else y
     prior = labels.frequency.clamp(1e-12, 1).log()
@@ -47,7 +47,7 @@ def class_log_probs(flow: GlowFlow, labels: Labels, v: Tensor, y: Tensor | None 
 
 
 def bayes_accuracy(scores: Tensor, targets: Tensor) -> Tensor:
-    """Share of known labels that the largest of `class_log_probs` names; NaN where none is known."""
+    """Share of known labels that the largest of `class_log_probs` predicts; NaN if none is known."""
     if targets.ndim == 1:
         known = targets >= 0
         right = scores.argmax(1) == targets
@@ -58,8 +58,10 @@ def bayes_accuracy(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def fit_temperature(scores: Tensor, label: Tensor) -> float:
-    """The T > 0 under which softmax(scores / T) (N, K) tells the labels (N,) best: sums over thousands of dimensions
-    are overconfident. Golden-section search on log T; -1 = unknown and left out."""
+    """The T > 0 that minimises the cross-entropy of softmax(scores / T) (N, K) for labels (N,), -1 = unknown.
+
+    Needed because sums over thousands of dimensions are overconfident. Golden-section search on log T.
+    """
     scores, label = scores[label >= 0].double(), label[label >= 0]
     loss = lambda t: torch.nn.functional.cross_entropy(scores / math.exp(t), label).item()  # noqa: E731
     low, high, ratio = -2.0, 12.0, (math.sqrt(5) - 1) / 2

@@ -1,14 +1,18 @@
-"""Glow (1807.03039, figure 2): L levels of squeeze, K steps and split, with learned priors; one way in, one way out.
+"""Glow: L levels of squeeze, K steps and split, with learned priors (figure 2 of the paper).
+
+Paper: "Glow: Generative Flow with Invertible 1x1 Convolutions", https://arxiv.org/abs/1807.03039
+
 
            v (N, C, H, H) in [-1/2, 1/2)
     level 1: squeeze -> 4C x H/2, K steps, split -> eps_1 (N, 2C, H/2, H/2) out, 2C x H/2 on
     level i:            ...                       -> eps_i (N, 2^i C, H/2^i, H/2^i)
     level L: squeeze, K steps, no split           -> eps_L (N, 2^(L+1) C, H/2^L, H/2^L)
 
-The code is whitened: eps_i = (z_i - m) e^-l under its prior, hence N(0, I) at every level if the model is right, and
-one standard deviation means the same everywhere.
+The code is whitened: eps_i = (z_i - m) e^-l, with mean m and log-deviation l of the level's prior. If the model is
+right, eps_i is N(0, I) at every level, and one standard deviation means the same everywhere.
 
-Labels y (N, K), one-hot or attribute bits, enter linearly: any real mixture of labels is a label (README, "Labels").
+Labels y (N, K), one-hot or attribute bits, enter linearly. So any real mixture of labels is a valid label (README,
+"Labels").
 """
 
 import math
@@ -20,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import UserError, fp32
-from flow.bijectors import EdgeConv, Mean, Step, squeeze, unsqueeze
+from flow.bijectors import EdgeConv, MeanFn, Step, squeeze, unsqueeze
 from flow.config import ModelConfig
 from flow.reversible import run_reversible, run_stored
 
@@ -29,8 +33,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass
 class Code:
-    """What `encode` returns: eps, finest level first; log_prob (N,) in nats; z_top, the raw top that the class loss
-    reads."""
+    """What `encode` returns: eps, finest level first; log_prob (N,) in nats; z_top, the top code before whitening."""
 
     eps: list[Tensor]
     log_prob: Tensor
@@ -47,7 +50,7 @@ def flatten(eps: Sequence[Tensor]) -> Tensor:
 
 
 class Level(nn.Module):
-    """K steps on squeezed pictures, a prior for what is split off, and what the label adds."""
+    """K steps on squeezed images, the prior of the part that is split off, and the label's parameters."""
 
     def __init__(self, channels: int, side: int, last: bool, num_labels: int, cfg: ModelConfig) -> None:
         super().__init__()
@@ -69,52 +72,54 @@ class Level(nn.Module):
             nn.init.zeros_(self.label_prior.weight)
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (N, C, h, w) squeezed -> z, log-determinant (N,)."""
-        x, planes = self.minus_mean(x, y), self.told(x, y)
+        """Squeezed x (N, C, h, w) -> z (N, C, h, w), log-determinant (N,)."""
+        x, planes = self.subtract_class_mean(x, y), self.condition_planes(x, y)
         if self.cfg.memory == "stored" or not torch.is_grad_enabled():
             return run_stored(self.steps, x, planes)
         return run_reversible(self.steps, x, planes, self.cfg.anchor_every)
 
     def inverse(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """z (N, C, h, w) -> the squeezed x that `forward` made it of, under the same y (N, K)."""
-        planes = self.told(z, y)
+        """z (N, C, h, w) -> the squeezed x, under the same y (N, K)."""
+        planes = self.condition_planes(z, y)
         for step in reversed(self.steps):
             z = step.inverse(z, planes)
-        return self.minus_mean(z, y, -1)
+        return self.subtract_class_mean(z, y, -1)
 
     def split(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What goes on to the next level, and what becomes eps here."""
+        """(the part that the next level takes, the part that becomes eps here)."""
         return (None, z) if self.last else z.chunk(2, 1)
 
-    def prior_of(self, onward: Tensor | None, y: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-deviation of the latents that become eps (`like`: their shape), given what goes on.
-        (N or 1, C', h, w) each."""
+    def prior_of(self, rest_code: Tensor | None, y: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-deviation of the latents that become eps, given the other part. (N or 1, C', h, w) each.
+
+        like: a tensor of the shape of eps.
+        """
         with fp32():
-            out = self.prior.constant(like) if onward is None else self.prior(onward)
+            out = self.prior.constant(like) if rest_code is None else self.prior(rest_code)
             m, log_s = out[:, 0::2], out[:, 1::2]
             if self.cfg.condition == "planes":
-                m, log_s = m + table(y, self.prior_shift), log_s + torch.tanh(table(y, self.prior_scale))
+                m, log_s = m + weighted_sum(y, self.prior_shift), log_s + torch.tanh(weighted_sum(y, self.prior_scale))
             elif self.cfg.condition == "top" and self.last:
                 more = self.label_prior(y)[:, :, None, None]
                 m, log_s = m + more[:, 0::2], log_s + more[:, 1::2]
         return m, log_s
 
-    def minus_mean(self, x: Tensor, y: Tensor | None, sign: int = 1) -> Tensor:
-        """x minus the mixture of the labels' pictures (`sign` -1: plus)."""
+    def subtract_class_mean(self, x: Tensor, y: Tensor | None, sign: int = 1) -> Tensor:
+        """x minus the label-weighted mean images. `sign` -1 adds them."""
         if self.cfg.condition != "planes" or not self.cfg.class_mean:
             return x
-        return x - sign * table(y, self.class_mean)
+        return x - sign * weighted_sum(y, self.class_mean)
 
-    def told(self, x: Tensor, y: Tensor | None) -> Tensor | None:
-        """What joins the input of every coupling of this level, (N, E, h, w): V_0, and V mixed by the labels."""
+    def condition_planes(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """Extra input of every coupling of this level, (N, E, h, w): V_0, plus V weighted by the labels."""
         if not self.cfg.num_planes:
             return None
         place = self.place.expand(len(x), -1, -1, -1)
-        return place + table(y, self.planes) if self.cfg.condition == "planes" else place
+        return place + weighted_sum(y, self.planes) if self.cfg.condition == "planes" else place
 
 
 class GlowFlow(nn.Module):
-    """`encode` and `decode` are exact inverses under the same y, and the only way in and out."""
+    """The whole flow. `encode` and `decode` are exact inverses under the same y."""
 
     def __init__(self, channels: int, size: int, cfg: ModelConfig, num_labels: int = 0) -> None:
         super().__init__()
@@ -133,14 +138,14 @@ class GlowFlow(nn.Module):
             self.class_head = nn.Linear(2 * width, num_labels)  # the paper's classifier of the top code
             nn.init.zeros_(self.class_head.weight)
             nn.init.zeros_(self.class_head.bias)
-        # `ready` answers without waiting for a GPU; the buffer carries it through files.
+        # `ready` is a Python bool, so reading it does not wait for a GPU. The buffer keeps it in checkpoints.
         self.register_buffer("initialised", torch.tensor(False))
         self.ready = False
         self.register_load_state_dict_post_hook(_loaded)
 
     @property
     def dim(self) -> int:
-        """D = C H^2, of pictures and of codes."""
+        """D = C H^2, of images and of codes."""
         return self.channels * self.size**2
 
     @property
@@ -151,8 +156,8 @@ class GlowFlow(nn.Module):
 
     def encode(self, v: Tensor, y: Tensor | None = None) -> Code:
         """v (N, C, H, H) in [-1/2, 1/2) -> its code and exact log-density in nats."""
-        assert self.ready, "a flow is encoded with after its warm start, or after its weights were loaded"
-        assert (y is None) == (self.num_labels == 0), "a flow with labels needs y, another takes none"
+        assert self.ready, "expected warm_start or load_state_dict before encode"
+        assert (y is None) == (self.num_labels == 0), "y is needed with labels, and must be None without"
         x, eps, log_prob = v, [], v.new_zeros(len(v))
         for level in self.levels:
             z, log_det = level(squeeze(x), y)
@@ -182,7 +187,7 @@ class GlowFlow(nn.Module):
         return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)][::-1]
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """(n, D) from N(0, I), drawn on the CPU: the same on every device."""
+        """(n, D) from N(0, I). Sampled on the CPU, so equal on every device."""
         return torch.randn(n, self.dim, generator=generator).to(self.initialised.device)
 
     def draw(
@@ -192,16 +197,16 @@ class GlowFlow(nn.Module):
         y: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """n samples v (n, C, H, H). temperature: one, or one a level (finest first), times the standard deviation."""
-        return self.decode(tempered(self.unflatten(self.noise(n, generator)), temperature), y)
+        """n samples v (n, C, H, H). temperature: factor on the standard deviation, one, or one per level."""
+        return self.decode(apply_temperature(self.unflatten(self.noise(n, generator)), temperature), y)
 
     @torch.no_grad()
-    def initialise(self, v: Tensor, y: Tensor | None, mean: Mean) -> None:
-        """Data-dependent start, layer by layer: every actnorm's output has mean 0 and deviation 1 on this batch."""
+    def initialise(self, v: Tensor, y: Tensor | None, mean: MeanFn) -> None:
+        """Data-dependent initialisation: every actnorm output has mean 0 and standard deviation 1 on this batch."""
         x = v
         for level in self.levels:
-            x = level.minus_mean(squeeze(x), y)
-            planes = level.told(x, y)
+            x = level.subtract_class_mean(squeeze(x), y)
+            planes = level.condition_planes(x, y)
             for step in level.steps:
                 step.initialise(x, planes, mean)
                 x, _ = step(x, planes)
@@ -210,7 +215,7 @@ class GlowFlow(nn.Module):
         self.ready = True
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the steps (`train.compile`): each level's, with and without gradients and autocast, once."""
+        """Compile the steps (`train.compile`): once per level, gradient mode and autocast mode."""
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, 8 * len(self.levels))
         for level in self.levels:
@@ -219,25 +224,25 @@ class GlowFlow(nn.Module):
 
     @torch.no_grad()
     def set_class_means(self, means: Tensor) -> None:
-        """Start the first level's label pictures from means (K, C, H, H) in units of v."""
+        """Initialise the first level's label images with means (K, C, H, H), in units of v."""
         self.levels[0].class_mean.copy_(squeeze(means))
 
 
-def table(y: Tensor, values: Tensor) -> Tensor:
+def weighted_sum(y: Tensor, values: Tensor) -> Tensor:
     """sum_k y_k values[k]: (N, K), (K, C, h, w) -> (N, C, h, w)."""
     with fp32():
         return (y.to(values.dtype) @ values.flatten(1)).unflatten(1, values.shape[1:])
 
 
-def tempered(eps: Sequence[Tensor], temperature: float | Sequence[float]) -> list[Tensor]:
-    """eps times a temperature, one for all levels or one each."""
+def apply_temperature(eps: Sequence[Tensor], temperature: float | Sequence[float]) -> list[Tensor]:
+    """eps times a temperature: one for all levels, or one per level."""
     each = [temperature] * len(eps) if isinstance(temperature, (int, float)) else temperature
     return [e * t for e, t in zip(eps, each, strict=True)]
 
 
 def _loaded(flow: GlowFlow, keys: Any) -> None:
-    """After `load_state_dict`: what the weights know, the flow knows."""
+    """After `load_state_dict`: restore `ready` and drop cached inverses."""
     flow.ready = bool(flow.initialised)
     for level in flow.levels:
         for step in level.steps:
-            step.forget()
+            step.clear_inverse()

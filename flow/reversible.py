@@ -1,11 +1,12 @@
-"""Backpropagation through a chain of invertible steps in memory that does not grow with its length.
+"""Backpropagation through a chain of invertible steps, in memory that does not grow with the number of steps.
 
-RevNet (1707.04585) with log-determinants: the forward pass keeps the last output only; the backward pass walks from
-there, inverting one step, evaluating it once more with a graph, and taking its gradient, until it stands at the input.
-A step's coupling network is evaluated twice in all (a third time would be needed if the inverse were computed apart).
+After "The Reversible Residual Network", https://arxiv.org/abs/1707.04585, extended to log-determinants. The forward
+pass keeps only the last output. The backward pass starts there and, step by step, inverts the step, evaluates it again
+with a graph and takes its gradient. Each coupling network is evaluated twice in all. A separate inverse would need a
+third evaluation.
 
-What a step must offer: `coupling.shift_scale(a, planes)`, `coupling.move`, `coupling.move_back`, `linear(x)` ->
-(u, log-determinant of an image), `linear_inverse(u)`, and parameters. No randomness, no statistics of the batch.
+A step must offer `coupling.shift_scale(a, planes)`, `coupling.transform`, `coupling.inverse_transform`, `linear(x)` ->
+(u, log-determinant of one image), `linear_inverse(u)`, and parameters. It must not use randomness or batch statistics.
 """
 
 import contextlib
@@ -20,16 +21,16 @@ from torch.autograd.function import once_differentiable
 def run_reversible(
     steps: Sequence[nn.Module], x: Tensor, planes: Tensor | None, anchor_every: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The steps one after another: x (N, C, h, w), planes (N, E, h, w) or None -> y, log-determinant (N,).
+    """Apply the steps in order: x (N, C, h, w), planes (N, E, h, w) or None -> y, log-determinant (N,).
 
-    anchor_every: keep the output of every such step too, and start afresh from it on the way back; 0 = never.
+    anchor_every: also keep the output of every such step, and restart from it in the backward pass; 0 = never.
     """
     params = [p for step in steps for p in [*_linear_parameters(step), *_network_parameters(step)]]
     return _Reversible.apply(steps, anchor_every, x, planes, *params)
 
 
 def run_stored(steps: Sequence[nn.Module], x: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same with autograd's own memory: every activation of every step."""
+    """The same with plain autograd, which stores every activation."""
     log_det = x.new_zeros(len(x))
     for step in steps:
         x, more = step(x, planes)
@@ -38,7 +39,7 @@ def run_stored(steps: Sequence[nn.Module], x: Tensor, planes: Tensor | None) -> 
 
 
 class _Reversible(torch.autograd.Function):
-    """Parameters are inputs, so that whoever asks for gradients of chosen parameters gets them."""
+    """Parameters are inputs, so that `torch.autograd.grad` for chosen parameters works."""
 
     @staticmethod
     def forward(
@@ -60,8 +61,8 @@ class _Reversible(torch.autograd.Function):
         y, planes, *anchors = ctx.saved_tensors
         grads: list[Tensor] = []
         grad_planes = None if planes is None else torch.zeros_like(planes)
-        # Gradients in the precision of the graph, as in a plain backward pass: under autocast even the products of
-        # the float32 layers would be taken in bf16.
+        # Gradients run in the precision of the graph, as in a plain backward pass. Under autocast, the products of the
+        # float32 layers would run in bf16.
         with torch.autocast(y.device.type, enabled=False):
             for number in range(len(ctx.steps), 0, -1):
                 if ctx.anchor_every and number % ctx.anchor_every == 0 and number < len(ctx.steps):
@@ -77,22 +78,22 @@ class _Reversible(torch.autograd.Function):
 def _step_back(
     step: nn.Module, y: Tensor, planes: Tensor | None, grad_y: Tensor, grad_log_det: Tensor, autocast: tuple
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
-    """One step: its output and their gradients -> its input, the gradients of input, parameters, planes."""
+    """One step backwards: output and gradients -> input, gradients of input, of parameters, of planes."""
     linear, network = _linear_parameters(step), _network_parameters(step)
     a, b_out = y.chunk(2, 1)
     grad_a, grad_b = grad_y.chunk(2, 1)
-    # 1. The coupling: one evaluation with a graph on a; its detached answer gives b back.
+    # 1. The coupling: one evaluation with a graph on a. Its detached output inverts b.
     with torch.enable_grad():
         a = a.detach().requires_grad_()
-        told = [] if planes is None else [planes.detach().requires_grad_()]
-        # Without the forward's autocast the network would answer otherwise than it did, and the walk would drift.
+        plane_inputs = [] if planes is None else [planes.detach().requires_grad_()]
+        # The forward's autocast is needed: else the network's output differs and the inversion drifts.
         with _restored(autocast):
-            t, s = step.coupling.shift_scale(a, *told or [None])
-        b = step.coupling.move_back(b_out, t.detach(), None if s is None else s.detach()).requires_grad_()
-        moved, log_det = step.coupling.move(b, t, s)
+            t, s = step.coupling.shift_scale(a, *plane_inputs or [None])
+        b = step.coupling.inverse_transform(b_out, t.detach(), None if s is None else s.detach()).requires_grad_()
+        moved, log_det = step.coupling.transform(b, t, s)
     outputs, grads = ([moved], [grad_b]) if s is None else ([moved, log_det], [grad_b, grad_log_det])
-    through_a, grad_b, *rest = torch.autograd.grad(outputs, [a, b, *network, *told], grads)
-    # 2. Actnorm and 1x1, whose inverse is solved.
+    through_a, grad_b, *rest = torch.autograd.grad(outputs, [a, b, *network, *plane_inputs], grads)
+    # 2. Actnorm and 1x1, inverted by a linear solve.
     with torch.no_grad():
         u, grad_u = torch.cat([a, b], 1), torch.cat([grad_a + through_a, grad_b], 1)
         x = step.linear_inverse(u)
@@ -101,7 +102,7 @@ def _step_back(
         u, log_det = step.linear(x)
     outputs, grads = ([u, log_det], [grad_u, grad_log_det.sum()]) if log_det.requires_grad else ([u], [grad_u])
     grad_x, *grad_linear = torch.autograd.grad(outputs, [x, *linear], grads)
-    grad_network, grad_planes = rest[: len(network)], rest[len(network)] if told else None
+    grad_network, grad_planes = rest[: len(network)], rest[len(network)] if plane_inputs else None
     return x.detach(), grad_x, [*grad_linear, *grad_network], grad_planes
 
 

@@ -1,7 +1,7 @@
-"""What one does with a trained flow: `python flow/sample.py MODE --run-dir runs/flow/NAME ...`.
+"""Use a trained flow: `python flow/sample.py MODE --run-dir runs/flow/NAME ...`.
 
-Every mode writes a picture or a table and, beside it, a JSON with its command, step, seed and the hash of the weights.
-A face is a file (your own photo), `test:12` (a face of the run's data) or `seed:7` (a generated face).
+Every mode writes an image or a table, and beside it a JSON with command, step, seed and the hash of the weights. A face
+is a file (your own photo), `test:12` (a face of the run's data) or `seed:7` (a generated face).
 """
 
 import argparse
@@ -15,15 +15,15 @@ from flow.density import decode_codes, fit_run_directions
 from flow.density_modes import add_classify, add_report, add_score, run_classify, run_report, run_score
 from flow.directions import Directions
 from flow.editor import Editor
-from flow.model import flatten, tempered
+from flow.model import apply_temperature, flatten
 from flow.train import NUM_SHOWN, TEMPERATURES
 from losses.quantise import to_pixels
 
-GAINS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # columns of the directions' card
+GAINS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # columns of the grid of directions
 
 
 def temperature(editor: Editor, args: argparse.Namespace) -> None:
-    """One noise a column, one temperature a row; --levels: at one level at a time, the others at 0."""
+    """One noise per column, one temperature per row. --by-level: one level at a time, the others at 0."""
     request = editor.parse(args.attr) if args.attr else None
     code = editor.draw(range(args.seed, args.seed + NUM_SHOWN), request).code
     eps = editor.flow.unflatten(code["eps"] / editor.options.temperature)
@@ -36,14 +36,17 @@ def temperature(editor: Editor, args: argparse.Namespace) -> None:
         ]
     else:
         rows = [(f"T {t:g}", [t] * len(eps)) for t in TEMPERATURES]
-    images = [to_pixels(decode_codes(editor, flatten(tempered(eps, t)), code.get("y")), editor.n_bits) for _, t in rows]
+    images = [
+        to_pixels(decode_codes(editor, flatten(apply_temperature(eps, t)), code.get("y")), editor.n_bits)
+        for _, t in rows
+    ]
     write_grid(
         editor, args, Grid(torch.stack(images), [name for name, _ in rows]), "temperature", by_level=args.by_level
     )
 
 
 def directions(editor: Editor, args: argparse.Namespace) -> None:
-    """Fit directions on the training codes; a card of what they do to a validation face; how well they are known."""
+    """Fit directions on the training codes. Write a grid of their effect on a validation face, and their quality."""
     fitted = fit_run_directions(editor, args.fit, args.max)
     code = editor.codes(editor.take("val", editor.split("val").spread_places(1).tolist()))
     moved = torch.cat([code["eps"] + gain * d for d in fitted.direction for gain in GAINS])
@@ -59,7 +62,7 @@ def directions(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def direction_facts(editor: Editor, fitted: Directions, i: int) -> dict:
-    """Counts, the reader's AUC, and |d|^2 by level (finest first) beside the noise in it."""
+    """Counts, the reader's AUC, |d|^2 per level (finest first) and the noise in it."""
     lengths = [level.square().sum().item() for level in editor.flow.unflatten(fitted.direction[i : i + 1])]
     noise = [level.square().sum().item() for level in editor.flow.unflatten(fitted.error[i : i + 1])]
     without, with_ = fitted.count[i].tolist()
@@ -73,7 +76,7 @@ def direction_facts(editor: Editor, fitted: Directions, i: int) -> dict:
 
 
 def _add_temperature(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--by-level", action="store_true", help="one level at a time")
+    parser.add_argument("--by-level", action="store_true", help="vary one level at a time")
     parser.add_argument("--attr", nargs="+", help="what they show, as happy")
 
 
@@ -83,11 +86,11 @@ def _add_directions(parser: argparse.ArgumentParser) -> None:
 
 
 MODES = {
-    "temperature": Mode(temperature, "the same noise at rising temperatures", _add_temperature),
-    "directions": Mode(directions, "attribute directions and their card", _add_directions),
+    "temperature": Mode(temperature, "the same noise at several temperatures", _add_temperature),
+    "directions": Mode(directions, "fit attribute directions, and show their effect", _add_directions),
     "classify": Mode(run_classify, "the density as a classifier", add_classify),
-    "score": Mode(run_score, "how usual a picture is", add_score),
-    "report": Mode(run_report, "bits per dimension beside its baselines; exactness", add_report),
+    "score": Mode(run_score, "how typical an image is", add_score),
+    "report": Mode(run_report, "bits per dimension with baselines, exactness", add_report),
 }
 
 

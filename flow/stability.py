@@ -1,4 +1,5 @@
-"""What a falling loss hides: samples that explode, inverses that drift, mixtures near singular, saturated scales."""
+"""Stability checks that the loss does not show: exploding samples, drifting inverses, near-singular 1x1
+convolutions."""
 
 import logging
 
@@ -9,16 +10,16 @@ from flow.bijectors import squeeze, unsqueeze
 from flow.model import GlowFlow
 
 logger = logging.getLogger("faces")
-IMAGES = 64
-MAX_DRIFT = 1e-3  # units of v; half a grey level at 8 bits is 2e-3
-MAX_SAMPLE = 10.0  # units of v; pictures lie within 1/2
-CAP = 1e9  # a figure that is larger, infinite or NaN is logged as this: an alarm is told and does not end a run
+NUM_IMAGES = 64
+MAX_DRIFT = 1e-3  # in units of v; half a grey level at 8 bits is 2e-3
+MAX_SAMPLE = 10.0  # in units of v; images lie within 1/2
+MAX_LOGGED = 1e9  # larger, infinite and NaN values are logged as this, since a non-finite log value would end the run
 
 
 @torch.no_grad()
 def stability_checks(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> dict[str, Tensor]:
-    """Figures of the training weights on up to 64 images v (N, C, H, H); a warning where one is out of bounds."""
-    v, y = v[:IMAGES], None if y is None else y[:IMAGES]
+    """Metrics of the training weights on up to 64 images v (N, C, H, H). Logs a warning for each out of bounds."""
+    v, y = v[:NUM_IMAGES], None if y is None else y[:NUM_IMAGES]
     was_training = flow.training
     flow.eval()
     with torch.autocast(v.device.type, enabled=False):
@@ -30,9 +31,9 @@ def stability_checks(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> 
     largest = samples.nan_to_num(posinf=torch.inf, neginf=-torch.inf).abs().max()
     condition = torch.stack([condition_of(s.conv.weight()) for level in flow.levels for s in level.steps]).max()
     if not finite.all() or largest > MAX_SAMPLE:
-        lost = int((~finite).sum())
+        num_bad = int((~finite).sum())
         logger.warning(
-            f"step {step}: samples at temperature 1 reach {largest.item():.3g}, {lost} of {len(finite)} not finite: "
+            f"step {step}: samples at temperature 1 reach {largest.item():.3g}, {num_bad} of {len(finite)} not finite: "
             "the inverse explodes; use model.scale=tanh"
         )
     drift, level = max((value.item(), number) for number, value in enumerate(drifts, 1))
@@ -41,24 +42,24 @@ def stability_checks(flow: GlowFlow, v: Tensor, y: Tensor | None, step: int) -> 
             f"step {step}: the inverse drifts (level {level}: {drift:.0e}): try model.anchor_every=4 or a smaller "
             "model.scale_bound"
         )
-    figures = {
-        "alarm/finite": finite.float().mean(),
-        "alarm/largest": largest,
-        "alarm/drift": torch.stack(drifts).max(),
-        "alarm/condition": condition,
-        "alarm/saturated": saturated,
+    metrics = {
+        "stability/finite": finite.float().mean(),
+        "stability/largest": largest,
+        "stability/drift": torch.stack(drifts).max(),
+        "stability/condition": condition,
+        "stability/saturated": saturated,
     }
-    return {key: value.nan_to_num(nan=CAP).clamp(max=CAP) for key, value in figures.items()}
+    return {key: value.nan_to_num(nan=MAX_LOGGED).clamp(max=MAX_LOGGED) for key, value in metrics.items()}
 
 
 def condition_of(weight: Tensor) -> Tensor:
-    """The condition number of a mixture (C, C); infinite where a weight is no number, which `cond` cannot take."""
+    """The condition number of a 1x1 matrix (C, C); infinite if a weight is not finite, which `cond` cannot take."""
     weight = weight.double()
     return torch.linalg.cond(weight) if weight.isfinite().all() else weight.new_tensor(torch.inf)
 
 
 def level_drifts(flow: GlowFlow, v: Tensor, y: Tensor | None) -> list[Tensor]:
-    """Largest |x - inverse(forward(x))| of each level, finest first; infinite where nothing comes back."""
+    """Largest |x - inverse(forward(x))| of each level, finest first; infinite if the result is not finite."""
     x, drifts = v, []
     for level in flow.levels:
         x = squeeze(x)
@@ -70,17 +71,17 @@ def level_drifts(flow: GlowFlow, v: Tensor, y: Tensor | None) -> list[Tensor]:
 
 
 def saturation(flow: GlowFlow, v: Tensor, y: Tensor | None) -> Tensor:
-    """Share of coupling scales within 5 % of their bound (0 for additive couplings and the unbounded scale)."""
+    """Share of coupling log-scales within 5 % of their bound; 0 for additive couplings and `sigmoid2`."""
     x, near, count = v, v.new_zeros(()), 0
     for level in flow.levels:
-        x = level.minus_mean(squeeze(x), y)
-        planes = level.told(x, y)
+        x = level.subtract_class_mean(squeeze(x), y)
+        planes = level.condition_planes(x, y)
         for step in level.steps:
             u, _ = step.linear(x)
             a, b = u.chunk(2, 1)
             t, s = step.coupling.shift_scale(a, planes)
             if s is not None and step.coupling.kind == "tanh":
                 near, count = near + (s.abs() > 0.95 * step.coupling.bound).sum(), count + s.numel()
-            x = torch.cat([a, step.coupling.move(b, t, s)[0]], 1)
+            x = torch.cat([a, step.coupling.transform(b, t, s)[0]], 1)
         x = level.split(x)[0]
     return near / max(count, 1)

@@ -1,14 +1,15 @@
-"""Which way in code space is an attribute, and how far: directions that move, scores that read, the step between.
+"""Attribute directions in a latent space, linear scores of attributes, and step sizes.
 
-Symbols: mu (N, Z) codes; attr (N, A) labels in {0, 1}, NaN = unknown (such rows are left out); a direction points
-from *without* to *with* and has the length of one class distance: alpha = 1 moves a code as far as the two groups lie
-apart. Everything is computed in float64 and returned in the codes' own type.
+Symbols: mu (N, Z) are codes. attr (N, A) are labels in {0, 1}, with NaN = unknown; rows with unknown labels are left
+out. A direction points from faces without the attribute to faces with it. Its length is the distance of the two class
+means, so a step alpha = 1 moves a code by one class distance. Results are computed in float64 and returned in the
+dtype of the codes.
 
-Two roles that must not be mixed up: a *direction* (mean, OLS, balanced, nearest neighbours) moves a code; a *score*
-(LDA) reads it. Moving along the score's normal changes the reading and not the picture.
+A *direction* (mean, OLS, balanced, nearest neighbors) changes a code. A *score* (LDA) measures an attribute of a code.
+Do not use a score's normal vector as a direction: it changes the score, but hardly the image.
 
-Errors are ValueError with a sentence that names the attribute: labels other than 0, 1 and NaN, an attribute that
-never changes, cells without faces.
+Errors are `ValueError` with the attribute's name: labels other than 0, 1 and NaN, an attribute that is constant,
+no faces on one side.
 """
 
 from __future__ import annotations
@@ -20,39 +21,42 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-MAX_ALPHA = 3.0  # class distances; further out no training face vouches for the decoder
+MAX_ALPHA = 3.0  # class distances; there are no training codes further away
 MAX_CONFOUNDERS = 4
-CHUNK = 65_536  # rows raised to float64 at a time: 200,000 codes stay as they are
+CHUNK = 65_536  # rows converted to float64 at a time, to save memory
 
 
 @dataclass
 class Moments:
-    """Sums from which means and regressions follow: one pass over the codes, in batches, without keeping them.
+    """Sums for a linear regression, collected batch by batch in float64, so that codes need not be stored.
 
-    Rows with an unknown label are skipped (a regression needs all labels of a row). Sums are float64; z is (N, Z).
+    Rows with an unknown label are skipped, because a regression needs all labels of a row.
     """
 
     n: int = 0
-    sum_a: Tensor | float = 0.0  # (A,)
-    sum_z: Tensor | float = 0.0  # (Z,)
-    aa: Tensor | float = 0.0  # (A, A)
-    az: Tensor | float = 0.0  # (A, Z)
+    sum_a: Tensor = field(default_factory=lambda: torch.zeros(()))  # (A,)
+    sum_z: Tensor = field(default_factory=lambda: torch.zeros(()))  # (Z,)
+    aa: Tensor = field(default_factory=lambda: torch.zeros(()))  # (A, A)
+    az: Tensor = field(default_factory=lambda: torch.zeros(()))  # (A, Z)
 
     def add(self, z: Tensor, attr: Tensor) -> Moments:
-        """Count a batch: z (N, Z), attr (N, A). Returns itself."""
+        """Add a batch: z (N, Z), attr (N, A). Returns self."""
         keep = ~torch.isnan(attr).any(1)
         z, a = z[keep].double(), attr[keep].double()
         self.n += len(a)
-        self.sum_a = self.sum_a + a.sum(0)
-        self.sum_z = self.sum_z + z.sum(0)
-        self.aa = self.aa + a.T @ a
-        self.az = self.az + a.T @ z
+        self.sum_a = self.sum_a.to(a) + a.sum(0)
+        self.sum_z = self.sum_z.to(z) + z.sum(0)
+        self.aa = self.aa.to(a) + a.T @ a
+        self.az = self.az.to(z) + a.T @ z
         return self
 
 
 @dataclass(frozen=True)
 class Cells:
-    """What a balanced vector rests on: per combination of the confounders, the numbers of faces without and with."""
+    """Cell counts of a balanced vector. A cell is a combination of confounder values.
+
+    kept, dropped: {values of the confounders: (faces without the target attribute, faces with it)}.
+    """
 
     target: str
     confounders: tuple[str, ...]
@@ -73,16 +77,17 @@ class Cells:
 
 
 def mean_vectors(mu: Tensor, attr: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """Mean code with minus mean code without, per attribute -> (A, Z). Larsen et al. 1512.09300, section 4.2.
+    """Difference of the class means: mean code with minus mean code without, per attribute (A, Z).
 
-    The naive baseline: where attributes go together in the data, it moves them together.
+    Attributes that are correlated in the data are mixed in these directions. Source: Larsen et al., "Autoencoding
+    beyond pixels using a learned similarity metric" (arXiv 1512.09300), section 4.2.
     """
     means = mean_codes(mu, attr, names)
     return means[:, 1] - means[:, 0]
 
 
 def mean_codes(mu: Tensor, attr: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """The mean code of each side -> (A, 2, Z), [:, 0] without and [:, 1] with the attribute."""
+    """The mean code of each class (A, 2, Z): [:, 0] without and [:, 1] with the attribute."""
     mu, attr = _checked(mu, attr, names)
     sides = torch.cat([attr == 0, attr == 1], 1)  # (N, 2A)
     total = torch.zeros(sides.shape[1], mu.shape[1], dtype=torch.float64, device=mu.device)
@@ -93,10 +98,10 @@ def mean_codes(mu: Tensor, attr: Tensor, names: Sequence[str] | None = None) -> 
 
 
 def ols_vectors(mu: Tensor, attr: Tensor, ridge: float = 1e-3, names: Sequence[str] | None = None) -> Tensor:
-    """Least squares mu ~ 1 + attributes: what each attribute moves while the *others stay* -> (A, Z).
+    """Coefficients (A, Z) of the regression mu ~ 1 + attributes: the change per attribute with the others fixed.
 
-    One pass for X'X and X'mu; columns standardised, `ridge` added to their correlation matrix (one-hot classes, which
-    sum to one, need it), the result scaled back to *without -> with*. Rows with any unknown label are left out.
+    `ridge` is added to the diagonal of the attributes' correlation matrix. One-hot classes need it, because they sum
+    to 1. Rows with any unknown label are left out.
     """
     mu, attr = _checked(mu, attr, names)
     moments = Moments()
@@ -106,9 +111,9 @@ def ols_vectors(mu: Tensor, attr: Tensor, ridge: float = 1e-3, names: Sequence[s
 
 
 def ols_from_moments(moments: Moments, ridge: float = 1e-3, names: Sequence[str] | None = None) -> Tensor:
-    """`ols_vectors` from sums gathered in batches -> (A, Z) float64: for codes too large to keep (a flow's)."""
+    """`ols_vectors` from `Moments`, (A, Z) float64, for codes that are too large to store (those of a flow)."""
     if moments.n == 0:
-        raise ValueError("no face has all its attributes known: choose attributes that occur together")
+        raise ValueError("there is no face with all attributes known; expected at least one. Choose fewer attributes.")
     n = moments.n
     mean_a, mean_z = moments.sum_a / n, moments.sum_z / n
     cov_aa = moments.aa / n - torch.outer(mean_a, mean_a)
@@ -116,7 +121,10 @@ def ols_from_moments(moments: Moments, ridge: float = 1e-3, names: Sequence[str]
     var = cov_aa.diagonal()
     for column in torch.nonzero(var < 1e-12).flatten().tolist():
         value = int(mean_a[column].round())
-        raise ValueError(f"{_name(names, column)} is {value} for every face that counts ({n}): it has no direction")
+        raise ValueError(
+            f"{_name(names, column)} is {value} for all {n} faces with known labels, so it has no direction; "
+            "expected faces with 0 and with 1"
+        )
     std = var.sqrt()
     correlation = cov_aa / torch.outer(std, std)
     system = correlation + ridge * torch.eye(len(std), dtype=correlation.dtype, device=correlation.device)
@@ -124,11 +132,11 @@ def ols_from_moments(moments: Moments, ridge: float = 1e-3, names: Sequence[str]
 
 
 def lda_scores(mu: Tensor, attr: Tensor, shrink: float = 1e-3, names: Sequence[str] | None = None) -> Tensor:
-    """Whitened linear discriminants, the readers: score = mu @ w, w = S^-1 d / sqrt(d' S^-1 d) -> (A, Z). Fisher 1936.
+    """Linear discriminant analysis: weights w = S^-1 d / sqrt(d' S^-1 d) of the scores mu @ w, (A, Z).
 
-    d: difference of the class means; S: pooled covariance within the classes, plus `shrink` times its mean variance.
-    A score has unit standard deviation within a class, so the distance of its class means is in standard deviations.
-    No bias: `class_means`.
+    d is the difference of the class means. S is the pooled covariance within the classes, plus `shrink` times its mean
+    variance on the diagonal. A score has the standard deviation 1 within a class. It has no bias; see `class_means`.
+    Source: Fisher, "The use of multiple measurements in taxonomic problems" (1936).
     """
     mu, attr = _checked(mu, attr, names)
     means = mean_codes(mu, attr, names).double()
@@ -148,7 +156,7 @@ def lda_scores(mu: Tensor, attr: Tensor, shrink: float = 1e-3, names: Sequence[s
 
 
 def class_means(mu: Tensor, attr: Tensor, score: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """The mean of each attribute's own score on its two sides -> (A, 2); what `alpha_to_side` aims at. score (A, Z)."""
+    """Mean score of each class (A, 2), for scores (A, Z) of `lda_scores`. `alpha_to_side` moves to these values."""
     means = mean_codes(mu, attr, names).double()  # (A, 2, Z)
     return (means * score.double()[:, None]).sum(2).to(mu.dtype)
 
@@ -164,17 +172,27 @@ def balanced_vector(
     min_cell: int = 20,
     names: Sequence[str] | None = None,
 ) -> tuple[Tensor, Cells]:
-    """Mean over the cells c of the confounders of [m(target = 1, c) - m(target = 0, c)] -> (Z,), Cells.
+    """Direction that is balanced over confounders: the mean over cells c of m(target = 1, c) - m(target = 0, c).
 
-    White 1609.04468, section 3.4: every combination of at most four confounders counts once, however rare. A cell
-    with fewer than `min_cell` faces on either side is dropped and listed; none left is an error. Attributes by
-    column, or by name with `names`.
+    m is the mean code of the faces in a cell. Each cell has the same weight, also if it has few faces.
+    Source: White, "Sampling Generative Networks" (arXiv 1609.04468), section 3.4.
+
+    Args:
+        mu: (N, Z). attr: (N, A).
+        target, confounders: columns of attr, or names if `names` is given. At most 4 confounders.
+        min_cell: a cell with fewer faces with or without the target is dropped.
+
+    Returns:
+        The direction (Z,) and the cell counts.
+
+    Raises:
+        ValueError: no cell is left, or more than 4 confounders.
     """
     mu, attr = _checked(mu, attr, names, constant_ok=True)
     t, others = _column(target, names), [_column(c, names) for c in confounders]
     if len(others) > MAX_CONFOUNDERS:
         raise ValueError(
-            f"at most {MAX_CONFOUNDERS} confounders (every further one halves the cells), got {len(others)}"
+            f"expected at most {MAX_CONFOUNDERS} confounders, got {len(others)}; each one halves the faces per cell"
         )
     if t in others:
         raise ValueError(f"{_name(names, t)} cannot be balanced against itself")
@@ -194,9 +212,7 @@ def balanced_vector(
         steps.append(mu[sides[1]].double().mean(0) - mu[sides[0]].double().mean(0))
     cells = Cells(_name(names, t), tuple(_name(names, c) for c in others), kept, dropped)
     if not steps:
-        raise ValueError(
-            f"{cells.describe()}: balance against fewer attributes, or allow cells of fewer than {min_cell} faces"
-        )
+        raise ValueError(f"{cells.describe()}. Balance against fewer attributes, or set min_cell below {min_cell}.")
     return torch.stack(steps).mean(0).to(mu.dtype), cells
 
 
@@ -210,13 +226,22 @@ def knn_vectors(
     match: Sequence[int | str] = (),
     names: Sequence[str] | None = None,
 ) -> Tensor:
-    """One direction per query: mean of its k nearest codes with the target minus that of its k nearest without.
+    """Directions from neighbors: mean of the k nearest codes with the target minus mean of the k nearest without.
 
-    -> (Q, Z). Deep feature interpolation (Upchurch et al. 1611.05507, Eq. 1-2) in code space. query (Q, Z); query_attr
-    (Q, A) or None, NaN where unknown. Neighbours agree with the query on `match` (relaxed from its end while a side
-    has fewer than 4 k candidates: `kept_matches` tells), then come in the order of the number of other labels that
-    differ, then of distance. A code equal to the query's is the query itself and never counts. Fewer than k on a side:
-    all of them.
+    Source: Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (arXiv 1611.05507), Eq. 1 and 2;
+    here in the latent space. Neighbors are sorted by the number of labels that differ from the query, then by
+    distance. A code equal to the query counts as the query itself and is left out.
+
+    Args:
+        query: (Q, Z). query_attr: (Q, A), NaN where unknown, or None.
+        mu: (N, Z). attr: (N, A).
+        target: column of attr, or its name if `names` is given.
+        k: number of neighbors per class; all of them if a class has fewer.
+        match: attributes on which neighbors must agree with the query. They are dropped from the end of the list while
+            a class has fewer than 4 k candidates (`kept_matches`).
+
+    Returns:
+        One direction per query (Q, Z).
     """
     mu, attr = _checked(mu, attr, names, constant_ok=True)
     t, columns = _column(target, names), [_column(c, names) for c in match]
@@ -231,12 +256,11 @@ def knn_vectors(
         near = query[rows].double()
         distance = (square - 2 * near @ codes.T + near.square().sum(1)[:, None]).clamp_min_(0)  # (q, N)
         labels = query_attr[rows][:, others]
-        differing = (labels == 0).float() @ has.T + (
-            labels == 1
-        ).float() @ lacks.T  # (q, N); unknown labels never differ
+        # Number of labels that differ (q, N); an unknown label counts as equal.
+        differing = (labels == 0).float() @ has.T + (labels == 1).float() @ lacks.T
         for i, q in enumerate(range(len(query))[rows]):
             candidates = _agreeing(query_attr[q], attr, columns[: int(keep[q])])
-            _drop_itself(candidates, distance[i], near[i], codes)
+            _drop_query(candidates, distance[i], near[i], codes)
             order = differing[i].double() + distance[i] / (distance[i].max() * (1 + 1e-6)).clamp_min(1e-300)
             ends = [_nearest_mean(codes, order, candidates & (attr[:, t] == s), k, _name(names, t)) for s in (0, 1)]
             result[q] = ends[1] - ends[0]
@@ -251,7 +275,7 @@ def kept_matches(
     k: int,
     names: Sequence[str] | None = None,
 ) -> Tensor:
-    """How many of `match`, from its front, each query keeps with 4 k candidates left on either side -> (Q,) int64."""
+    """How many attributes of `match`, from its start, each query can use with 4 k candidates per class. (Q,) int64."""
     t, columns = _column(target, names), [_column(c, names) for c in match]
     kept = torch.zeros(len(query_attr), dtype=torch.int64)
     seen: dict[tuple[float, ...], int] = {}
@@ -268,36 +292,41 @@ def kept_matches(
     return kept
 
 
-# --- using them ------------------------------------------------------------------------------------------------------
+# --- steps along directions ------------------------------------------------------------------------------------------
 
 
 def orthogonalize(v: Tensor, keep: Tensor) -> Tensor:
-    """v minus its part in the span of the rows of `keep`: moving along the rest leaves readings along `keep` alone.
+    """Project v onto the orthogonal complement of the rows of `keep`. A step along it does not change keep @ code.
 
-    v (Z,) or (A, Z), keep (Z,) or (K, Z), dependent or not. A direction that lies in the span is an error.
+    v: (Z,) or (A, Z). keep: (Z,) or (K, Z); its rows may be linearly dependent.
+
+    Raises:
+        ValueError: v lies in the span of `keep`.
     """
     basis = _orthonormal(torch.atleast_2d(keep).double())  # (Z, r)
     x = v.double()
     rest = x
-    for _ in range(2):  # the second pass removes what rounding left of the first
+    for _ in range(2):  # the second pass removes rounding errors of the first
         rest = rest - (rest @ basis) @ basis.T
     length = torch.linalg.vector_norm(x, dim=-1)
     if bool(((torch.linalg.vector_norm(rest, dim=-1) < 1e-8 * length) & (length > 0)).any()):
-        raise ValueError("nothing is left to move: the direction lies within the attributes to keep")
+        raise ValueError(
+            "the direction lies in the span of the attributes to keep, so nothing is left of it; keep fewer attributes"
+        )
     return rest.to(v.dtype)
 
 
 def side_of(query: Tensor, score: Tensor, class_mean: Tensor) -> Tensor:
-    """Which class mean each score is nearer to, 0 or 1 -> (Q,) int64. score (Z,), class_mean (2,)."""
-    reading = query.double() @ score.double()
-    return (reading > class_mean.double().mean()).long()
+    """The class, 0 or 1, whose mean score is nearer, (Q,) int64. query (Q, Z), score (Z,), class_mean (2,)."""
+    value = query.double() @ score.double()
+    return (value > class_mean.double().mean()).long()
 
 
 def alpha_to_side(query: Tensor, v: Tensor, score: Tensor, class_mean: Tensor, side: int | Tensor) -> Tensor:
-    """How far along v each query must go for its score to be that side's class mean -> (Q,), clamped to [-3, 3].
+    """Step alpha (Q,) along v that moves each query's score to the class mean of `side`, clamped to [-3, 3].
 
-    query (Q, Z); v (Z,) or (Q, Z); score (Z,) without bias; class_mean (2,); side 0, 1 or (Q,) of them. A direction
-    along which the score does not change at all gives 0.
+    query (Q, Z); v (Z,) or (Q, Z); score (Z,); class_mean (2,); side 0 or 1, or (Q,). If the score does not change
+    along v, alpha is 0.
     """
     side = torch.as_tensor(side, device=query.device).expand(len(query))
     v = v.expand(len(query), -1) if v.dim() == 1 else v
@@ -305,12 +334,12 @@ def alpha_to_side(query: Tensor, v: Tensor, score: Tensor, class_mean: Tensor, s
 
 
 def alphas_to_targets(query: Tensor, v: Tensor, score: Tensor, target: Tensor) -> Tensor:
-    """Steps alpha (Q, k) along k directions at once, so that each of k scores lands on its target; clamped to [-3, 3].
+    """Steps alpha (Q, k) along k directions that together move k scores to their targets, clamped to [-3, 3].
 
-    query (Q, Z); v (k, Z) or (Q, k, Z); score (k, Z); target (Q, k) or (k,), in units of the scores. Every direction
-    also moves the other scores, hence one k x k system M alpha = target - score(query), M_ij = score_i . v_j. Where M
-    is singular (two requests for one thing) the shortest solution is taken. A step given in advance: add it to
-    `query` first.
+    Each direction also changes the other scores. So alpha solves the k x k system M alpha = target - score(query) with
+    M_ij = score_i . v_j. If M is singular, the solution with the smallest norm is taken.
+
+    query (Q, Z); v (k, Z) or (Q, k, Z); score (k, Z); target (Q, k) or (k,), in units of the scores.
     """
     x, s = query.double(), score.double()
     moves = v.double().expand(len(x), *v.shape[-2:])
@@ -334,14 +363,15 @@ def _name(names: Sequence[str] | None, column: int) -> str:
 def _column(which: int | str, names: Sequence[str] | None) -> int:
     if isinstance(which, str):
         if names is None or which not in names:
-            raise ValueError(f"{which} is not among the attributes: {', '.join(names or ()) or 'no names were given'}")
+            raise ValueError(
+                f"unknown attribute {which}; expected one of: {', '.join(names or ()) or 'no names were given'}"
+            )
         return list(names).index(which)
     return int(which)
 
 
 def _checked(mu: Tensor, attr: Tensor, names: Sequence[str] | None, constant_ok: bool = False) -> tuple[Tensor, Tensor]:
-    """Codes and labels as floating tensors on one device; refuses labels that are not 0, 1 or NaN, and (asked)
-    constant ones."""
+    """Convert codes and labels to float tensors on one device. Raise `ValueError` for invalid or constant labels."""
     mu = torch.as_tensor(mu)
     attr = torch.as_tensor(attr, device=mu.device)
     mu, attr = (t if t.is_floating_point() else t.float() for t in (mu, attr))
@@ -363,13 +393,17 @@ def _refuse_constant(attr: Tensor, names: Sequence[str]) -> None:
     for name, (without, with_) in zip(names, counts, strict=True):
         if without == 0 or with_ == 0:
             raise ValueError(
-                f"{name} does not vary: {without} faces without it, {with_} with it; no direction can be taken"
+                f"{name} does not vary ({without} faces without it, {with_} with it), so it has no direction; "
+                "expected faces of both kinds"
             )
 
 
 def _covariance(mu: Tensor) -> Tensor:
-    """Covariance of the rows (divided by N), float64, in two passes over chunks. -> (Z, Z)"""
-    mean = sum(mu[rows].double().sum(0) for rows in _chunks(len(mu))) / len(mu)
+    """Covariance (Z, Z) of the rows of mu, divided by N, in float64. Two passes over chunks."""
+    mean = torch.zeros(mu.shape[1], dtype=torch.float64, device=mu.device)
+    for rows in _chunks(len(mu)):
+        mean += mu[rows].double().sum(0)
+    mean /= len(mu)
     total = torch.zeros(mu.shape[1], mu.shape[1], dtype=torch.float64, device=mu.device)
     for rows in _chunks(len(mu)):
         centred = mu[rows].double() - mean
@@ -384,7 +418,7 @@ def _query_labels(query: Tensor, query_attr: Tensor | None, attr: Tensor) -> Ten
 
 
 def _agreeing(row: Tensor, attr: Tensor, columns: Sequence[int]) -> Tensor:
-    """Rows that agree with the query on `columns`; what the query does not know, it does not ask for. -> (N,) bool"""
+    """Rows that agree with the query on `columns`, (N,) bool. Columns that are unknown for the query do not count."""
     agree = torch.ones(len(attr), dtype=torch.bool, device=attr.device)
     for column in columns:
         if not torch.isnan(row[column]):
@@ -392,9 +426,8 @@ def _agreeing(row: Tensor, attr: Tensor, columns: Sequence[int]) -> Tensor:
     return agree
 
 
-def _drop_itself(candidates: Tensor, distance: Tensor, query: Tensor, codes: Tensor) -> None:
-    """Clear `candidates` where the code equals the query's; the expanded square is only a sieve, its zero is
-    rounded."""
+def _drop_query(candidates: Tensor, distance: Tensor, query: Tensor, codes: Tensor) -> None:
+    """Set `candidates` to False, in place, where the code equals the query. `distance` has rounding errors."""
     close = torch.nonzero(distance <= 1e-9 * (1 + query.square().sum())).flatten()
     candidates[close[(codes[close] == query).all(1)]] = False
 
@@ -402,13 +435,13 @@ def _drop_itself(candidates: Tensor, distance: Tensor, query: Tensor, codes: Ten
 def _nearest_mean(codes: Tensor, order: Tensor, side: Tensor, k: int, name: str) -> Tensor:
     rows = torch.nonzero(side).flatten()
     if len(rows) == 0:
-        raise ValueError(f"{name}: no face is left on one side to take neighbours from")
+        raise ValueError(f"{name}: one class has no face, so there are no neighbors; expected faces of both classes")
     if len(rows) > k:
         rows = rows[torch.topk(order[rows], k, largest=False, sorted=False).indices]
     return codes[rows].mean(0)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
-    """An orthonormal basis (Z, r) of the span of rows (K, Z). By SVD: the QR of dependent rows invents directions."""
+    """An orthonormal basis (Z, r) of the span of rows (K, Z). It uses the SVD, because QR fails for dependent rows."""
     u, s, _ = torch.linalg.svd(rows.T, full_matrices=False)
     return u[:, s > 1e-10 * s.max().clamp_min(1e-300)]

@@ -1,39 +1,40 @@
-"""Paths between two codes."""
+"""Interpolation between two codes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-PARALLEL = 1e-4  # radians: closer to 0 or to pi than this, an arc is not defined well enough
+MIN_ANGLE = 1e-4  # radians; closer to 0 or pi, slerp is numerically unstable
 
 
 def lerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
-    """(1 - t) a + t b, exact at both ends. a, b (..., Z); t a number, or a tensor that broadcasts against a.shape[:-1]:
-    t (T,) with a (Z,) -> (T, Z); t (T, 1) with a (N, Z) -> (T, N, Z). float64 inside, a's type outside.
+    """Linear interpolation (1 - t) a + t b. It is exact at both ends and computed in float64.
+
+    a, b: (..., Z). t: a number, or a tensor that broadcasts against a.shape[:-1]. For example t (T,) and a (Z,) give
+    (T, Z), and t (T, 1) and a (N, Z) give (T, N, Z). The result has the dtype of a.
     """
     x, y, t = _prepare(a, b, t)
     return _ends((1 - t) * x + t * y, x, y, t).to(a.dtype)
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
-    """Along the arc from a to b (Shoemake 1985), the norm going linearly from |a| to |b|. Shapes as in `lerp`, exact
-    at both ends.
+    """Spherical linear interpolation of the direction, and linear interpolation of the norm. Shapes as in `lerp`.
 
-    A straight line between two draws of N(0, I) passes through norms that the prior never shows; this does not (White
-    1609.04468). Falls back to `lerp` where no arc is defined: a zero code, or directions within 1e-4 of parallel or
-    antipodal.
+    Points on a straight line between two samples of N(0, I) have smaller norms than samples of N(0, I); slerp avoids
+    this. It equals `lerp` if a code is zero, or if the angle is within 1e-4 of 0 or pi. Sources: Shoemake, "Animating
+    Rotation with Quaternion Curves" (1985); White, "Sampling Generative Networks" (arXiv 1609.04468).
     """
     x, y, t = _prepare(a, b, t)
     norm_x, norm_y = x.norm(dim=-1, keepdim=True), y.norm(dim=-1, keepdim=True)
     unit_x, unit_y = x / norm_x.clamp_min(1e-300), y / norm_y.clamp_min(1e-300)
-    # acos loses half the digits near 0 and pi; this does not.
+    # More accurate than acos near 0 and pi.
     angle = 2 * torch.atan2((unit_x - unit_y).norm(dim=-1, keepdim=True), (unit_x + unit_y).norm(dim=-1, keepdim=True))
-    straight = (norm_x == 0) | (norm_y == 0) | (angle < PARALLEL) | (angle > torch.pi - PARALLEL)
-    safe = torch.where(straight, torch.ones_like(angle), angle)
+    linear = (norm_x == 0) | (norm_y == 0) | (angle < MIN_ANGLE) | (angle > torch.pi - MIN_ANGLE)
+    safe = torch.where(linear, torch.ones_like(angle), angle)
     direction = (torch.sin((1 - t) * safe) * unit_x + torch.sin(t * safe) * unit_y) / torch.sin(safe)
     arc = direction * ((1 - t) * norm_x + t * norm_y)
-    return _ends(torch.where(straight, (1 - t) * x + t * y, arc), x, y, t).to(a.dtype)
+    return _ends(torch.where(linear, (1 - t) * x + t * y, arc), x, y, t).to(a.dtype)
 
 
 def _prepare(a: Tensor, b: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,11 +1,14 @@
-"""How well a number tells two sides apart."""
+"""Area under the ROC curve."""
 
 import torch
 from torch import Tensor
 
 
 def roc_auc(score: Tensor, label: Tensor) -> float:
-    """Area under the ROC curve of `score` (N,) for `label` (N,) in {0, 1, NaN = left out}; NaN without two sides."""
+    """Area under the ROC curve of `score` (N,) for `label` (N,) in {0, 1}. Labels that are NaN are left out.
+
+    The result is in 0 .. 1, and NaN if a class is missing. Tied scores are ranked in the order of their rows.
+    """
     known = label.isfinite()
     score, label = score[known], label[known]
     positive = int(label.sum())

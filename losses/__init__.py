@@ -1,7 +1,7 @@
-"""Formulas that several papers share: tensors in, tensors out; no network, no state, no file, nothing else of ours.
+"""Loss formulas that several papers share. They are functions of tensors, without networks, state or files.
 
-Unless a docstring says otherwise, likelihoods and divergences are in nats, images lie in [-1, 1], and everything is
-computed in at least float32, whatever autocast would like: float64 stays float64, bf16 and fp16 are raised.
+Unless a docstring says otherwise, likelihoods and divergences are in nats and images are in [-1, 1]. Everything is
+computed in float32 or float64, also under autocast: bf16 and fp16 inputs are converted to float32.
 
     gaussian.py      reparameterize, KL terms, Gaussian negative log-likelihoods
     pixels.py        face_weight: where in a face an error counts more

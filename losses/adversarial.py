@@ -1,13 +1,21 @@
-"""Two players: what a critic and a generator minimise, and the penalties that keep a critic smooth.
+"""GAN losses of a critic and a generator, and gradient penalties.
 
-Scores are a critic's raw outputs, of any shape ((N,), (N, 1), patches (N, 1, P, P)): losses are means over all of them.
+Scores are the raw outputs (logits) of a critic, of any shape: (N,), (N, 1) or patches (N, 1, P, P). A loss is the mean
+over all scores.
 
-| gan | critic | generator | source |
-| --- | --- | --- | --- |
-| logistic | softplus(-real) + softplus(fake) | softplus(-fake), non-saturating | Goodfellow et al. 1406.2661 |
-| wgan | fake - real | -fake | Arjovsky et al. 1701.07875, algorithm 1 |
-| hinge | relu(1 - real) + relu(1 + fake) | -fake | Lim & Ye 1705.02894; Miyato et al. 1802.05957, Eq. 16-17 |
-| lsgan | ((real - 1)^2 + fake^2) / 2 | (fake - 1)^2 / 2 | Mao et al. 1611.04076, Eq. 9 |
+| gan | critic | generator |
+| --- | --- | --- |
+| logistic | softplus(-real) + softplus(fake) | softplus(-fake), non-saturating |
+| wgan | fake - real | -fake |
+| hinge | relu(1 - real) + relu(1 + fake) | -fake |
+| lsgan | ((real - 1)^2 + fake^2) / 2 | (fake - 1)^2 / 2 |
+
+Sources:
+    logistic: Goodfellow et al., "Generative Adversarial Networks" (arXiv 1406.2661)
+    wgan: Arjovsky et al., "Wasserstein GAN" (arXiv 1701.07875), algorithm 1
+    hinge: Lim and Ye, "Geometric GAN" (arXiv 1705.02894); Miyato et al., "Spectral Normalization for Generative
+        Adversarial Networks" (arXiv 1802.05957), Eq. 16 and 17
+    lsgan: Mao et al., "Least Squares Generative Adversarial Networks" (arXiv 1611.04076), Eq. 9
 """
 
 from __future__ import annotations
@@ -24,7 +32,7 @@ GANS = ("logistic", "wgan", "hinge", "lsgan")
 
 
 def critic_loss(real: Tensor, fake: Tensor, gan: str) -> Tensor:
-    """What the critic minimises, given its scores of real and of (detached) generated images; a scalar."""
+    """The critic's loss, a scalar. real, fake: its scores of real images and of detached generated images."""
     real, fake = raised(real), raised(fake)
     if gan == "logistic":
         return F.softplus(-real).mean() + F.softplus(fake).mean()
@@ -38,7 +46,7 @@ def critic_loss(real: Tensor, fake: Tensor, gan: str) -> Tensor:
 
 
 def generator_loss(fake: Tensor, gan: str) -> Tensor:
-    """What the generator minimises, given the critic's scores of its images; a scalar."""
+    """The generator's loss, a scalar. fake: the critic's scores of generated images."""
     fake = raised(fake)
     if gan == "logistic":
         return F.softplus(-fake).mean()
@@ -50,13 +58,19 @@ def generator_loss(fake: Tensor, gan: str) -> Tensor:
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """WGAN-GP: mean_n (|grad s(x)|_2 - 1)^2 at points x between real and fake.
+    """Gradient penalty of WGAN-GP: mean_n (|grad s(x)|_2 - 1)^2 with x = a real + (1 - a) fake, a ~ U(0, 1) per sample.
 
-    -> the penalty, unweighted; the mean norm, without gradient. Gulrajani et al. 1704.00028, Eq. 3: x = a real + (1 -
-    a) fake, a ~ U(0, 1) one per *sample*; the norm runs over all of an image's values (or a code's), the scalar is the
-    *sum* of an image's scores (patches). critic: a function of x alone (close over labels); it must not mix the
-    samples of a batch (no BatchNorm), and must not be a compiled call (it is differentiated twice). Autocast is off
-    inside; the caller's `fp32()` also turns TF32 off.
+    Source: Gulrajani et al., "Improved Training of Wasserstein GANs" (arXiv 1704.00028), Eq. 3. The norm is over all
+    values of a sample. s(x) is the sum of the scores of a sample (patches). Autocast is off inside; use `engine.fp32`
+    to turn off TF32 as well.
+
+    Args:
+        critic: a function of x only. It must not mix samples (no BatchNorm) and must not be compiled (it is
+            differentiated twice).
+        real, fake: (N, ...), of the same shape.
+
+    Returns:
+        The unweighted penalty and the mean gradient norm, two scalars. The norm is detached.
     """
     assert real.shape == fake.shape, (real.shape, fake.shape)
     real, fake = raised(real).detach(), raised(fake).detach()
@@ -67,15 +81,16 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
 
 
 def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """R1: half the mean squared gradient norm at real images, mean_n |grad s(x)|^2 / 2, unweighted; a scalar.
+    """R1 penalty at real images: mean_n |grad s(x)|^2 / 2, unweighted, a scalar.
 
-    Mescheder et al. 1801.04406, Eq. 9. What `gradient_penalty` asks of its critic holds here.
+    Source: Mescheder et al., "Which Training Methods for GANs do actually Converge?" (arXiv 1801.04406), Eq. 9. The
+    critic must meet the conditions of `gradient_penalty`.
     """
     return 0.5 * _squared_gradient_norm(critic, raised(real).detach()).mean()
 
 
 def _squared_gradient_norm(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """|d (sum of an image's scores) / dx|^2 per image (N,), itself differentiable, even for a no_grad caller."""
+    """|d s(x) / dx|^2 per sample (N,), where s is the sum of a sample's scores. The result is differentiable."""
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         x = x.requires_grad_()
         (grad,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)

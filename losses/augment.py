@@ -1,14 +1,16 @@
-"""DiffAugment (Zhao et al. 2006.10738): the image critic sees real faces and fakes through the same random changes.
+"""DiffAugment: random differentiable changes of all images, real and fake, that a critic sees.
 
-For small sets, where a critic otherwise learns the faces by heart. Gradients pass through. `jitter` is the guide's.
+Use it for small data sets, which a critic memorizes otherwise. Source: Zhao et al., "Differentiable Augmentation for
+Data-Efficient GAN Training" (arXiv 2006.10738). `jitter` is for images that a guide (a classifier in a loss) sees.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHIFT = 1 / 8  # of the side, each way
-CUT = 1 / 2  # of the side
+KINDS = ("color", "translation", "cutout")
+SHIFT = 1 / 8  # largest shift in each direction, as a share of the side
+CUT = 1 / 2  # side of the cutout, as a share of the side
 
 
 def diff_augment(x: Tensor, kinds: str) -> Tensor:
@@ -19,7 +21,7 @@ def diff_augment(x: Tensor, kinds: str) -> Tensor:
 
 
 def color(x: Tensor) -> Tensor:
-    """Brightness by up to 0.5 of the range each way, saturation 0 .. 2, contrast 0.5 .. 1.5."""
+    """Random brightness (added value in [-0.5, 0.5]), saturation (factor 0 .. 2) and contrast (factor 0.5 .. 1.5)."""
     u = torch.rand(3, len(x), 1, 1, 1, device=x.device)
     x = x + (u[0] - 0.5)
     grey = x.mean(1, keepdim=True)
@@ -29,12 +31,12 @@ def color(x: Tensor) -> Tensor:
 
 
 def translation(x: Tensor) -> Tensor:
-    """Shifted by whole pixels, up to an eighth of the side; what comes in is 0."""
+    """Random shift by whole pixels, up to 1/8 of the side. New pixels are 0."""
     return shifted(x, round(x.shape[-1] * SHIFT), "constant")
 
 
 def cutout(x: Tensor) -> Tensor:
-    """A square of half the side is set to 0, anywhere; it may reach over the edge."""
+    """Set a random square with half the side of the image to 0. It may cross the border."""
     n, side = len(x), x.shape[-1]
     half = round(side * CUT) // 2
     centre = torch.randint(side, (2, n, 1), device=x.device)
@@ -44,12 +46,12 @@ def cutout(x: Tensor) -> Tensor:
 
 
 def jitter(x: Tensor, noise: float = 0.03) -> Tensor:
-    """Shifted by up to a 24th of the side, with a little noise: a fixed pattern fools no network that sees this."""
+    """Random shift by up to 1/24 of the side, plus Gaussian noise. It makes adversarial patterns less effective."""
     return shifted(x, max(1, x.shape[-1] // 24), "replicate") + noise * torch.randn_like(x)
 
 
 def shifted(x: Tensor, reach: int, mode: str) -> Tensor:
-    """Each image by its own whole number of pixels in -reach .. reach, both ways."""
+    """Shift each image by a random whole number of pixels in -reach .. reach, per axis. `mode`: padding of `F.pad`."""
     n, c, height, width = x.shape
     padded = F.pad(x, [reach] * 4, mode=mode)
     offset = torch.randint(2 * reach + 1, (2, n, 1), device=x.device)

@@ -1,7 +1,7 @@
-"""Gaussian formulas: sampling, divergences, likelihoods. Nats throughout; the name of each function says per what.
+"""Gaussian distributions: sampling, KL divergences, negative log-likelihoods (NLL). All values are in nats.
 
-Symbols: mu, logvar (N, Z) a diagonal Gaussian; x, x_hat (N, C, H, W) in [-1, 1]; D = C H W; sigma in units of that
-image.
+Symbols: mu, logvar (N, Z) are a diagonal Gaussian. x, x_hat (N, C, H, W) are images in [-1, 1]. D = C H W. sigma has
+the unit of the image values.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ from torch import Tensor
 
 from losses.precision import raised
 
-MIN_LOG_SIGMA2 = -12.0  # log sigma >= -6: a perfect reconstruction keeps a finite likelihood and gradient
+MIN_LOG_SIGMA2 = -12.0  # log sigma >= -6: likelihood and gradient of a perfect reconstruction stay finite
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """z = mu + exp(logvar / 2) eps, eps ~ N(0, I): Kingma & Welling 1312.6114, section 2.4. Any equal shapes."""
+    """Sample z = mu + exp(logvar / 2) eps with eps ~ N(0, I). mu and logvar have the same shape, and so has z.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (arXiv 1312.6114), section 2.4.
+    """
     mu, logvar = raised(mu), raised(logvar)
     eps = torch.randn(mu.shape, dtype=mu.dtype, device=mu.device, generator=generator)
     return mu + torch.exp(0.5 * logvar) * eps
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, e^logvar) || N(0, 1)) per dimension, no reduction: (mu^2 + e^l - l - 1) / 2. 1312.6114, appendix B.
+    """KL(N(mu, e^logvar) || N(0, 1)) = (mu^2 + e^logvar - logvar - 1) / 2 per dimension, without reduction.
 
-    `expm1(l) - l` instead of `exp(l) - 1 - l`: near the prior the latter is all cancellation.
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (arXiv 1312.6114), appendix B. The code uses expm1,
+    because exp(logvar) - 1 loses all digits near the prior.
     """
     mu, logvar = raised(mu), raised(logvar)
     return 0.5 * (mu.square() + torch.expm1(logvar) - logvar)
 
 
 def kl_gaussians(mu: Tensor, logvar: Tensor, mu_p: Tensor, logvar_p: Tensor) -> Tensor:
-    """KL(N(mu, e^logvar) || N(mu_p, e^logvar_p)) per dimension, no reduction; shapes broadcast.
+    """KL(N(mu, e^logvar) || N(mu_p, e^logvar_p)) per dimension, without reduction. Shapes broadcast.
 
-    (l_p - l + (e^l + (mu - mu_p)^2) / e^l_p - 1) / 2, with d = l - l_p: (expm1(d) - d + (mu - mu_p)^2 e^-l_p) / 2.
+    With d = logvar - logvar_p it is (expm1(d) - d + (mu - mu_p)^2 e^-logvar_p) / 2.
     """
     mu, logvar, mu_p, logvar_p = (raised(t) for t in (mu, logvar, mu_p, logvar_p))
     d = logvar - logvar_p
@@ -44,10 +48,15 @@ def kl_gaussians(mu: Tensor, logvar: Tensor, mu_p: Tensor, logvar_p: Tensor) -> 
 
 
 def gaussian_nll(x: Tensor, x_hat: Tensor, log_sigma2: Tensor | float, weight: Tensor | None = None) -> Tensor:
-    """-log N(x; x_hat, sigma^2 I), nats per image: SSE / (2 sigma^2) + D log sigma + (D / 2) log 2 pi, summed over D.
+    """-log N(x; x_hat, sigma^2 I) in nats per image (N,), summed over the D pixels of an image.
 
-    Gives (N,). log_sigma2: log of sigma^2, one number for the batch; weight: broadcasts over x and multiplies
-    the squared error; with mean 1 over the image (`losses.pixels.face_weight`) sigma keeps its meaning.
+    It is SSE / (2 sigma^2) + D log sigma + (D / 2) log 2 pi, with SSE the sum of squared errors.
+
+    Args:
+        x, x_hat: images and reconstructions.
+        log_sigma2: log sigma^2, one number for the batch.
+        weight: factor of the squared error; it broadcasts over x. Its mean over an image should be 1
+            (`losses.pixels.face_weight`), so that sigma keeps its unit.
     """
     x, x_hat = raised(x), raised(x_hat)
     log_sigma2 = torch.as_tensor(log_sigma2, dtype=x.dtype, device=x.device)
@@ -59,11 +68,14 @@ def gaussian_nll(x: Tensor, x_hat: Tensor, log_sigma2: Tensor | float, weight: T
 def batch_log_sigma2(
     x: Tensor, x_hat: Tensor, weight: Tensor | None = None, average: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """log of the sigma^2 that fits this batch best, its mean squared error; a number without gradient, at least -12.
+    """log of the maximum-likelihood sigma^2 of a batch, which is its mean squared error. A scalar without gradient.
 
-    The maximum-likelihood variance of sigma-VAE (Rybkin et al. 2006.13202, section 4.1), here one for the batch.
-    average: takes the mean squared error and returns its mean over the ranks, so that two half batches calibrate as
-    the whole one would.
+    Source: Rybkin et al., "Simple and Effective VAE Training with Calibrated Decoders" (arXiv 2006.13202), section
+    4.1; here with one variance per batch. The value is at least -12.
+
+    Args:
+        x, x_hat, weight: as for `gaussian_nll`.
+        average: the mean of a number over ranks (`engine.mean_over_ranks`). With it, sigma is that of the whole batch.
     """
     mse = _squared_error(raised(x).detach(), raised(x_hat).detach(), weight).mean()
     if average is not None:
@@ -78,10 +90,10 @@ def calibrated_nll(
     weight: Tensor | None = None,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """`gaussian_nll` with the batch's own sigma (`batch_log_sigma2`), nats per image -> (N,).
+    """`gaussian_nll` with the sigma of the batch (`batch_log_sigma2`), in nats per image (N,).
 
-    No gradient runs through sigma, yet the gradient of the mean equals that of (D / 2) log MSE. Evaluation gives the
-    run's log_sigma2 instead: a test batch must not choose its own yardstick.
+    Sigma has no gradient; still, the gradient of the mean equals the gradient of (D / 2) log MSE. For evaluation, pass
+    the log_sigma2 of the training run, so that sigma does not depend on the test batch.
     """
     if log_sigma2 is None:
         log_sigma2 = batch_log_sigma2(x, x_hat, weight, average)
@@ -90,4 +102,4 @@ def calibrated_nll(
 
 def _squared_error(x: Tensor, x_hat: Tensor, weight: Tensor | None) -> Tensor:
     error = (x - x_hat).square()
-    return error if weight is None else error * weight.to(error)  # also to its device: fixed boxes are made on the CPU
+    return error if weight is None else error * weight.to(error)  # weights of fixed boxes may be on the CPU

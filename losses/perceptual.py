@@ -1,4 +1,4 @@
-"""Distances between feature maps. The network that made them is the caller's."""
+"""Perceptual losses: distances between feature maps. The caller computes the feature maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from losses.precision import raised
 
-FLOOR = 1e-4  # of a tap's own mean square: below that an error no longer pays
+FLOOR = 1e-4  # added to a layer's relative error; it bounds the logarithm
 
 
 def feature_distance(
@@ -19,13 +19,20 @@ def feature_distance(
     num_dims: int | None = None,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """How far the features of x_hat are from those of x; a scalar. Gradients reach `features` only.
+    """Distance between the features of x_hat and of x, a scalar. Only `features` gets a gradient.
 
-    features, target: one map (N, C_l, H_l, W_l) per tap l, of x_hat and of x. MSE_l: the mean over batch and map.
-    form "log": (D / 2) mean_l log(1e-4 + MSE_l / mean(target_l^2)), nats per image, num_dims the image's D = C H W.
-        Every tap acts as one more Gaussian with calibrated sigma: its weight means the same at every image size.
-    form "mse": sum_l MSE_l / 2, as in DFC-VAE (Hou et al. 1610.00291, Eq. 3); num_dims is not used.
-    average: the mean over ranks of a number; with it the gradients of two half batches average to the whole batch's.
+    Args:
+        features, target: one map (N, C_l, H_l, W_l) per layer l, of x_hat and of x. MSE_l is the mean over the batch
+            and the map.
+        form: "log": (D / 2) mean_l log(1e-4 + MSE_l / mean(target_l^2)) in nats per image. Each layer acts as a
+            Gaussian with a calibrated sigma, so the scale does not depend on the image size.
+            "mse": sum_l MSE_l / 2, as in Hou et al., "Deep Feature Consistent Variational Autoencoder" (arXiv
+            1610.00291), Eq. 3.
+        num_dims: D = C H W of the image; only for "log".
+        average: the mean of a number over ranks. With it, gradients averaged over ranks equal those of the whole batch.
+
+    Raises:
+        ValueError: an unknown form, or "log" without num_dims.
     """
     assert len(features) == len(target) and len(features) > 0
     pairs = [(raised(f), raised(t).detach()) for f, t in zip(features, target, strict=True)]
@@ -40,8 +47,7 @@ def feature_distance(
     terms = []
     for error, (_, t) in zip(mse, pairs, strict=True):
         ratio = error / average(t.square().mean()).clamp_min(1e-12)
-        whole = FLOOR + average(ratio.detach())  # over all ranks
-        terms.append(
-            torch.log(whole) + (ratio - ratio.detach()) / whole
-        )  # value of the log, gradient of the global log
+        total = FLOOR + average(ratio.detach())  # over all ranks
+        # The value is log(total); the gradient is that of log(total) over all ranks.
+        terms.append(torch.log(total) + (ratio - ratio.detach()) / total)
     return 0.5 * num_dims * torch.stack(terms).mean()

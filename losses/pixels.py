@@ -1,4 +1,4 @@
-"""Where a pixel counts more: a smile is 2 % of the picture's squared error and all of the expression."""
+"""Pixel weights that emphasize eyes and mouth. A smile is only about 2 % of the squared error of a face image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from losses.precision import raised
 
-# Points of each box: image-left eye, image-right eye, mouth.
-BOXES_68 = (tuple(range(36, 42)), tuple(range(42, 48)), tuple(range(48, 68)))  # iBUG's order
-BOXES_5 = ((0,), (1,), (3, 4))  # CelebA's: two eyes, nose, two corners of the mouth
-GROW = 0.35  # of the distance between the eyes, on every side, unless told otherwise
-# A mean face's mouth, in eye distances: its centre below the middle of the eyes, half its width, half its height.
+# Landmarks of each box: eye at the left of the image, eye at the right, mouth.
+BOXES_68 = (tuple(range(36, 42)), tuple(range(42, 48)), tuple(range(48, 68)))  # 68 points in the order of iBUG 300-W
+BOXES_5 = ((0,), (1,), (3, 4))  # 5 points of CelebA: two eyes, nose, two corners of the mouth
+GROW = 0.35  # margin of a box on every side, in distances between the eyes
+# The mouth of a mean face, in distances between the eyes: center below the eyes, half width, half height.
 MOUTH_DOWN, MOUTH_WIDE, MOUTH_HIGH = 1.05, 0.43, 0.15
 
 
@@ -25,33 +25,44 @@ def face_weight(
     boxes: Sequence[Sequence[float]] | Tensor | None = None,
     grow: float = GROW,
 ) -> Tensor:
-    """W = 1 + lambda_face M, scaled to mean 1 over each image; M = 1 in the boxes of mouth and eyes.
+    """Pixel weights W = 1 + lambda_face M, divided by the image's mean of W. M is 1 in the boxes of eyes and mouth.
 
-    landmarks: (N, 68 | 5, 2) in [-1, 1], NaN where unknown: boxes around eyes and mouth, grown by `grow` eye distances.
-    boxes: [[left, top, right, bottom], ...] in fractions of the side, for sets and rows without landmarks.
-    Edges are softened by one 3 x 3 mean; a row with neither weighs 1 everywhere. Mean 1 keeps the units of sigma and
-    beta. -> (N, 1, H, H), or (1, 1, H, H) from boxes alone.
+    A 3 x 3 mean filter softens the edges of M. With mean 1, sigma and beta keep their units.
+
+    Args:
+        image_size: H, in px.
+        lambda_face: additional weight inside the boxes; 0 = all weights are 1.
+        landmarks: (N, 68 or 5, 2) in [-1, 1], NaN where unknown. The boxes enclose eyes and mouth.
+        boxes: [[left, top, right, bottom], ...] as fractions of the side, for images without landmarks.
+        grow: margin of the boxes from landmarks, in distances between the eyes.
+
+    Returns:
+        (N, 1, H, H), or (1, 1, H, H) from boxes alone. An image without landmarks and boxes has weight 1 everywhere.
     """
     if landmarks is None and boxes is None:
-        raise ValueError("face_weight needs landmarks or boxes")
-    mask = None
+        raise ValueError("face_weight: expected landmarks or boxes, got neither")
+    mask = torch.zeros(())
     if boxes is not None:
         device = None if landmarks is None else landmarks.device
         fixed = 2 * torch.as_tensor(boxes, dtype=torch.float32, device=device) - 1  # fractions -> [-1, 1]
         mask = _fill(fixed[None], image_size)  # (1, 1, H, H)
     if landmarks is not None:
         own, known = _boxes_of(raised(landmarks), grow)  # (N, 3, 4), (N,)
-        blank = torch.zeros((), dtype=own.dtype, device=own.device) if mask is None else mask.to(own.dtype)
-        mask = torch.where(known[:, None, None, None], _fill(own, image_size), blank)
+        mask = torch.where(known[:, None, None, None], _fill(own, image_size), mask.to(own))
     soft = F.avg_pool2d(mask, 3, stride=1, padding=1, count_include_pad=False)
     weight = 1 + lambda_face * soft
     return weight / weight.mean((2, 3), keepdim=True)
 
 
 def boxes_from_eyes(eyes: Sequence[Sequence[float]], grow: float = GROW) -> list[list[float]]:
-    """Fixed boxes of an aligned set from its mean eyes [[x, y], [x, y]] in [-1, 1] (`meta["eyes"]`): two eyes and the
-    mouth of a mean face, already grown by `grow` eye distances -> three [left, top, right, bottom] in fractions of the
-    side, for `face_weight`.
+    """Boxes of both eyes and the mouth for `face_weight`, from the mean eye positions of an aligned data set.
+
+    Args:
+        eyes: [[x, y], [x, y]] in [-1, 1] (`meta["eyes"]`).
+        grow: margin of the boxes, in distances between the eyes.
+
+    Returns:
+        Three boxes [left, top, right, bottom] as fractions of the side. The mouth is that of a mean face.
     """
     (x1, y1), (x2, y2) = eyes
     dist = max(((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5, 1e-6)
@@ -65,7 +76,7 @@ def boxes_from_eyes(eyes: Sequence[Sequence[float]], grow: float = GROW) -> list
 
 
 def _boxes_of(landmarks: Tensor, grow: float) -> tuple[Tensor, Tensor]:
-    """(N, 68 | 5, 2) -> boxes (N, 3, 4) as left, top, right, bottom in [-1, 1], and which rows are known (N,)."""
+    """From landmarks (N, 68 or 5, 2): boxes (N, 3, 4) as left, top, right, bottom in [-1, 1], and known rows (N,)."""
     groups = {68: BOXES_68, 5: BOXES_5}[landmarks.shape[1]]
     known = torch.isfinite(landmarks).all(2).all(1)
     points = torch.where(
@@ -81,7 +92,7 @@ def _boxes_of(landmarks: Tensor, grow: float) -> tuple[Tensor, Tensor]:
 
 
 def _fill(boxes: Tensor, image_size: int) -> Tensor:
-    """1 at pixels whose centre lies in a box. boxes (N, B, 4) in [-1, 1] -> (N, 1, H, H)."""
+    """Mask (N, 1, H, H) with 1 at pixels whose center is in one of the boxes (N, B, 4), given in [-1, 1]."""
     centres = (torch.arange(image_size, dtype=boxes.dtype, device=boxes.device) + 0.5) * (2 / image_size) - 1
     left, top, right, bottom = boxes.unbind(-1)  # (N, B) each
     in_x = (centres >= left[..., None]) & (centres <= right[..., None])  # (N, B, W)

@@ -1,4 +1,4 @@
-"""The precision of every formula here: float32 at least."""
+"""Conversion to float32. Every loss uses it."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def raised(x: Tensor) -> Tensor:
-    """float64 stays; every other type becomes float32 (a bf16 sum over 12,288 pixels keeps two digits)."""
+    """Convert to float32, except float64. A sum of 12,288 pixels in bf16 has only two correct digits."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,15 +1,13 @@
-"""What a training step costs, beside the same done otherwise: `python scripts/bench.py [gan flow edit] [--device cpu]`.
+"""Time of a training step in several implementations: `python scripts/bench.py [gan flow edit] [--device cpu]`.
 
-Variants of one group have equal networks and batches and take turns on one machine; the least of their turns counts:
-CPU milliseconds of one thread, or milliseconds between two synchronisations on a GPU. Ratios refer to a group's first
-row.
+The variants of a group have equal networks and batches. They run in turn, and the shortest time counts: CPU
+milliseconds of one thread, or milliseconds on a GPU. A ratio is the time over that of the first row of the group.
 
-gan   WGAN-GP, 5 critic updates and 1 of the generator (DCGAN of width 32, 32 px grey, batches of 32): as it is usually
-      written (two forwards, fakes with their graph, plain Adam), ours, and ours with mismatched pairs
-flow  a step of Glow (K 8, L 3, width 64, 32 px RGB, batches of 32): as it is usually written (each layer by itself,
-      the mixture put together in each call, plain Adam), ours with stored activations, bf16 networks, compiled, and
-      reversible
-edit  one photo coded, moved and decoded by that flow, and 64 samples
+gan   WGAN-GP, 5 critic updates and 1 generator update (DCGAN of width 32, 32 px grey, batch 32): a common
+      implementation (two forward passes, fakes with gradients, plain Adam), ours, and ours with mismatched pairs
+flow  a step of Glow (K 8, L 3, width 64, 32 px RGB, batch 32): a common implementation (layer by layer, the 1x1
+      convolution composed in each call, plain Adam), ours with stored activations, in bf16, compiled, and reversible
+edit  encode, edit and decode one photo with this flow, and draw 64 samples
 """
 
 import argparse
@@ -42,7 +40,7 @@ META = {
 
 
 def faces(channels: int, device: str) -> dict[str, Tensor]:
-    """A batch of noise: what it shows costs nothing."""
+    """A batch of noise; the content does not change the time."""
     image = torch.randint(0, 256, (32, channels, 32, 32)) / 127.5 - 1
     return {"image": image.to(device), "label": (torch.arange(32) % 7).to(device)}
 
@@ -63,26 +61,26 @@ def gan(device: str) -> dict[str, Callable[[], object]]:
 
         def turn() -> None:
             for _ in range(5):
-                asked = draw_request(x, y, False, False)
+                request = draw_request(x, y, False, False)
                 with torch.no_grad():
-                    x_fake = method.generator(torch.randn(32, 128, device=device), asked.y_target)
-                method.update_d_image(x, y, x_fake, asked.y_target, asked)
-            asked = draw_request(x, y, False, False)
-            x_fake = method.generator(torch.randn(32, 128, device=device), asked.y_target)
-            method.minimize(method.adversarial_loss(method.d_image, "wgan", x_fake, asked.y_target), "generator")
+                    x_fake = method.generator(torch.randn(32, 128, device=device), request.y_target)
+                method.update_d_image(x, y, x_fake, request.y_target, request)
+            request = draw_request(x, y, False, False)
+            x_fake = method.generator(torch.randn(32, 128, device=device), request.y_target)
+            method.minimize(method.adversarial_loss(method.d_image, "wgan", x_fake, request.y_target), "generator")
 
         return turn
 
-    usual = build(0)
+    common = build(0)
     return {
-        "as usually written": usual_round(usual, faces(1, device)),
+        "common implementation": common_round(common, faces(1, device)),
         "ours": ours(0),
         "ours, with mismatched pairs": ours(0.5),
     }
 
 
-def usual_round(method: AAECGAN, batch: dict[str, Tensor]) -> Callable[[], None]:
-    """WGAN-GP as most public code has it, on our networks."""
+def common_round(method: AAECGAN, batch: dict[str, Tensor]) -> Callable[[], None]:
+    """WGAN-GP as in common public code, with our networks."""
     g, d = method.generator, method.d_image
     adam_g, adam_d = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.0, 0.9), foreach=False) for net in (g, d))
     x, y, _ = method.faces(batch)
@@ -115,8 +113,8 @@ def glow(memory: str, device: str) -> Glow:
     return method
 
 
-class UsualStep(nn.Module):
-    """Actnorm, 1x1 by its LU factors, affine coupling, one after another. -> y, log-determinant (N,)."""
+class CommonStep(nn.Module):
+    """Actnorm, 1x1 convolution by LU factors, affine coupling; returns y and the log-determinant (N,)."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -134,7 +132,7 @@ class UsualStep(nn.Module):
         self.gain = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        roc_auc = x.shape[2] * x.shape[3]
+        num_pixels = x.shape[2] * x.shape[3]
         x = (x + self.loc) * self.log_scale.exp()
         eye = torch.eye(len(self.p), device=x.device)
         weight = self.p @ (self.lower.tril(-1) + eye) @ (self.upper.triu(1) + (self.sign * self.log_s.exp()).diag())
@@ -142,19 +140,19 @@ class UsualStep(nn.Module):
         h = F.pad(self.net[:-1](a), [1, 1, 1, 1], value=1.0)
         log_s, t = (self.net[-1](h) * (3 * self.gain).exp()).chunk(2, 1)
         s = torch.sigmoid(log_s + 2)
-        log_det = roc_auc * (self.log_scale.sum() + self.log_s.sum()) + s.log().flatten(1).sum(1)
+        log_det = num_pixels * (self.log_scale.sum() + self.log_s.sum()) + s.log().flatten(1).sum(1)
         return torch.cat([a, (b + t) * s], 1), log_det
 
 
-class UsualGlow(nn.Module):
-    """v (N, C, H, H) -> log-density (N,): three levels of steps, half of the channels split off after each."""
+class CommonGlow(nn.Module):
+    """Log-density (N,) of v (N, C, H, H): three levels of steps; half of the channels is split off after each level."""
 
     def __init__(self, channels: int = 3, num_levels: int = 3, num_steps: int = 8, width: int = 64) -> None:
         super().__init__()
         self.levels, self.priors = nn.ModuleList(), nn.ModuleList()
         for level in range(num_levels):
             channels = channels * 4 if level == 0 else channels * 2
-            self.levels.append(nn.ModuleList(UsualStep(channels, width) for _ in range(num_steps)))
+            self.levels.append(nn.ModuleList(CommonStep(channels, width) for _ in range(num_steps)))
             last = level == num_levels - 1
             self.priors.append(nn.Conv2d(channels if last else channels // 2, 2 * channels if last else channels, 3))
 
@@ -171,9 +169,9 @@ class UsualGlow(nn.Module):
         return total
 
 
-def usual_glow_step(batch: dict[str, Tensor], device: str) -> Callable[[], None]:
+def common_glow_step(batch: dict[str, Tensor], device: str) -> Callable[[], None]:
     torch.manual_seed(0)
-    net = UsualGlow().to(device)
+    net = CommonGlow().to(device)
     adam = torch.optim.Adam(net.parameters(), lr=1e-4, foreach=False)
 
     def turn() -> None:
@@ -203,7 +201,7 @@ def flow(device: str) -> dict[str, Callable[[], object]]:
         return turn
 
     return {
-        "as usually written": usual_glow_step(batch, device),
+        "common implementation": common_glow_step(batch, device),
         "ours, stored": step("stored", False),
         "ours, stored, bf16 networks": step("stored", True),
         "ours, stored, compiled": step("stored", False, True),
@@ -215,7 +213,7 @@ def flow(device: str) -> dict[str, Callable[[], object]]:
 
 
 def edit(device: str) -> dict[str, Callable[[], object]]:
-    """{what one does with a flow: once}."""
+    """{variant: one call}."""
     net = glow("stored", device).ema.module
     x, step = faces(3, device)["image"][:1], torch.zeros(net.dim, device=device)
 
@@ -223,11 +221,11 @@ def edit(device: str) -> dict[str, Callable[[], object]]:
     def one() -> None:
         move(net, encode_photo(net, x, 5), step, 5)
 
-    return {"code, move and decode a photo": one, "64 samples": torch.inference_mode()(lambda: net.draw(64))}
+    return {"encode, edit and decode a photo": one, "64 samples": torch.inference_mode()(lambda: net.draw(64))}
 
 
 def milliseconds(turn: Callable[[], object], device: str) -> float:
-    """Of one call: CPU time of this process, or time until the GPU has done it."""
+    """Time of one call: CPU time of this process, or time of the GPU."""
     if torch.device(device).type != "cuda":
         start = time.process_time()
         turn()
@@ -255,7 +253,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"one thread of {os.cpu_count()} cores"
-    print(f"torch {torch.__version__}, {name}, the least of {TURNS} turns\n")
+    print(f"torch {torch.__version__}, {name}, the shortest of {TURNS} turns\n")
     print("| | ms | ratio |\n| --- | ---: | ---: |")
     for group in args.what or groups:
         variants = groups[group](args.device)

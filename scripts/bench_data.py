@@ -1,10 +1,11 @@
-"""How fast the data come, beside torchvision's CelebA with a DataLoader, in one run on one machine.
+"""Speed of the data pipeline, compared with CelebA of torchvision and a DataLoader.
 
     python scripts/bench_data.py                       # on drawn faces in CelebA's layout
     python scripts/bench_data.py --root datasets/celeba --images 20000
 
-Prints one line for each bar: batches from a pack (20 times the DataLoader), packing (once its rate of one pass), memory
-of packing (flat in the number of images) and, on a GPU, the loader's share of a VAE step (under 3 %).
+Prints one line per measurement, with its target: images/s from a pack (20 times the DataLoader), images/s of packing
+(as fast as the DataLoader), peak memory of packing (independent of the number of images) and, on a GPU, the share of a
+VAE step that is spent on loading (under 3 %).
 """
 
 import argparse
@@ -52,7 +53,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def write_layout(folder: Path, source: Path | None, count: int) -> int:
-    """CelebA's five text files and `count` images: links to real ones, or copies of 128 drawn faces. -> how many."""
+    """Write the five text files of CelebA and `count` images (links to real ones, or 128 drawn faces); their number."""
     images = folder / "celeba" / "img_align_celeba"
     images.mkdir(parents=True)
     if source:
@@ -88,7 +89,7 @@ def drawn_jpegs(count: int) -> list[bytes]:
 
 
 def rate(batches: Iterable, seconds: float, warm: int = 3) -> float:
-    """Images per second after `warm` batches, until the stream or the time is over."""
+    """Images per second after `warm` batches, until the iterator or the time ends."""
     count, start = 0, time.perf_counter()
     for number, batch in enumerate(batches):
         images = batch["image"] if isinstance(batch, dict) else batch[0]
@@ -104,7 +105,7 @@ def rate(batches: Iterable, seconds: float, warm: int = 3) -> float:
 
 
 def torchvision_loader(root: Path, workers: int) -> Iterable:
-    """The usual way: decode, crop, resize, scale every image in every epoch."""
+    """Decode, crop, resize and scale every image in every epoch."""
     import torchvision.transforms as T
     from torchvision.datasets import CelebA
 
@@ -127,7 +128,7 @@ def peak_memory(folder: Path, count: int) -> float:
 
 
 def vae_share(cfg: DataConfig) -> str:
-    """The loader's share of a training step of vae/'s default network on the GPU."""
+    """Share of a training step of the default VAE on the GPU that is spent on loading, as text."""
     from engine.config import load_config
     from vae.config import Config
     from vae.train import BetaVAE
@@ -149,7 +150,9 @@ def vae_share(cfg: DataConfig) -> str:
 
     fixed = seconds(lambda step: method.step(batch, step))
     loaded = seconds(lambda step: method.step(next(stream), step))
-    return f"loader's share of a VAE step: {max(0, loaded - fixed) / loaded:.1%} of {loaded * 1e3:.2f} ms (bar < 3 %)"
+    return (
+        f"share of loading in a VAE step: {max(0, loaded - fixed) / loaded:.1%} of {loaded * 1e3:.2f} ms (target < 3 %)"
+    )
 
 
 def main() -> None:
@@ -164,23 +167,23 @@ def main() -> None:
         count = write_layout(folder, args.root / "img_align_celeba" if args.root else None, args.images)
         print(f"{count:,} images of CelebA's layout at {SIZE} px, batches of {BATCH}, {workers} cores, "
               f"{torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
-        loader, theirs, packing = torchvision_loader(folder, workers), 0.0, 0.0
+        loader, reference, packing = torchvision_loader(folder, workers), 0.0, 0.0
         for turn in range(TURNS):
-            theirs = max(theirs, rate(loader, args.seconds))
+            reference = max(reference, rate(loader, args.seconds))
             cfg = DataConfig(
                 dataset="celeba", root=str(folder), cache=str(folder / f"cache{turn}"), image_size=SIZE, crop=str(CROP)
             )
             start = time.perf_counter()
             open_pack(cfg)
             packing = max(packing, count / (time.perf_counter() - start))
-        print(f"torchvision + DataLoader({workers} workers): {theirs:,.0f} images/s (the best of {TURNS}, in turn)")
-        print(f"packing: {packing:,.0f} images/s = {packing / theirs:.2f} x (bar 1)")
+        print(f"torchvision + DataLoader({workers} workers): {reference:,.0f} images/s (the best of {TURNS} turns)")
+        print(f"packing: {packing:,.0f} images/s = {packing / reference:.2f} x (target 1)")
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
             faces = build_faces(cfg).train
             ours = max(rate(faces.batches(BATCH, device=device), args.seconds) for _ in range(TURNS))
-            print(f"batches from the pack on {device}: {ours:,.0f} images/s = {ours / theirs:.1f} x (bar 20)")
+            print(f"batches from the pack on {device}: {ours:,.0f} images/s = {ours / reference:.1f} x (target 20)")
         few, many = peak_memory(folder / "cache", 500), peak_memory(folder / "cache", 50_000)
-        print(f"peak memory of packing 500 images {few:.0f} MB, 50,000 images {many:.0f} MB (bar: flat)")
+        print(f"peak memory of packing 500 images {few:.0f} MB, 50,000 images {many:.0f} MB (target: equal)")
         if torch.cuda.is_available():
             print(vae_share(cfg))
 

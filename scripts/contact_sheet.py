@@ -1,9 +1,9 @@
-"""Contact sheets of the drawn faces, to be looked at: `python scripts/contact_sheet.py [--out docs/figures]`.
+"""Contact sheets of the drawn faces: `python scripts/contact_sheet.py [--out docs/figures]`.
 
 drawn_faces.png         persons x expressions at 96 px
-drawn_faces_edits.png   oracle pairs: each attribute before and after
-drawn_faces_large.png   256 px, three with their landmarks
-drawn_faces_small.png   32 and 64 px, colour and grey, at their own size and enlarged
+drawn_faces_edits.png   each attribute before and after an edit
+drawn_faces_large.png   256 px, three with landmarks
+drawn_faces_small.png   32 and 64 px, colour and grey, original size and enlarged
 """
 
 import argparse
@@ -26,7 +26,7 @@ EDITS = (
     "Receding_Hairline=1", "Bags_Under_Eyes=1", "Wearing_Earrings=1", "Straight_Hair=1", "Black_Hair=1", "Blurry=1",
 )  # fmt: skip
 
-LARGE = range(0, 120, 10)  # the large sheet: the first twelve persons' first pictures
+LARGE = range(0, 120, 10)  # the large sheet: one face of each of the first twelve persons
 
 
 def tile(x: np.ndarray, rows: int, columns: int) -> np.ndarray:

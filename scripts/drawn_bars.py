@@ -1,9 +1,9 @@
-"""How good a ruler the drawn faces are: `python scripts/drawn_bars.py [PART …] [--device cpu] [--seed 0]`.
+"""Measurements of the drawn faces for docs/drawn_faces.md: `python scripts/drawn_bars.py [PART ...] [--device cpu]`.
 
 Parts: speed, prevalence, change, expression_64, expression_32, identity (default: all). The expression parts train a
-plain network of four convolutions on faces of 2,000 persons and test it on 300 persons it has never seen, in colour
-at 64 px and in grey at 32 px; `identity` trains the same network to tell the 2,000 persons apart and matches the 300
-by its features. `--persons` and `--epochs` make it smaller for a look.
+network of four convolutions on faces of 2,000 persons and test it on 300 other persons, in colour at 64 px and in grey
+at 32 px. `identity` trains the same network to classify the 2,000 persons and compares the 300 by its features.
+`--persons` and `--epochs` give a shorter trial.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Edit your photos with several trained runs, side by side.
+"""Edit photos with several trained runs and compare the results.
 
     python scripts/edit.py me.jpg holiday/ --run runs/vae/celeba64 runs/aae_cgan/celeba64 --attr Smiling=1 [--out edits]
 
-OUT/sheet.png has one row a photo and one column a run. OUT/<run>_<photo> is each photo at its own size with the edit in
-it. A photo that cannot be used is reported and skipped; so is a run that cannot do what is asked.
+OUT/sheet.png has one row per photo and one column per run. OUT/<run>_<photo> is the edited photo at its own size.
+A photo that cannot be used is reported and skipped. So is a run that does not support the request.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from editing.changes import describe_changes, sentences
+from editing.changes import describe_changes, format_changes
 from editing.editor import partway
 from editing.modes import take_images
 from editing.paint import DETAILS, paint, paint_photo, photo_suffix, save_photo
@@ -32,17 +32,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("photos", nargs="*", help="photos or folders of photos")
     parser.add_argument("--run", nargs="+", type=Path, required=True, help="run directories, of any family")
     parser.add_argument("--attr", nargs="+", required=True, help="happy, happy=0.7, Smiling=1, Male=flip")
-    parser.add_argument("--from", dest="source", help="what the faces show now, as happy or Smiling=0")
-    parser.add_argument("--strength", type=float, default=1.0, help="1 = as asked")
-    parser.add_argument("--detail", choices=DETAILS, default=DETAILS[0], help="keep the photo's pixels or not")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 in px of one photo, or whole; none: look for the face")
+    parser.add_argument("--from", dest="source", help="current labels of the faces, as happy or Smiling=0")
+    parser.add_argument("--strength", type=float, default=1.0, help="1 = the full edit")
+    parser.add_argument(
+        "--detail",
+        choices=DETAILS,
+        default=DETAILS[0],
+        help="blend: keep the photo outside the edit; decode: the model's output",
+    )
+    parser.add_argument("--eyes", help="eyes of one photo, x1,y1,x2,y2 in px; or whole; default: detect the face")
     parser.add_argument("--out", type=Path, default=Path("edits"), help="folder to write")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args(argv)
     take_images(args.attr, args.photos)
     with exit_on_user_error():
         if not args.photos:
-            raise UserError("no photo given; name photos or a folder of photos, as me.jpg")
+            raise UserError("no photo given; give photos or a folder of photos, as me.jpg")
         photos, columns = expand_folders(args.photos), {}
         names = run_names(args.run)
         for name, run in zip(names, args.run, strict=True):
@@ -56,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_names(runs: list[Path]) -> list[str]:
-    """family_name of each run, numbered where two are alike."""
+    """<family>_<run> for each run; equal names get a number."""
     names: list[str] = []
     for run in runs:
         name = f"{run.resolve().parent.name}_{run.resolve().name}"
@@ -65,14 +70,14 @@ def run_names(runs: list[Path]) -> list[str]:
 
 
 def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace) -> dict[str, tuple[Tensor, Tensor]]:
-    """{photo: (face, edited face)} of one run; the whole photos are written."""
+    """{photo: (face, edited face)}, each (C, H, H) in [-1, 1], of one run. Writes the edited photos."""
     editor = open_editor(run, device=args.device)
     request = editor.parse(args.attr)
     faces = editor.subjects(photos, args.eyes, args.source)
     paths = unique_paths(args.out, name, [(n, photo_suffix(p, args.detail)) for n, p in zip(faces.names, faces.photos)])
     check_outputs(paths, photos)
     code, target = editor.codes(faces), editor.target(faces, request)
-    for line in sentences(editor, request, describe_changes(editor, faces, request, target)):
+    for line in format_changes(editor, request, describe_changes(editor, faces, request, target)):
         print(f"{name}: {line}")
     before, after = editor.images(code), editor.images(partway(code, target, args.strength))
     edited = paint(faces.images, before, after, args.detail)
@@ -87,21 +92,21 @@ def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace)
 def write_sheet(
     columns: dict[str, dict[str, tuple[Tensor, Tensor]]], photos: list[str], args: argparse.Namespace
 ) -> None:
-    """OUT/sheet.png: the face as the first run sees it, then each run's edit; white where a run could not use it."""
-    shown = [photo for photo in photos if any(photo in column for column in columns.values())]
+    """Write OUT/sheet.png: the face, then the edit of each run; white if a run could not use the photo."""
+    used = [photo for photo in photos if any(photo in column for column in columns.values())]
     size = max(x.shape[-1] for column in columns.values() for x, _ in column.values())
     rows = []
-    for photo in shown:
+    for photo in used:
         face = next(column[photo][0] for column in columns.values() if photo in column)
         cells = [column[photo][1] if photo in column else torch.ones_like(face) for column in columns.values()]
         rows.append(torch.stack([same_size(image, size) for image in (face, *cells)]))
     grid = Grid(
         torch.stack(rows),
-        [Path(photo).name for photo in shown],
+        [Path(photo).name for photo in used],
         ["photo", *(name.replace("_", " ") for name in columns)],
     )
     path = save_grid(grid, args.out / "sheet.png")
-    facts = {"attr": args.attr, "strength": args.strength, "detail": args.detail, "photos": shown}
+    facts = {"attr": args.attr, "strength": args.strength, "detail": args.detail, "photos": used}
     record = {"command": ["python", "scripts/edit.py", *sys.argv[1:]], "runs": [str(run) for run in args.run]} | facts
     atomic_text(path.with_suffix(".json"), json.dumps(record, indent=1))
     print(f"wrote {path}")

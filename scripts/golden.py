@@ -1,9 +1,9 @@
-"""Golden pictures: every kind of edit of every family on runs of 40 steps, kept as tensors and compared later.
+"""Regression test of images: edits of every family on runs of 40 steps, saved as tensors and compared later.
 
-    python scripts/golden.py save DIR      # before a change: trains the runs where they are missing, writes tensors
-    python scripts/golden.py compare DIR   # after it: the same pictures by the code as it stands now
+    python scripts/golden.py save DIR      # before a change: train the missing runs, write tensors
+    python scripts/golden.py compare DIR   # after the change: the same images with the new code
 
-A change that should not alter any picture is right when `compare` prints "equal" for every family.
+If a change must not alter any image, `compare` must print "equal" for every run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STRENGTHS = [-0.5, 0.0, 0.5, 1.0, 1.5]
 FACES = [f"test:{i}" for i in (0, 9, 18, 27, 36, 45)]
 EYES = "65.4,65.1,90.6,65.1"  # of the face that `draw_photo` draws
-TOLERANCE = {"aae_cgan": 2e-6, "aae_cgan_attributes": 2e-6}  # rounding of a blend; the others must be equal
+TOLERANCE = {"aae_cgan": 2e-6, "aae_cgan_attributes": 2e-6}  # rounding in blended images; the others must be equal
 SMALL = [
     *("data.num_train=600", "data.num_val=64", "data.num_test=64", "train.total_steps=40", "train.save_every=40"),
     *("train.sample_every=40", "train.validate_every=40", "train.log_every=10", "train.val_images=64"),
@@ -43,7 +43,7 @@ RUNS = {  # name: (config, overrides)
     "flow": ("flow/synthetic32", []),
     "flow_unconditional": ("flow/synthetic32", ["model.condition=none"]),
 }  # fmt: skip
-# Of each run: the family's options, and the requests made with them.
+# For each run: options of the family, and the requests with these options.
 CLASSES = ["happy", "happy=0"]
 CASES: dict[str, list[tuple[dict, list[str]]]] = {
     "vae": [
@@ -67,7 +67,7 @@ CASES: dict[str, list[tuple[dict, list[str]]]] = {
 
 
 def train(name: str, folder: Path) -> Path:
-    """The run directory of a golden run; it is trained where it is missing."""
+    """The run directory; trains the run if it is missing."""
     config, overrides = RUNS[name]
     run = folder / "runs" / name
     if not any((run / "checkpoints").glob("step_0000040.pt")):
@@ -78,7 +78,7 @@ def train(name: str, folder: Path) -> Path:
 
 
 def pictures(name: str, run: Path, photo: Path) -> dict[str, Tensor]:
-    """Every picture of one run by its name; images in [-1, 1], photos as bytes."""
+    """{name: image} of one run; images in [-1, 1], photos uint8."""
     editor = open_editor(run, device="cpu")
     faces = editor.subjects(FACES)
     before = editor.reconstruct(faces)
@@ -103,7 +103,7 @@ def pictures(name: str, run: Path, photo: Path) -> dict[str, Tensor]:
 
 
 def draws(editor: Editor) -> Tensor:
-    """Four generated faces, and the same one edited."""
+    """Four generated faces, and their edits."""
     faces = editor.draw(range(4))
     return torch.stack([faces.images, editor.edit(faces, editor.targets()[0])[0]])
 
@@ -119,18 +119,18 @@ def draw_photo(path: Path) -> Path:
 
 
 def difference(name: str, old: dict[str, Tensor], new: dict[str, Tensor]) -> tuple[int, str]:
-    """How many of the old pictures are missing or changed, and a sentence."""
-    worst, changed = 0.0, []
+    """Number of missing or changed images, and a message."""
+    largest, changed = 0.0, []
     for key, value in old.items():
         if key not in new or new[key].shape != value.shape:
             changed.append(key)
             continue
-        far = (new[key].float() - value.float()).abs().max().item()
-        worst = max(worst, far)
-        if far > TOLERANCE.get(name, 0.0):
+        error = (new[key].float() - value.float()).abs().max().item()
+        largest = max(largest, error)
+        if error > TOLERANCE.get(name, 0.0):
             changed.append(key)
     what = "equal" if not changed else f"{len(changed)} of {len(old)} differ, the first: {changed[0]}"
-    return len(changed), f"{name}: {what} ({len(old)} pictures, largest difference {worst:.2g})"
+    return len(changed), f"{name}: {what} ({len(old)} pictures, largest difference {largest:.2g})"
 
 
 def main(argv: list[str] | None = None) -> None:

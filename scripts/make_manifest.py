@@ -1,11 +1,10 @@
-"""Make a manifest for other people's results, so that the judge can read them.
+"""Write the manifest of foreign results, so that evaluation/ can measure them.
 
     python scripts/make_manifest.py DIR [--sources DIR] [--kind edit]
 
-DIR holds a folder for each target: `happy/0001_x.png`, or `Smiling=1/0001.png`. With --sources an edit's source is the
-picture there whose name (without suffix) is the beginning of the edit's name; it is copied into DIR/sources. Two
-sources that fit equally well are refused: an edit must not be compared with the wrong face.
-A source in a folder of its own (`sources/sad/0001.png`) has that folder's name as its label.
+DIR has one folder per target: `happy/0001_x.png`, or `Smiling=1/0001.png`. With --sources, the source of an edit is the
+image there whose name (without suffix) is the longest beginning of the name of the edit. It is copied into DIR/sources.
+Two sources with that name are an error. The folder of a source (`sources/sad/0001.png`) is its label.
 """
 
 import argparse
@@ -22,25 +21,25 @@ from evaluation.manifest import KINDS, MANIFEST, Row, manifest_text, read_manife
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="its folders are the targets")
-    parser.add_argument("--sources", type=Path, help="the pictures that were edited")
+    parser.add_argument("folder", type=Path, help="folder with one folder per target")
+    parser.add_argument("--sources", type=Path, help="folder of the images that were edited")
     parser.add_argument("--kind", choices=KINDS, default="edit")
     args = parser.parse_args(argv)
     with exit_on_user_error():
         rows = manifest_rows(args.folder, args.sources, args.kind)
-        there = args.folder / MANIFEST
-        if there.is_file() and there.read_bytes() != manifest_text(there, rows).encode():
-            raise UserError(f"{there}: is there already and says something else; move it away first")
+        path = args.folder / MANIFEST
+        if path.is_file() and path.read_bytes() != manifest_text(path, rows).encode():
+            raise UserError(f"{path}: exists with other content; move or delete it")
         write_manifest(args.folder, rows)
         read_manifest(args.folder)
-        print(f"wrote {there}: {len(rows)} images, {len({r.target for r in rows})} targets")
+        print(f"wrote {path}: {len(rows)} images, {len({r.target for r in rows})} targets")
 
 
 def manifest_rows(folder: Path, sources: Path | None, kind: str) -> list[Row]:
-    """One row per picture below a target's folder; sources are copied beside them.
+    """One row per image in the folders of the targets; copies the sources into `folder`/sources.
 
     Raises:
-        UserError: no pictures, an edit without a source or with several, or a JPEG (whose traces would be measured).
+        UserError: no images; no source or several sources for an edit; a JPEG file.
     """
     known: dict[str, list[Path]] = {}
     for path in list_images(sources)[0] if sources else ():
@@ -54,7 +53,7 @@ def manifest_rows(folder: Path, sources: Path | None, kind: str) -> list[Row]:
         if target == "sources" or len(below) != 1:
             continue
         if path.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif"):
-            raise UserError(f"{path}: is a JPEG, whose traces would be measured too; expected PNG files")
+            raise UserError(f"{path}: is a JPEG file, and its compression would be measured too; expected PNG files")
         source, label = "", ""
         if sources:
             found = source_of(path, known, sources)
@@ -62,30 +61,32 @@ def manifest_rows(folder: Path, sources: Path | None, kind: str) -> list[Row]:
             label = found.parent.name if found.parent != sources else ""
         rows.append(Row(path.relative_to(folder).as_posix(), kind, source, source_label=label, target=target))
     if not rows:
-        raise UserError(f"{folder}: holds no pictures in folders of targets, as happy/0001.png")
+        raise UserError(f"{folder}: has no images in folders of targets; expected files such as happy/0001.png")
     return rows
 
 
 def source_of(path: Path, known: dict[str, list[Path]], sources: Path) -> Path:
-    """The one source whose name is the longest beginning of the edit's name.
+    """The source whose name is the longest beginning of the name of the edit.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there is none, or there are several with that name.
     """
     stem = max((s for s in known if path.stem == s or path.stem.startswith(f"{s}_")), key=len, default=None)
     if stem is None:
-        raise UserError(f"{path}: no picture of {sources} has a name that begins this one's")
+        raise UserError(
+            f"{path}: found no source in {sources}; the name of an edit must begin with the name of its source"
+        )
     if len(known[stem]) > 1:
         several = ", ".join(str(found) for found in known[stem][:3])
-        raise UserError(f"{path}: {len(known[stem])} sources fit its name ({several}); give each source its own name")
+        raise UserError(f"{path}: {len(known[stem])} sources have this name ({several}); give each source its own name")
     return known[stem][0]
 
 
 def copied(path: Path, sources: Path, folder: Path) -> str:
-    """The source as a PNG in folder/sources, in its own subfolders; its name relative to `folder`.
+    """Copy a source as PNG into folder/sources, with its subfolders; its path relative to `folder`.
 
     Raises:
-        UserError: it cannot be decoded, or another picture stands there already.
+        UserError: the source cannot be decoded, or another image has this path.
     """
     target = (folder / "sources" / path.relative_to(sources)).with_suffix(".png")
     if target.resolve() == path.resolve():
@@ -93,9 +94,9 @@ def copied(path: Path, sources: Path, folder: Path) -> str:
     try:
         pixels = decode(path, str(path))
         if target.is_file():
-            there = decode(target, str(target))
-            if there.shape != pixels.shape or (there != pixels).any():
-                raise UserError(f"{target}: is another picture than {path}; move it away first")
+            existing = decode(target, str(target))
+            if existing.shape != pixels.shape or (existing != pixels).any():
+                raise UserError(f"{target}: exists and differs from {path}; move or delete it")
             return target.relative_to(folder).as_posix()
     except BadImage as error:
         raise UserError(str(error)) from None

@@ -1,10 +1,10 @@
-"""Make the pack of a config ahead of time and tell what is in it.
+"""Make the pack of a data set before training, and print its content.
 
     python scripts/pack.py --config configs/vae/fer2013_48.yaml
     python scripts/pack.py data.dataset=celeba data.root=/path data.image_size=64 --sheet celeba.png
 
-Prints the class balance, the attributes' shares, bad images, copies across splits, and writes a contact sheet. Any
-method's YAML file will do: only its `data` block is read.
+Prints the class balance, the attribute frequencies, bad images and copies across splits, and writes a contact sheet.
+Only the `data` block of the YAML file is used.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_write
 
 SPLITS = ("train", "val", "test")
-NUM_SHOWN = 20  # bad images named
+NUM_SHOWN = 20  # bad images that are listed
 
 
 def data_config(path: Path | None, overrides: list[str]) -> DataConfig:
@@ -43,21 +43,21 @@ def table(faces: Faces) -> list[str]:
     counts = meta["class_counts"]["train"]
     if counts and min(counts) < 0.02 * max(sum(counts), 1):
         rare = meta["classes"][int(np.argmin(counts))]
-        lines.append(f"{rare} is under 2 % of the training faces: consider data.balanced=true")
+        lines.append(f"{rare} has less than 2 % of the training faces: consider data.balanced=true")
     return lines
 
 
 def attribute_lines(train: FaceSet, names: list[str]) -> list[str]:
-    """Share of 1 among the known values of each attribute."""
+    """Frequency of 1 among the known values of each attribute, as lines."""
     if not names:
         return []
-    target_shares = np.nanmean(train.labels["attr"], axis=0)
-    listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, target_shares, strict=True))
-    return [f"attributes (share of 1 in train): {listed}"]
+    frequencies = np.nanmean(train.labels["attr"], axis=0)
+    listed = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, frequencies, strict=True))
+    return [f"attributes (frequency of 1 in train): {listed}"]
 
 
 def fault_lines(pack: Pack) -> list[str]:
-    """Bad images with their number by split, and copies across splits, before drop_bad and dedup."""
+    """Number of bad images per split, and copies across splits, before drop_bad and dedup; as lines."""
     fault, split, pixels = (pack.labels[key] for key in ("fault", "split", "pixels"))
     lines = []
     for k, name in enumerate(FAULTS):
@@ -75,7 +75,7 @@ def fault_lines(pack: Pack) -> list[str]:
 
 
 def contact_sheet(faces: FaceSet, path: Path, columns: int = 16, rows: int = 8) -> None:
-    """Write a PNG of faces spread over the set; expressions take turns."""
+    """Write a PNG of faces, evenly spaced over the set, expressions in turn."""
     from PIL import Image
 
     x = faces.fixed(columns * rows)["image"]
@@ -87,7 +87,7 @@ def contact_sheet(faces: FaceSet, path: Path, columns: int = 16, rows: int = 8) 
 
 
 def report(cfg: DataConfig, sheet: Path | None) -> None:
-    """Make or open one pack and print what is in it."""
+    """Make or open one pack and print its content."""
     start = time.monotonic()
     pack = open_pack(cfg)
     faces = build_faces(cfg)
@@ -107,7 +107,7 @@ def report(cfg: DataConfig, sheet: Path | None) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="YAML file of any method")
-    parser.add_argument("--sheet", type=Path, help="where the contact sheet goes; default: beside the pack")
+    parser.add_argument("--sheet", type=Path, help="file of the contact sheet; default: in the folder of the pack")
     parser.add_argument("overrides", nargs="*", metavar="data.key=value")
     args = parser.parse_intermixed_args(argv)
     with exit_on_user_error():

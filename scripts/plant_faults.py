@@ -1,7 +1,7 @@
-"""Is a planted fault found? `python scripts/plant_faults.py [FAMILY …] [--only NUMBER …] [--jobs 1]`.
+"""Mutation test: `python scripts/plant_faults.py [FAMILY ...] [--only NUMBER ...] [--jobs 1]`.
 
-Each fault below is planted alone into a copy of the repository, where the tests of its family run until the first one
-fails. The copy is thrown away; the working tree is never touched. Prints the table of docs/testing.md.
+Plants each fault below, one at a time, into a temporary copy of the repository, and runs the tests of its family there
+until one fails. Prints the table of docs/testing.md. The working tree is not changed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MORE = {"losses": ["test_losses"], "data": ["test_editing", "test_batches"], "la
 
 @dataclass(frozen=True)
 class Fault:
-    """`right` in `file` is replaced by `wrong`; `kind`: what a stranger would call it."""
+    """`right` in `file` is replaced by `wrong`; `kind` describes the fault."""
 
     kind: str
     file: str
@@ -65,7 +65,7 @@ FAULTS = {
               "raised(grad).square().sum(1)"),
         Fault("prior and codes exchanged", "aae_cgan/train.py", "update_d_latent(torch.randn_like(z), z.detach())",
               "update_d_latent(z.detach(), torch.randn_like(z))"),
-        Fault("the label shown is not the one asked for", "losses/targets.py", "return Request(y[p], x[p]",
+        Fault("the critic sees another label than the target", "losses/targets.py", "return Request(y[p], x[p]",
               "return Request(y[p], x"),
     ],
     "flow": [
@@ -88,7 +88,7 @@ FAULTS = {
 
 
 def plant(family: str, fault: Fault) -> tuple[str, float]:
-    """The first test that fails ("" if none does) and how long that took, s."""
+    """Name of the first test that fails ("" if none fails), and the time in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for part in PARTS:
@@ -97,7 +97,7 @@ def plant(family: str, fault: Fault) -> tuple[str, float]:
         path = copy / fault.file
         text = path.read_text(encoding="utf-8")
         if text.count(fault.right) != 1:
-            raise SystemExit(f"{fault.file}: '{fault.right}' stands there {text.count(fault.right)} times, not once")
+            raise SystemExit(f"{fault.file}: '{fault.right}' occurs {text.count(fault.right)} times, expected once")
         path.write_text(text.replace(fault.right, fault.wrong), encoding="utf-8")
         first = MORE.get(fault.file.partition("/")[0], [])
         tests = [copy / f"tests/{name}.py" for name in first] + sorted(copy.glob(f"tests/test_{family}*.py"))
@@ -113,10 +113,10 @@ def plant(family: str, fault: Fault) -> tuple[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Plant faults one at a time and see which test finds each.")
-    parser.add_argument("families", nargs="*", help=f"of {', '.join(FAULTS)}; default: all")
-    parser.add_argument("--only", type=int, nargs="*", help="numbers within a family, from 1")
-    parser.add_argument("--jobs", type=int, default=1, help="faults at a time")
+    parser = argparse.ArgumentParser(description="Plant faults one at a time and report the test that finds each.")
+    parser.add_argument("families", nargs="*", help=f"families: {', '.join(FAULTS)}; default: all")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of faults in a family, from 1")
+    parser.add_argument("--jobs", type=int, default=1, help="number of faults at the same time")
     args = parser.parse_args()
     chosen = [
         (family, number, fault)
@@ -130,8 +130,8 @@ def main() -> None:
         results = pool.map(lambda each: plant(each[0], each[2]), chosen)
         for (family, _, fault), (test, seconds) in zip(chosen, results, strict=True):
             missed += not test
-            told = f"`{test}`, {seconds:.0f} s" if test else "**nothing**"
-            print(f"| {family} | {fault.kind} | `{fault.file}` | {told} |", flush=True)
+            result = f"`{test}`, {seconds:.0f} s" if test else "**nothing**"
+            print(f"| {family} | {fault.kind} | `{fault.file}` | {result} |", flush=True)
     raise SystemExit(1 if missed else 0)
 
 

@@ -1,9 +1,9 @@
-"""Write the tables of docs/results.md and README.md from results/*/*.json. `--check` only says whether they agree.
+"""Write the tables of README.md and docs/results.md from results/<benchmark>/*.json.
 
     python scripts/results.py [--check]
 
-A table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`. Of several seeds the median is shown, and
-the range in brackets.
+A table stands between the lines `<!-- table: BENCHMARK -->` and `<!-- end -->`. A cell shows the median of the seeds,
+with the range in brackets. `--check` writes nothing and ends with exit code 2 if a table differs.
 """
 
 import argparse
@@ -11,26 +11,29 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text
 
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = {
+DOCUMENTS = ("README.md", "docs/results.md")
+BASELINES = {
     "no-edit": "no edit",
     "class-mean-difference": "class-mean difference",
     "ground-truth": "ground truth",
+}
+METHODS = {
     "vae": "VAE",
+    "dfi": "DFI",
     "aae_cgan": "AAE + CGAN",
     "flow": "Glow",
     "stargan": "StarGAN",
     "gcgan": "GC-GAN",
     "interface_gan": "InterFaceGAN",
-    "a2f": "A2F-sketch",
+    "a2f": "A2F",
 }
-COLUMNS = {  # name of the metric: heading and digits
+COLUMNS = {  # metric: (heading, digits)
     "target accuracy": ("target accuracy ↑", 2),
     "PSNR inside": ("PSNR inside, dB ↑", 2),
     "PSNR outside": ("PSNR outside, dB ↑", 1),
@@ -38,18 +41,17 @@ COLUMNS = {  # name of the metric: heading and digits
     "identity similarity": ("identity similarity ↑", 3),
     "leakage": ("leakage ↓", 3),
     "face-FID": ("face-FID ↓", 2),
-    "SSIM": ("SSIM to the source", 3),
-    "sharpness": ("sharpness, share of the source's", 2),
+    "sharpness": ("sharpness / source", 2),
     "cpu_minutes": ("CPU-minutes", 0),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 2 if a table is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 2 if a table differs")
     args = parser.parse_args(argv)
     with exit_on_user_error():
-        for path in (ROOT / "README.md", ROOT / "docs/results.md"):
+        for path in (ROOT / name for name in DOCUMENTS):
             old = path.read_text(encoding="utf-8")
             new = fill(old)
             if args.check and new != old:
@@ -59,50 +61,50 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"wrote {path}")
 
 
-def fill(text: str) -> str:
-    """A document with its tables made anew."""
-    return re.sub(
-        r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", lambda m: m[1] + table(m[2]) + m[3], text, flags=re.DOTALL
-    )
+def fill(text: str, results: Path = ROOT / "results") -> str:
+    """A document with new tables.
+
+    Raises:
+        UserError: a table without results.
+    """
+    pattern = r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda m: m[1] + table(results / m[2]) + m[3], text, flags=re.DOTALL)
 
 
-def table(benchmark: str) -> str:
-    """One benchmark as a Markdown table: baselines first, then the methods in the order of TITLES."""
-    records = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "results" / benchmark).glob("*.json"))
-    ]
-    if not records:
-        raise UserError(f"results/{benchmark}: holds no results; run scripts/benchmark.py {benchmark}")
-    runs = [(record, run) for record in records for run in record["runs"]]
-    rows = [
-        {
-            "row": run["run"] if record["method"] == "baselines" else record["method"],
-            "cpu_minutes": run.get("cpu_minutes"),
-        }
-        | run["metrics"]
-        for record, run in runs
-    ]
-    frame = pd.DataFrame(rows)
-    shown = [name for name in COLUMNS if name in frame and frame[name].notna().any()]
-    order = [name for name in TITLES if name in set(frame["row"])]
-    head = "| | " + " | ".join(COLUMNS[name][0] for name in shown) + " | seeds |\n"
-    lines = [head, "| --- |" + " ---: |" * (len(shown) + 1) + "\n"]
-    for name in order:
-        part = frame[frame["row"] == name]
-        cells = [cell(part[column].dropna().to_numpy(float), COLUMNS[column][1]) for column in shown]
-        seeds = "" if name in list(TITLES)[:3] else str(len(part))
-        lines.append(f"| {TITLES[name]} | " + " | ".join(cells) + f" | {seeds} |\n")
-    return "".join(lines)
+def read_results(folder: Path) -> pd.DataFrame:
+    """One row per run: `row` (name of the method or baseline) and its metrics."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for run in record["runs"]:
+            name = run["run"] if record["method"] == "baselines" else record["method"]
+            rows.append({"row": name, "cpu_minutes": run.get("cpu_minutes")} | run["metrics"])
+    if not rows:
+        raise UserError(f"{folder}: has no results; run `python scripts/benchmark.py {folder.name} METHOD RUN`")
+    return pd.DataFrame(rows)
 
 
-def cell(values: np.ndarray, digits: int) -> str:
-    """Median, and the range of several values in brackets; a dash for none."""
-    if not len(values):
+def table(folder: Path) -> str:
+    """The results of one benchmark as a Markdown table: baselines first, then methods in the order of METHODS."""
+    frame, titles = read_results(folder), BASELINES | METHODS
+    columns = [name for name in COLUMNS if name in frame and frame[name].notna().any()]
+    names = sorted(frame["row"].unique(), key=lambda name: ([*titles, name].index(name), name))
+    lines = ["| | " + " | ".join(COLUMNS[name][0] for name in columns) + " | seeds |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) + 1))
+    for name in names:
+        runs = frame[frame["row"] == name]
+        cells = [cell(runs[column].dropna().astype(float), COLUMNS[column][1]) for column in columns]
+        cells.append("" if name in BASELINES else str(len(runs)))
+        lines.append(f"| {titles.get(name, name)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(values: pd.Series, digits: int) -> str:
+    """The median; of several values with the range in brackets; a dash for no value."""
+    if values.empty:
         return "-"
-    text = f"{np.median(values):.{digits}f}"
-    if len(values) == 1:
-        return text
-    return f"{text} ({values.min():.{digits}f} to {values.max():.{digits}f})"
+    median, low, high = (f"{v:.{digits}f}" for v in (values.median(), values.min(), values.max()))
+    return median if len(values) == 1 else f"{median} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A table of runs, and their curves as a plot.
+"""A table of runs, and a plot of their training curves.
 
     python scripts/runs.py [FOLDER ...] [--plot curves.png] [--keys loss,val/psnr]
 
-FOLDER is a run directory or a folder of them (default: runs/). The table has one line a run: method, name, steps done,
-steps/s, and the last figure of each key.
+FOLDER is a run directory or a folder of run directories (default: runs/). The table has one row per run: method and
+name, steps done, total steps, steps per second, and the last value of each key.
 """
 
 import argparse
@@ -11,23 +11,29 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from engine.errors import UserError, exit_on_user_error
 
-NUM_SHOWN = 6  # figures a line where --keys names none
+NUM_SHOWN = 6  # metrics per run without --keys
+TIMING = ("steps_per_s", "images_per_s")
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """Run directories among and below the folders."""
+    """The run directories in the folders, sorted.
+
+    Raises:
+        UserError: there is none.
+    """
     found = {p.parent for folder in folders for p in folder.rglob("config.yaml") if (p.parent / "log.jsonl").is_file()}
     if not found:
-        raise UserError(f"no run under {', '.join(map(str, folders))}; train.py makes one")
+        raise UserError(f"{', '.join(map(str, folders))}: no run directory here; train.py makes one")
     return sorted(found)
 
 
-def read_log(run: Path) -> list[dict]:
-    """The rows of a run's log; lines cut short by a crash or a full disk are left out, and said."""
+def read_log(run: Path) -> pd.DataFrame:
+    """The numbers of log.jsonl, one row per logged step, NaN = not logged. Damaged lines are reported and left out."""
     rows, path = [], run / "log.jsonl"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -38,52 +44,49 @@ def read_log(run: Path) -> list[dict]:
             rows.append({key: value for key, value in row.items() if isinstance(value, (int, float))})
         else:
             print(f"note: {path}: a damaged line is left out", file=sys.stderr)
-    return rows
+    return pd.DataFrame(rows, columns=None if rows else ["step"])
 
 
 def total_steps(run: Path) -> str:
-    """train.total_steps of a run's config, "?" if that cannot be read."""
+    """train.total_steps of a run's config; "?" if it cannot be read."""
     try:
         tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         return str(tree["train"]["total_steps"])
     except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
-        print(f"note: {run / 'config.yaml'} cannot be read ({type(error).__name__})", file=sys.stderr)
+        print(f"note: {run / 'config.yaml'}: cannot be read ({type(error).__name__})", file=sys.stderr)
         return "?"
 
 
-def last_figures(rows: list[dict]) -> dict[str, float]:
-    """The last value of every key."""
-    figures: dict[str, float] = {}
-    for row in rows:
-        figures |= row
-    return figures
-
-
 def table(runs: list[Path], keys: list[str]) -> str:
-    """One aligned line a run."""
-    lines = [["run", "step", "of", "steps/s", "figures"]]
+    """One row per run, as text."""
+    rows = []
     for run in runs:
-        rows, total = read_log(run), total_steps(run)
-        figures = last_figures(rows)
-        names = keys or [k for k in figures if k not in ("step", "steps_per_s", "images_per_s")][-NUM_SHOWN:]
-        text = "  ".join(f"{k} {figures[k]:.4g}" for k in names if k in figures)
-        speed = f"{figures.get('steps_per_s', 0):.1f}"
-        lines.append([f"{run.parent.name}/{run.name}", str(figures.get("step", 0)), total, speed, text])
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, [*widths, 0], strict=True)) for line in lines)
+        last = read_log(run).ffill().tail(1).to_dict("records")
+        values = last[0] if last else {}
+        shown = keys or [key for key in values if key not in ("step", *TIMING)][-NUM_SHOWN:]
+        rows.append(
+            {
+                "run": f"{run.parent.name}/{run.name}",
+                "step": int(values.get("step", 0)),
+                "of": total_steps(run),
+                "steps/s": f"{values.get('steps_per_s', 0):.1f}",
+                "metrics": "  ".join(f"{key} {values[key]:.4g}" for key in shown if key in values),
+            }
+        )
+    return pd.DataFrame(rows).to_string(index=False)
 
 
 def plot(runs: list[Path], keys: list[str], path: Path) -> None:
-    """One panel a key, one curve a run."""
+    """Write one panel per key, with one curve per run."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     logs = {f"{run.parent.name}/{run.name}": read_log(run) for run in runs}
-    keys = keys or sorted({k for rows in logs.values() for row in rows for k in row} - {"step", "images_per_s"})
+    keys = keys or sorted({key for log in logs.values() for key in log} - {"step", "images_per_s"})
     if not keys:
-        raise UserError("--plot: the logs of these runs are empty yet; let them train up to train.log_every")
+        raise UserError("--plot: the logs are still empty; wait until the runs have done train.log_every steps")
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.2 * rows), squeeze=False)
@@ -91,9 +94,9 @@ def plot(runs: list[Path], keys: list[str], path: Path) -> None:
         axis.remove()
     for key, axis in zip(keys, axes.flat, strict=False):
         for name, log in logs.items():
-            points = [(row["step"], row[key]) for row in log if key in row]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name, linewidth=1)
+            if key in log:
+                points = log[["step", key]].dropna()
+                axis.plot(points["step"], points[key], label=name, linewidth=1)
         axis.set_title(key)
         axis.set_xlabel("step")
     axes.flat[0].legend(fontsize=7)
@@ -105,11 +108,11 @@ def plot(runs: list[Path], keys: list[str], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")])
-    parser.add_argument("--plot", type=Path, help="write the curves there (.png, .svg, .pdf)")
-    parser.add_argument("--keys", default="", help="comma-separated names of the log")
+    parser.add_argument("--plot", type=Path, help="file of the plot (.png, .svg, .pdf)")
+    parser.add_argument("--keys", default="", help="keys of the log, separated by commas")
     args = parser.parse_args()
     with exit_on_user_error():
-        keys = [k for k in args.keys.split(",") if k]
+        keys = [key for key in args.keys.split(",") if key]
         runs = find_runs(args.folders)
         print(table(runs, keys))
         if args.plot:

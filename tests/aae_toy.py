@@ -72,7 +72,7 @@ def batch(n: int = 8) -> dict[str, Tensor]:
 
 
 def build(model: dict | None = None, loss: dict | None = None, **train: Any) -> AAECGAN:
-    """A method with the same first weights each time, its linear path fitted."""
+    """A method with fixed initial weights and a fitted linear path."""
     torch.manual_seed(0)
     method = AAECGAN(config(model, loss, **train), meta())
     if method.linear is not None:
@@ -81,7 +81,7 @@ def build(model: dict | None = None, loss: dict | None = None, **train: Any) -> 
 
 
 def run(folder: Path, cfg: Config, stops: tuple[int, ...] = (0,)) -> dict:
-    """Train in `folder`, leaving after each of `stops` and coming back; the last checkpoint."""
+    """Train in `folder` with a stop after each of `stops`. Returns the last checkpoint."""
     for stop in stops:
         torch.manual_seed(0)
         part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))

@@ -1,4 +1,4 @@
-"""What every editor must keep: called by each family's test on a tiny run."""
+"""The contract of every editor. The test of each family calls `check` on a tiny run."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ EYES = "65.4,65.1,90.6,65.1"  # of the face that `camera_photo` draws
 
 
 def camera_photo(path: str) -> str:
-    """A grey-bordered photo with a drawn face in it."""
+    """Write a grey photo with a drawn face in it; its path."""
     face = synthetic.render(synthetic.factors(0, np.arange(1) + 7), 96)[0].transpose(1, 2, 0)
     picture = np.full((140, 180, 3), 90, np.uint8)
     picture[20:116, 30:126] = face
@@ -20,7 +20,7 @@ def camera_photo(path: str) -> str:
 
 
 def check(editor: Editor, request: str, photo: str, atol: float = 2e-5) -> None:
-    """Run the whole contract. photo: of `camera_photo`. atol: of one face alone against the same face in a batch."""
+    """Check the whole contract. photo: path of `camera_photo`. atol: tolerance between a face alone and in a batch."""
     wanted = editor.parse(request)
     names = ["seed:0", "seed:5"] if "read" in editor.unsupported else ["test:0", "test:5"]
     faces = editor.subjects(names)
@@ -34,7 +34,7 @@ def check(editor: Editor, request: str, photo: str, atol: float = 2e-5) -> None:
 
 
 def check_codes(editor: Editor, faces, wanted, atol: float) -> None:
-    """Strength 0 is the reconstruction; a face is encoded once and does not depend on its neighbours."""
+    """Strength 0 is the reconstruction; a face is encoded once and does not depend on other faces."""
     zero, one = editor.edit(faces, wanted, (0.0, 1.0))
     recon = editor.reconstruct(faces)
     size, channels = editor.meta["image_size"], editor.meta["channels"]
@@ -54,24 +54,24 @@ def check_codes(editor: Editor, faces, wanted, atol: float) -> None:
     assert all(half[key] is faces.code[key] for key in kept)
     alone = editor.subjects(faces.names[1:])
     close = (editor.edit(alone, wanted)[0] - one[1:]).abs()
-    assert close.max() <= max(atol, 2 / 127), f"a face depends on its neighbours: {close.max():.2g}"
-    assert close.mean() <= atol, f"a face depends on its neighbours: {close.mean():.2g}"
+    assert close.max() <= max(atol, 2 / 127), f"a face depends on other faces: {close.max():.2g}"
+    assert close.mean() <= atol, f"a face depends on other faces: {close.mean():.2g}"
     assert editor.predict_labels(faces).shape == editor.labels(faces).shape
 
 
 def check_draws(editor: Editor, request: str, atol: float) -> None:
-    """seed:k is a function of k; a drawn face keeps its code."""
+    """seed:k depends only on k; a generated face keeps its code."""
     three, again = editor.draw([3, 4, 5]), editor.draw([4])
     assert three.names == ["seed:3", "seed:4", "seed:5"]
     assert (three.images[1:2] - again.images).abs().mean() <= atol, "seed:4 depends on the other seeds"
     assert not torch.equal(three.images[0], three.images[1])
-    assert torch.equal(editor.reconstruct(three), three.images), "a drawn face loses its code"
-    asked = editor.draw([3], editor.parse(request))
-    assert asked.images.shape == three.images[:1].shape and asked.code is not None
+    assert torch.equal(editor.reconstruct(three), three.images), "a generated face loses its code"
+    requested = editor.draw([3], editor.parse(request))
+    assert requested.images.shape == three.images[:1].shape and requested.code is not None
 
 
 def check_photo(editor: Editor, wanted, photo: str) -> None:
-    """A face from a camera works, beside one of the data; nothing asked leaves its pixels alone."""
+    """A photo can be edited together with a face of the data; its labels are unknown."""
     faces = editor.subjects([photo, "test:1"], EYES)
     assert faces.photos[0] is not None and faces.photos[1] is None
     assert editor.edit(faces, wanted).shape[:2] == (1, 2)

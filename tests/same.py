@@ -1,4 +1,4 @@
-"""What tests of runs share: are two states equal, and do two ranks end where one process does."""
+"""Helpers: compare nested states bit for bit; run a function on one and on two ranks."""
 
 import socket
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def of_one_and_of_two_ranks(steps: Callable[[int, int], dict], folder: Path) -> tuple[dict, dict]:
-    """The states that `steps(rank, world_size)` (at the top of a module) returns: alone, and on rank 0 of two."""
+    """Results of `steps(rank, world_size)` (a module-level function) with one process, and on rank 0 of two."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Does the critic hear the label? The regression test of this family: planes and projection do, a late join does not.
+"""The critic must use the label: with planes and projection it does, with a late label it does not.
 
 Blobs in one of seven places are what a critic sees first; the class is a faint patch in one of seven other places.
 """
@@ -28,13 +28,13 @@ def patches(n: int, label: Tensor) -> Tensor:
 
 
 def read(x: Tensor) -> Tensor:
-    """The class of each picture: the column whose patch is brightest."""
+    """Class of each image: the column with the brightest patch."""
     columns = torch.stack([x[:, 0, 13:15, 1 + 2 * k : 3 + 2 * k].mean((1, 2)) for k in range(CLASSES)], 1)
     return columns.argmax(1)
 
 
 def accuracy(steps: int, model: dict, loss: dict, lr_critic: float) -> float:
-    """Of draws under a label, after `steps` batches of the conditional GAN alone."""
+    """Target accuracy of prior samples, after `steps` batches of the conditional GAN alone."""
     names = [f"class {k}" for k in range(CLASSES)]
     torch.manual_seed(0)
     cfg = config(
@@ -52,7 +52,7 @@ def accuracy(steps: int, model: dict, loss: dict, lr_critic: float) -> float:
     return (read(drawn) == label).float().mean().item()
 
 
-def test_the_reading_is_right():
+def test_patch_reader_is_correct():
     label = torch.arange(70) % CLASSES
     assert (read(patches(70, label)) == label).all()
 
@@ -63,24 +63,24 @@ WGAN = {"gan": "wgan", "n_critic": 2}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["planes", "projection"])
-def test_a_label_that_enters_early_is_obeyed(kind):
+def test_early_label_is_followed(kind):
     assert accuracy(400, {"condition_d": kind}, LOGISTIC, lr_critic=2e-3) >= 0.65  # measured .81, .82
 
 
 @pytest.mark.slow
-def test_a_label_that_enters_early_is_obeyed_under_the_gradient_penalty():
+def test_early_label_is_followed_with_gradient_penalty():
     assert accuracy(900, {"condition_d": "both"}, WGAN, lr_critic=1e-3) >= 0.5  # measured .72
 
 
 @pytest.mark.slow
-def test_a_label_that_enters_late_is_not():
+def test_late_label_is_ignored():
     late = WGAN | {"lambda_mismatch": 0.0}
     assert accuracy(900, {"condition_d": "late"}, late, lr_critic=1e-3) <= 1.6 * CHANCE  # measured .14
 
 
 @pytest.mark.slow
-def test_own_labels_and_reconstruction_alone_teach_no_edit():
-    """The face itself says nearly all that its own label says, so the label is hardly heard (obeyed: 1.00 above)."""
+def test_own_targets_do_not_train_edits():
+    """With own labels the face already contains the label, so the generator hardly uses y (accuracy 1.00 above)."""
     torch.manual_seed(0)
     names = [f"class {k}" for k in range(CLASSES)]
     cfg = config(loss={"targets": "own"}, total_steps=200, autoencode_steps=200)
@@ -95,8 +95,8 @@ def test_own_labels_and_reconstruction_alone_teach_no_edit():
     assert (read(edited) == target).float().mean() <= 0.35
 
 
-def test_shuffled_requests_are_told_from_obeyed_ones():
-    """The figure itself: pictures that show what was asked score 1, asked in another order chance."""
+def test_accuracy_of_shuffled_targets_is_chance():
+    """Check of the metric: images of the target class score 1, shuffled targets score chance."""
     label = torch.arange(700) % CLASSES
     shuffled = label[torch.randperm(700, generator=torch.Generator().manual_seed(0))]
     assert (read(patches(700, label)) == shuffled).float().mean() < 0.25

@@ -1,4 +1,4 @@
-"""aae_cgan, part by part: linear path, networks, requests, schedule, config."""
+"""Parts of aae_cgan: linear path, networks, targets, schedule, config, health checks."""
 
 import copy
 import shlex
@@ -49,7 +49,7 @@ def test_linear_path_whitens_and_inverts():
     assert copy.deepcopy(path) is path  # averages share it
 
 
-def test_untrained_network_is_the_pca_of_numpy_for_every_label():
+def test_untrained_model_equals_numpy_pca():
     x = faces(size=16)
     rows = x.flatten(1).double().numpy()
     mean = rows.mean(0)
@@ -64,7 +64,7 @@ def test_untrained_network_is_the_pca_of_numpy_for_every_label():
     assert fitted.psnr == pytest.approx(10 * np.log10(4 / (expected - x).square().mean().item()), abs=1e-3)
 
 
-def test_mirror_images_count_without_being_seen():
+def test_mirrored_fit_equals_fit_on_flipped_images():
     x = faces()
     mine = fit_linear([x], 12, mirrored=True)
     theirs = fit_linear([torch.cat([x, x.flip(-1)])], 12, mirrored=False)
@@ -72,10 +72,10 @@ def test_mirror_images_count_without_being_seen():
     assert torch.allclose((mine.basis.T @ theirs.basis).abs(), torch.eye(12), atol=1e-3)
 
 
-def test_randomised_span_is_the_exact_one(monkeypatch):
+def test_randomised_pca_spans_the_exact_subspace(monkeypatch):
     x = faces()
     exact = fit_linear([x], 8, mirrored=False)
-    monkeypatch.setattr("aae_cgan.linear.EXACT", 10)
+    monkeypatch.setattr("aae_cgan.linear.MAX_EXACT_DIM", 10)
     quick = fit_linear([x], 8, mirrored=False)
     angles = torch.linalg.svdvals(exact.basis.T @ quick.basis).clamp(max=1).acos()
     assert angles.max() < 1e-3 and torch.allclose(exact.scale, quick.scale, rtol=1e-3)
@@ -112,7 +112,7 @@ def test_networks_beside_a_linear_path_build_for_every_size(size, channels):
     assert not torch.allclose(generator(z, y), shown)
 
 
-def test_sizes_of_the_paper_scale():
+def test_parameter_counts_at_paper_scale():
     cfg = ModelConfig(width=64, latent_dim=128, linear="none")
     count = lambda net: sum(p.numel() for p in net.parameters()) / 1e6  # noqa: E731
     assert count(Encoder(1, 48, cfg, None)) == pytest.approx(3.35, abs=0.02)
@@ -120,13 +120,13 @@ def test_sizes_of_the_paper_scale():
     assert count(ImageCritic(1, 48, 7, cfg, False)) == pytest.approx(3.94, abs=0.02)
 
 
-def test_unknown_size_is_a_sentence():
+def test_unknown_image_size_is_a_user_error():
     with pytest.raises(UserError, match="image_size: expected 32, 48"):
         Encoder(1, 40, ModelConfig(width=8), None)
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
-def test_conditional_norm_is_linear_in_the_request_and_starts_without_it(norm):
+def test_conditional_norm_is_linear_and_starts_as_identity(norm):
     layer, h = ConditionalNorm(16, norm, 4).eval(), torch.randn(2, 16, 3, 3)
     one, other = torch.eye(4)[[0, 0]], torch.eye(4)[[2, 2]]
     assert torch.equal(layer(h, one), layer(h, other))
@@ -140,34 +140,34 @@ def test_conditional_norm_is_linear_in_the_request_and_starts_without_it(norm):
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
-def test_a_code_does_not_depend_on_its_batch(norm):
+def test_code_is_batch_independent(norm):
     method = AAECGAN(config({"norm": norm, "linear": "none"}), meta()).eval()
     x = batch(8)["image"]
     assert torch.allclose(method.encode(x)[:3], method.encode(x[:3]), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["both", "planes", "projection", "late"])
-def test_a_critic_hears_the_label(kind):
+def test_critic_score_depends_on_the_label(kind):
     critic = ImageCritic(1, 16, 4, ModelConfig(width=8, condition_d=kind), head=False)
     x = torch.randn(2, 1, 16, 16)
     assert not torch.allclose(critic(x, torch.eye(4)[:2]), critic(x, torch.eye(4)[2:]))
 
 
-def test_batch_norm_in_a_critic_is_refused_by_name():
+def test_batch_norm_in_a_critic_is_a_user_error():
     critic = ImageCritic(1, 16, 4, ModelConfig(width=8), head=False)
     critic.trunk.insert(1, nn.BatchNorm2d(8))
     with pytest.raises(UserError, match=r"d_image\.trunk\.1: a critic with BatchNorm"):
         refuse_batch_norm(d_image=critic)
 
 
-def test_no_critic_may_be_compiled():
+def test_critics_are_not_compiled():
     assert not {"d_image", "d_latent"} & set(AAECGAN.compilable)
 
 
 # Requests.
 
 
-def test_wrong_labels_are_never_the_right_ones():
+def test_wrong_labels_differ_from_true_labels():
     torch.manual_seed(0)
     hard = torch.eye(5)[torch.randint(5, (300,))]
     wrong = wrong_labels(hard, False)
@@ -178,17 +178,17 @@ def test_wrong_labels_are_never_the_right_ones():
     assert (wrong_labels(soft, False).argmax(1) != soft.argmax(1)).all()
     alike = torch.tensor([[0.6, 0.4, 0.0]]).repeat(4, 1)
     assert (wrong_labels(alike, False).argmax(1) != 0).all()
-    signs = torch.randint(2, (50, 6)).float() * 2 - 1
-    assert ((wrong_labels(signs, True) != signs).sum(1) == 1).all()
+    metrics = torch.randint(2, (50, 6)).float() * 2 - 1
+    assert ((wrong_labels(metrics, True) != metrics).sum(1) == 1).all()
 
 
-def test_requests_carry_their_own_real_face():
+def test_target_labels_come_with_their_real_face():
     x, y, _ = batch()["image"], *conditions(batch(), 4, False)
     own = draw_request(x, y, True, False)
     assert own.y_target is y and own.x_match is x
-    asked = draw_request(x, y, False, False)
-    assert torch.equal(asked.y_target.sum(0), y.sum(0))  # class counts stay
-    for face, label in zip(asked.x_match, asked.y_target, strict=True):
+    targets = draw_request(x, y, False, False)
+    assert torch.equal(targets.y_target.sum(0), y.sum(0))  # class counts stay
+    for face, label in zip(targets.x_match, targets.y_target, strict=True):
         row = next(i for i in range(len(x)) if torch.equal(x[i], face))
         assert torch.equal(y[row], label)
 
@@ -203,7 +203,7 @@ def test_conditions_of_unknown_and_soft_labels():
     assert y.tolist() == [[1, -1], [0, 1]] and known.tolist() == [True, False]
 
 
-def test_mixed_labels_lie_between():
+def test_mixed_labels_are_interpolated():
     y, target = torch.eye(4)[[0] * 200], torch.eye(4)[[1] * 200]
     mixed = mix_labels(y, target, 0.25)
     assert torch.allclose(mixed.sum(1), torch.ones(200))
@@ -211,12 +211,12 @@ def test_mixed_labels_lie_between():
     assert torch.equal(mix_labels(y, target, 0.0), target)
 
 
-def test_class_order_is_the_requests():
+def test_class_order():
     names = ["contempt", "sadness", "neutral", "anger", "happiness", "odd"]
     assert [names[i] for i in class_order(names)] == ["anger", "happiness", "sadness", "neutral", "contempt", "odd"]
 
 
-def test_augmentation_is_differentiable_and_moves_each_image_by_itself():
+def test_augmentation_is_differentiable_and_per_image():
     x = torch.randn(6, 3, 16, 16, requires_grad=True)
     assert diff_augment(x, "") is x
     out = diff_augment(x, "color,translation,cutout")
@@ -229,56 +229,56 @@ def test_augmentation_is_differentiable_and_moves_each_image_by_itself():
 # Schedule and config.
 
 
-def test_clock_of_a_run_with_all_phases():
+def test_phase_state_of_a_run_with_all_phases():
     cfg = config(loss={"lambda_guide": 1.0, "n_critic": 3, "guide_end": 0.5}, autoencode_steps=5, gan_steps=6)
     assert boundaries(cfg) == [("guide", 0, 4), ("autoencode", 4, 9), ("gan", 9, 15), ("joint", 15, 40)]
     phases = [phase_state(step, cfg) for step in range(40)]
     assert not any(phase.generator for phase in phases[:4])
     assert all(phase.generator for phase in phases[4:9])
     assert [phase.generator for phase in phases[9:15]] == [False, False, True] * 2
-    assert [phase.since for phase in phases[14:17]] == [5, 0, 1] and phases[20].turns == 1
+    assert [phase.since for phase in phases[14:17]] == [5, 0, 1] and phases[20].generator_updates == 1
     assert generator_steps(cfg) == 5 + 2 + 8 == sum(phase.generator for phase in phases)
-    assert phases[21].guided == 1 and phases[22].guided == 0  # half of the 36 steps after the guide's own
+    assert phases[21].guide_factor == 1 and phases[22].guide_factor == 0  # half of the 36 steps after the guide's own
 
 
-def test_ten_thousand_batches_are_two_thousand_generator_steps():
+def test_generator_steps_with_n_critic():
     cfg = config(loss={"n_critic": 5}, total_steps=10_000)
     assert generator_steps(cfg) == 2000
 
 
 @pytest.mark.parametrize(
-    ("overrides", "sentence"),
+    ("overrides", "message"),
     [
         (["train.autoencode_steps=50", "train.total_steps=40"], "train.total_steps: 40 are fewer than the 50"),
-        (["loss.lambda_adv=0"], "loss.lambda_adv: 0 leaves no image critic"),
+        (["loss.lambda_adv=0"], "loss.lambda_adv: 0 means no image critic"),
         (
             ["loss.lambda_adv=0", "loss.lambda_class=1", "train.autoencode_steps=20000"],
-            "loss.lambda_class: the head sits on the image critic",
+            "loss.lambda_class: needs the image critic",
         ),
-        (["data.sets=[fer2013, tfd]"], "data.sets: this method learns from one set"),
-        (["train.mixed=1", "loss.gan=wgan"], "train.mixed: 1 leaves the gradient penalty no fake"),
+        (["data.sets=[fer2013, tfd]"], "data.sets: this method takes one data set"),
+        (["train.mixed=1", "loss.gan=wgan"], "train.mixed: 1 leaves no fake"),
         (["model.width=20"], "model.width: expected 8 .. 96"),
         (["train.augment=colour"], "train.augment: expected a list of color"),
         (["loss.prior_fraction=2"], "loss.prior_fraction: expected a share"),
     ],
 )
-def test_impossible_configs_are_sentences(overrides, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_impossible_configs_are_user_errors(overrides, message):
+    with pytest.raises(UserError, match=message):
         load_config(Config, None, overrides)
 
 
-def test_an_int_among_betas_is_taken():
+def test_integer_beta_is_accepted():
     cfg = load_config(Config, None, ["train.beta1=0", "model.width=8", "model.latent_dim=16"])
     assert AAECGAN(cfg, meta()).optimizers["d_image"].defaults["betas"] == (0.0, 0.9)
 
 
-def test_needs_something_to_ask_for():
-    with pytest.raises(UserError, match="noise has no attributes to ask for"):
+def test_dataset_without_labels_is_a_user_error():
+    with pytest.raises(UserError, match="noise has no attributes"):
         AAECGAN(config(), meta(classes=[], attributes=[]))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_yaml_takes_a_step(path):
+def test_every_config_takes_a_step(path):
     cfg = load_config(Config, path)
     cfg.model.width, cfg.model.latent_dim = 8, 16
     attributes = cfg.model.condition == "attributes" or cfg.data.dataset == "celeba"
@@ -294,7 +294,7 @@ def test_every_yaml_takes_a_step(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_the_readme_s_two_halves_are_good_for_every_recipe(path):
+def test_separate_halves_work_for_every_config(path):
     text = (path.parent.parent.parent / "aae_cgan" / "README.md").read_text().replace("\\\n", " ")
     commands = [
         shlex.split(line) for line in text.splitlines() if line.startswith("python aae_cgan/train.py --config C")
@@ -312,7 +312,7 @@ def test_the_readme_s_two_halves_are_good_for_every_recipe(path):
 # Unlabelled faces and alarms.
 
 
-def test_a_set_with_unlabelled_faces_fills_its_share_of_each_batch():
+def test_share_of_unlabelled_faces_per_batch():
     from data.batches import ImageStore
     from data.config import DataConfig
     from data.faces import FaceSet
@@ -334,19 +334,19 @@ def test_a_set_with_unlabelled_faces_fills_its_share_of_each_batch():
     assert semi_supervised(labelled, 0.5) is labelled
 
 
-def test_alarms_speak_once_after_three_samplings():
+def test_monitor_warns_once_after_three_failures():
     torch.manual_seed(0)
     x, z = torch.randn(8, 1, 8, 8), torch.randn(8, 16)
     good = health_metrics(x, z, torch.stack([x, x.flip(0)]), x[None].transpose(0, 1).expand(-1, 3, -1, -1, -1))
-    assert good["rows"] == pytest.approx(1) and failed_checks(good, 4) == {}
+    assert good["edit_diversity"] == pytest.approx(1) and failed_checks(good, 4) == {}
     alike = x[:1].expand(8, -1, -1, -1)
     bad = health_metrics(x, 0.1 * z, torch.stack([alike, alike]), alike[:, None].expand(-1, 3, -1, -1, -1))
-    found = failed_checks(bad | {"recognised": 0.2, "gap_image": -1.0}, 4)
-    assert {"rows", "draws", "code_std", "recognised", "gap_image"} <= set(found)
-    watch = Monitor()
-    assert [len(watch.update("joint", found)) for _ in range(4)] == [0, 0, len(found), 0]
-    assert watch.update("joint", {}) == [] and watch.update("joint", found) == []
-    assert [len(watch.update("guide", found)) for _ in range(4)] == [0] * 4  # nothing can move yet
-    autoencoder_only = [watch.update("autoencode", found) for _ in range(4)][2]
-    assert set(autoencoder_only) == {found[name] for name in ("draws", "rows", "code_std")}
-    assert [len(watch.update("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # it counts anew
+    found = failed_checks(bad | {"edit_accuracy": 0.2, "gap_image": -1.0}, 4)
+    assert {"edit_diversity", "prior_diversity", "code_std", "edit_accuracy", "gap_image"} <= set(found)
+    monitor = Monitor()
+    assert [len(monitor.update("joint", found)) for _ in range(4)] == [0, 0, len(found), 0]
+    assert monitor.update("joint", {}) == [] and monitor.update("joint", found) == []
+    assert [len(monitor.update("guide", found)) for _ in range(4)] == [0] * 4  # no check applies in this phase
+    autoencoder_only = [monitor.update("autoencode", found) for _ in range(4)][2]
+    assert set(autoencoder_only) == {found[name] for name in ("prior_diversity", "edit_diversity", "code_std")}
+    assert [len(monitor.update("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # a new phase starts at 0

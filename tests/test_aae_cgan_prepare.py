@@ -1,4 +1,4 @@
-"""Where a run's linear path comes from, and whose weights have guided it."""
+"""Source of the linear path, and identity of the guide."""
 
 import contextlib
 import shutil
@@ -22,29 +22,29 @@ CONFIG = str(Path(__file__).parent.parent / "configs/aae_cgan/synthetic32.yaml")
 
 
 def fitted(state: dict) -> bool:
-    """Whether the directions are a PCA's: of length 1."""
+    """Whether the basis is a fitted PCA: columns of length 1."""
     return torch.allclose(state["method"]["linear.basis"].norm(dim=0), torch.ones(16), atol=1e-4)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_fits_its_linear_path_anew(tmp_path):
+def test_linear_path_is_refitted_if_all_checkpoints_are_damaged(tmp_path):
     run(tmp_path, config(total_steps=2))
     for path in checkpoints(tmp_path):
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert fitted(run(tmp_path, config(total_steps=2)))
 
 
-def test_weights_that_bring_no_linear_path_leave_it_to_the_data(tmp_path):
+def test_linear_path_is_fitted_if_init_from_has_none(tmp_path):
     run(tmp_path / "pca", config(gan_steps=2, total_steps=2))
     run(tmp_path / "none", config({"linear": "none"}, gan_steps=2, total_steps=2))
     straight = run(tmp_path / "straight", config(total_steps=1))["method"]["linear.basis"]
     for name in ("pca", "none"):
-        joined = run(tmp_path / f"from_{name}", config(total_steps=1, init_from=[f"{tmp_path / name}:d_image"]))
-        assert torch.equal(joined["method"]["linear.basis"], straight)
+        concat = run(tmp_path / f"from_{name}", config(total_steps=1, init_from=[f"{tmp_path / name}:d_image"]))
+        assert torch.equal(concat["method"]["linear.basis"], straight)
     whole = run(tmp_path / "whole", config(total_steps=1, init_from=[str(tmp_path / "pca")]))
     assert torch.equal(whole["method"]["linear.basis"], straight)
 
 
-def test_weights_that_rely_on_a_linear_path_go_where_one_is(tmp_path):
+def test_init_from_needs_matching_linear_paths(tmp_path):
     pca, none = tmp_path / "pca", tmp_path / "none"
     run(pca, config(total_steps=2))
     run(none, config({"linear": "none"}, total_steps=2))
@@ -66,16 +66,16 @@ train: {total_steps: 2, batch_size: 16, device: cpu, validate_every: 0, sample_e
 """
 
 
-def teach(folder: Path, seed: int) -> Path:
-    """A guide of two steps."""
+def train_guide(folder: Path, seed: int) -> Path:
+    """Train a guide for two steps."""
     (folder / "guide.yaml").write_text(READER)
     guide = folder / f"guide{seed}"
     train_classifier.main(["--config", str(folder / "guide.yaml"), "--run-dir", str(guide), f"train.seed={seed}"])
     return guide
 
 
-def learn(folder: Path, steps: int) -> Path:
-    """A run of `steps` steps in folder/run, guided by folder/guide."""
+def train_run(folder: Path, steps: int) -> Path:
+    """Train `steps` steps in folder/run with the guide in folder/guide."""
     small = ["data.num_train=70", "data.num_val=20", "data.num_test=20", "model.width=8", "model.latent_dim=16"]
     short = [f"train.total_steps={steps}", "train.batch_size=4", "train.val_images=8", "train.sample_every=0"]
     guided = ["loss.lambda_guide=1", f"loss.guide={folder / 'guide'}"]
@@ -83,15 +83,15 @@ def learn(folder: Path, steps: int) -> Path:
     return folder / "run"
 
 
-def test_the_guide_that_taught_is_the_one_that_is_named_and_refused_as_a_judge(tmp_path, capsys):
-    shutil.copytree(teach(tmp_path, 0), tmp_path / "guide")
-    learned, out = learn(tmp_path, 1), tmp_path / "out"
-    other = teach(tmp_path, 1)
+def test_guide_is_recorded_and_refused_as_judge(tmp_path, capsys):
+    shutil.copytree(train_guide(tmp_path, 0), tmp_path / "guide")
+    learned, out = train_run(tmp_path, 1), tmp_path / "out"
+    other = train_guide(tmp_path, 1)
     # The run goes on with the weights it began with, and with no others.
     shutil.move(tmp_path / "guide", tmp_path / "first")
     shutil.copytree(other, tmp_path / "guide")
     with pytest.raises(SystemExit):
-        learn(tmp_path, 2)
+        train_run(tmp_path, 2)
     assert "has other weights than those that taught this run" in capsys.readouterr().err
     # Gone, it is still named in an export, ...
     shutil.rmtree(tmp_path / "guide")
@@ -107,7 +107,7 @@ def test_the_guide_that_taught_is_the_one_that_is_named_and_refused_as_a_judge(t
         assert ("must not have taught" in capsys.readouterr().err) == refused
 
 
-def test_a_run_that_never_changed_its_guide_goes_on(tmp_path):
-    shutil.copytree(teach(tmp_path, 0), tmp_path / "guide")
-    learn(tmp_path, 1)
-    assert checkpoints(learn(tmp_path, 2))[-1].name == "step_0000002.pt"
+def test_run_resumes_with_the_same_guide(tmp_path):
+    shutil.copytree(train_guide(tmp_path, 0), tmp_path / "guide")
+    train_run(tmp_path, 1)
+    assert checkpoints(train_run(tmp_path, 2))[-1].name == "step_0000002.pt"

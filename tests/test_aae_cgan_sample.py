@@ -1,4 +1,4 @@
-"""Every mode of aae_cgan/sample.py on a run of a few steps; what an export, a strip and an edit promise."""
+"""Every mode of aae_cgan/sample.py on a run of a few steps; exports, strips and edits."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def editor(run_dir: Path) -> Editor:
     return found
 
 
-def test_the_editor_keeps_the_contract(editor, photo):
+def test_editor_contract(editor, photo):
     check(editor, "happy", photo)
 
 
@@ -71,7 +71,7 @@ def facts(path: Path) -> dict:
     return json.loads(path.with_suffix(".json").read_text())
 
 
-def test_training_leaves_its_pictures(run_dir):
+def test_training_writes_samples(run_dir):
     names = {path.name for path in (run_dir / "samples").iterdir()}
     assert {"step_0000008_strip.png", "step_0000008_prior.png", "step_0000008_reconstruction.png"} <= names
     row = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()][-1]
@@ -105,14 +105,14 @@ def test_a_mode_writes_its_files(run_dir, mode, options, files):
     assert {"command", "seed", "step", "sha256"} <= set(facts(record))
 
 
-def test_own_photo_comes_back_at_its_size(run_dir, photo, tmp_path, capsys):
+def test_photo_keeps_its_size(run_dir, photo, tmp_path, capsys):
     call(run_dir, "edit", photo, "--attr", "happy", "--eyes", EYES, "--out", str(tmp_path / "e.png"))
     edited = np.asarray(Image.open(tmp_path / "e_me.png"))
     assert edited.shape == (140, 180, 3)
-    assert "read by the guide" in capsys.readouterr().out
+    assert "predicted by the guide" in capsys.readouterr().out
 
 
-def test_an_edit_is_another_label_and_half_is_on_the_way(editor):
+def test_edit_changes_the_label_with_strength(editor):
     faces = editor.take("test", range(2))
     x, target = faces.images, torch.eye(7)[[3, 3]]
     source = torch.eye(7)[faces.batch["label"]]
@@ -127,12 +127,12 @@ def test_an_edit_is_another_label_and_half_is_on_the_way(editor):
     )
 
 
-def test_a_drawn_face_has_the_label_asked_for(editor):
+def test_draw_uses_the_label(editor):
     assert torch.equal(editor.draw([3, 4], editor.parse("happy")).code["y"], torch.eye(7)[[3, 3]])
     assert {k.item() for k in editor.draw(range(60)).code["y"].argmax(1)} == set(range(7))
 
 
-def test_export_of_edits_holds_sources_and_ground_truth(run_dir, tmp_path):
+def test_export_contains_sources_and_ground_truth(run_dir, tmp_path):
     out = tmp_path / "out"
     call(run_dir, "export", "--what", "edit", "--n", "6", "--strength", "0.5:1:2", "--out", str(out))
     rows = [row for row in read_manifest(out) if row.kind == "edit"]
@@ -145,14 +145,14 @@ def test_export_of_edits_holds_sources_and_ground_truth(run_dir, tmp_path):
     assert {(row.target, row.strength) for row in rows} == {("happy", 0.7)} and all(row.truth for row in rows)
 
 
-def test_samples_show_the_classes_in_turn(run_dir, tmp_path):
+def test_exported_samples_cycle_through_classes(run_dir, tmp_path):
     call(run_dir, "export", "--what", "sample", "--n", "9", "--out", str(tmp_path / "a"))
     rows = read_manifest(tmp_path / "a")
     assert len(rows) == 9 and {row.target for row in rows} == set(COLUMNS)
 
 
 class FakeJudge:
-    """Says that every picture shows the class whose number its mean grey is nearest to."""
+    """A judge that classifies by mean grey value."""
 
     names = ["neutral", *COLUMNS[:-1], "contempt"]  # another order than the run's
 
@@ -165,15 +165,15 @@ class FakeJudge:
         return logits.softmax(1)
 
 
-def test_the_report_reads_edits_with_the_judge(run_dir, tmp_path, monkeypatch):
+def test_report_with_judge(run_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: FakeJudge())
     call(run_dir, "report", "--n", "20", "--judge", "j", "--out", str(tmp_path / "r.png"))
     found = facts(tmp_path / "r.png")
     assert 0 <= found["edit_accuracy"] <= 1 and np.shape(found["confusion"]) == (7, 7)
 
 
-def test_a_strip_keeps_its_order_for_a_folder_sorted_otherwise(tmp_path, monkeypatch):
-    """Columns come as ever, each under its own label; captions are the judge's words about the pixels shown."""
+def test_strip_order_does_not_depend_on_folder_order(tmp_path, monkeypatch):
+    """Columns keep their order and labels; captions are the judge's predictions for the shown images."""
     classes = ["sad", "neutral", "contempt", "happy", "angry"]
     write_folders(tmp_path / "faces", classes, per_group=12, size=32)
     config, run = Path(__file__).parent.parent / "configs/aae_cgan/folder64.yaml", tmp_path / "run"
@@ -189,8 +189,8 @@ def test_a_strip_keeps_its_order_for_a_folder_sorted_otherwise(tmp_path, monkeyp
     (grid,) = grids
     columns = ["input", "angry", "happy", "sad", "neutral", "contempt"]
     assert grid.columns == columns and grid.images.shape[:2] == (3, 6)
-    asked = [{classes[k] for k in y.argmax(1).tolist()} for y in seen[-5:]]  # the reconstruction comes before them
-    assert asked == [{name} for name in columns[1:]]
+    targets = [{classes[k] for k in y.argmax(1).tolist()} for y in seen[-5:]]  # the reconstruction comes before them
+    assert targets == [{name} for name in columns[1:]]
     shown = judge.logits(torch.from_numpy(to_uint8(grid.images.flatten(0, 1))))
     known = [judge.names.index(name) for name in classes]
     read = [classes[k] for k in judge.probabilities(shown)[:, known].argmax(1).tolist()]
@@ -198,7 +198,7 @@ def test_a_strip_keeps_its_order_for_a_folder_sorted_otherwise(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("mode", "options", "sentence"),
+    ("mode", "options", "message"),
     [
         ("edit", ["--attr", "Smiling=1", "test:1"], "'Smiling' is unknown here"),
         ("draw", ["--attr", "cross"], "'cross' is unknown here"),
@@ -206,13 +206,13 @@ def test_a_strip_keeps_its_order_for_a_folder_sorted_otherwise(tmp_path, monkeyp
         ("edit", ["--attr", "happy=+1.0", "test:1"], "cannot do this"),
     ],
 )
-def test_faults_are_sentences(run_dir, mode, options, sentence, capsys):
+def test_wrong_commands_are_user_errors(run_dir, mode, options, message, capsys):
     with pytest.raises(SystemExit) as left:
         call(run_dir, mode, *options)
-    assert left.value.code == 2 and sentence in capsys.readouterr().err
+    assert left.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_loads_without_its_data(run_dir, tmp_path):
+def test_run_opens_without_its_data(run_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
     method = load(tmp_path / "run", Config, AAECGAN, device="cpu")
     assert method.linear.basis.abs().sum() > 0 and method.linear is method.encoder.linear
@@ -226,8 +226,8 @@ def test_loads_without_its_data(run_dir, tmp_path):
 @pytest.mark.slow
 def test_a_run_of_attributes(photo, tmp_path):
     config, run = Path(__file__).parent.parent / "configs/aae_cgan/synthetic32.yaml", tmp_path / "run"
-    asked = ["data.attributes=[Smiling, Eyeglasses, Male]", "model.condition=attributes"]
-    train.main(["--config", str(config), "--run-dir", str(run), *SMALL, *asked])
+    targets = ["data.attributes=[Smiling, Eyeglasses, Male]", "model.condition=attributes"]
+    train.main(["--config", str(config), "--run-dir", str(run), *SMALL, *targets])
     editor = open_editor(run, device="cpu")
     assert (editor.classes, editor.attributes) == ([], ["Smiling", "Eyeglasses", "Male"])
     check(editor, "Smiling=flip", photo)
@@ -248,13 +248,13 @@ def test_a_run_of_attributes(photo, tmp_path):
 # Figures.
 
 
-def test_edit_table_leaves_own_class_out():
+def test_edit_table_skips_sources_of_the_target_class():
     shown = torch.eye(3)[[0, 1, 1, 2]]
     table, accuracy = edit_table(shown, torch.tensor([0, 0, 2, 0]), torch.tensor([0, 1, 1, 1]), 3)
     assert accuracy[1] == pytest.approx(2 / 3) and accuracy[0].isnan() and table[1, 2] == pytest.approx(1 / 3)
 
 
-def test_mmd_and_diversity_tell_collapse():
+def test_mmd_and_diversity_detect_collapse():
     torch.manual_seed(0)
     a, b = torch.randn(400, 8), torch.randn(400, 8)
     assert abs(mmd(a, b)) < 0.01 < mmd(a, 0.3 * b)

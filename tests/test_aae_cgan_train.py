@@ -1,4 +1,4 @@
-"""aae_cgan's step: who moves when, in which direction, for which weight; what the penalties see; resume; ranks."""
+"""The training step: which networks are updated in a phase, effect of each weight, penalties, resume, ranks."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def gradients(method: AAECGAN) -> set[str]:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
-def test_each_phase_moves_what_it_must_and_nothing_else(gan, norm):
+def test_each_phase_updates_only_its_networks(gan, norm):
     loss = {"gan": gan, "lambda_guide": 1.0, "guide_steps": 1}
     method = build({"norm": norm}, loss, autoencode_steps=1, gan_steps=1)
     linear = method.linear.basis.clone()
@@ -60,7 +60,7 @@ def test_each_phase_moves_what_it_must_and_nothing_else(gan, norm):
     assert torch.equal(method.linear.basis, linear)
 
 
-def test_a_hundred_steps_leave_the_linear_path_as_it_was():
+def test_linear_path_is_not_trained():
     method = build(autoencode_steps=20, gan_steps=20, total_steps=100)
     before = {name: value.clone() for name, value in method.linear.named_buffers()}
     for step in range(100):
@@ -68,14 +68,14 @@ def test_a_hundred_steps_leave_the_linear_path_as_it_was():
     assert set(before) == {"mean", "basis", "scale"} and equal(before, dict(method.linear.named_buffers()))
 
 
-def test_updates_leave_no_gradient_elsewhere():
+def test_updates_leave_no_gradient_in_other_networks():
     method = build()
     x, y, _ = method.faces(batch())
     method.update_d_latent(torch.randn(8, 16), method.encoder(x).detach())
     assert gradients(method) == {"d_latent"}
     method.optimizers["d_latent"].zero_grad()
-    asked = draw_request(x, y, False, False)
-    method.update_d_image(x, y, x.flip(0), asked.y_target, asked)
+    targets = draw_request(x, y, False, False)
+    method.update_d_image(x, y, x.flip(0), targets.y_target, targets)
     assert gradients(method) == {"d_image"}
     method.optimizers["d_image"].zero_grad()
     method.step(batch(), 0)
@@ -84,7 +84,7 @@ def test_updates_leave_no_gradient_elsewhere():
     assert gradients(method) == {"encoder", "generator"}
 
 
-def test_the_generator_moves_in_its_turn_only():
+def test_generator_updates_every_n_critic_steps():
     method = build(loss={"gan": "wgan", "n_critic": 3})
     for step in range(6):
         before = weights(method)
@@ -94,7 +94,7 @@ def test_the_generator_moves_in_its_turn_only():
 
 
 @pytest.mark.parametrize("term", ["rec", "latent", "adv", "code", "cycle", "class", "guide"])
-def test_every_weight_counts_and_costs_nothing_at_zero(term):
+def test_every_loss_weight_has_an_effect_and_zero_skips_the_term(term):
     zeros = {f"lambda_{name}": 0.0 for name in ("latent", "code", "cycle", "class")}
     base = zeros | {"lambda_adv": 0.5, "lambda_guide": 0.5, "guide_steps": 0}
 
@@ -122,8 +122,8 @@ def test_every_weight_counts_and_costs_nothing_at_zero(term):
     assert f"G/{key}" in logs_on and logs_on[f"G/{key}"] != logs_off.get(f"G/{key}", 0)
 
 
-def test_every_weight_of_a_critic_s_game_counts_and_costs_nothing_at_zero(monkeypatch):
-    """`rows`: how many pairs, or codes, the critic scores in one step."""
+def test_every_critic_weight_has_an_effect_and_zero_skips_the_term(monkeypatch):
+    """`rows`: number of pairs, or codes, that the critic scores in one step."""
     for name, gan, critic in (
         ("lambda_mismatch", "logistic", "d_image"),
         ("lambda_mismatch", "wgan", "d_image"),
@@ -141,7 +141,7 @@ def test_every_weight_of_a_critic_s_game_counts_and_costs_nothing_at_zero(monkey
         assert not equal(found[0.0][0], found[1.0][0]) and not equal(found[1.0][0], found[2.0][0]), (name, gan)
 
 
-def test_mouth_and_eyes_weigh_more_where_asked_for(monkeypatch):
+def test_lambda_face_weights_mouth_and_eyes(monkeypatch):
     def after(value: float) -> AAECGAN:
         method = build(loss={"lambda_face": value}, autoencode_steps=40)
         torch.nn.init.normal_(method.generator.out.weight, std=0.05)
@@ -161,18 +161,18 @@ def gap(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
-def test_ten_steps_of_a_critic_part_what_it_compares(gan):
+def test_critic_steps_increase_the_score_gap(gan):
     method = build(loss={"gan": gan, "gan_latent": gan}, lr_critic=1e-3)
     x, y, _ = method.faces(batch(32))
-    asked = draw_request(x, y, False, False)
+    targets = draw_request(x, y, False, False)
     x_fake = 0.5 * x + 0.3 * torch.randn_like(x)
 
     def gaps() -> tuple[float, float]:
         real = method.d_image(x, y)
-        return gap(real, method.d_image(x_fake, asked.y_target)), gap(real, method.d_image(x, asked.y_wrong))
+        return gap(real, method.d_image(x_fake, targets.y_target)), gap(real, method.d_image(x, targets.y_wrong))
 
     before = gaps()
-    losses = [method.update_d_image(x, y, x_fake, asked.y_target, asked)["D/image"].item() for _ in range(10)]
+    losses = [method.update_d_image(x, y, x_fake, targets.y_target, targets)["D/image"].item() for _ in range(10)]
     assert all(phase > then for phase, then in zip(gaps(), before, strict=True)) and losses[-1] < losses[0]
 
     prior, narrow = torch.randn(64, 16), 0.3 * torch.randn(64, 16)
@@ -183,7 +183,7 @@ def test_ten_steps_of_a_critic_part_what_it_compares(gan):
 
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
-def test_ten_steps_of_the_opponent_please_a_critic(gan):
+def test_generator_steps_increase_the_critic_score(gan):
     method = build(lr=1e-2)
     torch.nn.init.normal_(method.generator.out.weight, std=0.05)
     x, y, _ = method.faces(batch(32))
@@ -198,7 +198,7 @@ def test_ten_steps_of_the_opponent_please_a_critic(gan):
         assert critic(*shown()).mean().item() > before
 
 
-def test_a_bounded_mismatch_stops_pulling():
+def test_bounded_mismatch_gradient_vanishes():
     method = build(loss={"gan": "wgan"})
     wrong = torch.zeros(4, requires_grad=True)
     (slope,) = torch.autograd.grad(method.mismatch(torch.full((4,), 10.0), wrong), wrong)
@@ -208,7 +208,7 @@ def test_a_bounded_mismatch_stops_pulling():
     assert slope.sum() == pytest.approx(1)
 
 
-def test_both_ends_of_the_penalty_carry_the_label_shown(monkeypatch):
+def test_penalty_endpoints_share_the_target_label(monkeypatch):
     method = build(loss={"gan": "wgan"})
     seen = []
 
@@ -218,24 +218,24 @@ def test_both_ends_of_the_penalty_carry_the_label_shown(monkeypatch):
 
     monkeypatch.setattr("aae_cgan.train.gradient_penalty", penalty)
     x, y, _ = method.faces(batch())
-    asked = draw_request(x, y, False, False)
-    method.update_d_image(x, y, x.flip(0), asked.y_target, asked)
+    targets = draw_request(x, y, False, False)
+    method.update_d_image(x, y, x.flip(0), targets.y_target, targets)
     real, fake = seen[0]
-    for face, label in zip(real, asked.y_target, strict=True):
+    for face, label in zip(real, targets.y_target, strict=True):
         row = next(i for i in range(len(x)) if torch.equal(x[i], face))
         assert torch.equal(y[row], label)
     assert torch.equal(fake, x.flip(0))
 
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
-def test_a_penalty_sees_each_row_by_itself_and_all_of_it(gan, monkeypatch):
-    """It is that of single rows, whatever their order: a norm over one axis of (N, C, H, H) is something else."""
+def test_penalty_is_per_sample_over_all_pixels(gan, monkeypatch):
+    """The penalty equals that of single rows, for any norm over (C, H, W)."""
     monkeypatch.setattr(torch, "rand", lambda *shape, **kind: torch.full(shape, 0.5, **kind))  # all midpoints
     x, y, _ = build().faces(batch())
-    asked = draw_request(x, y, False, False)
+    targets = draw_request(x, y, False, False)
     for rows in (torch.arange(8), torch.randperm(8), torch.arange(3, 4)):
         method = build(loss={"gan": gan, "lambda_mismatch": 0.0})
-        part = Request(asked.y_target[rows], asked.x_match[rows], asked.y_wrong[rows])
+        part = Request(targets.y_target[rows], targets.x_match[rows], targets.y_wrong[rows])
         points, label = (x[rows], y[rows]) if gan == "logistic" else ((part.x_match - x[rows]) / 2, part.y_target)
         slopes = []
         for point, row in zip(points.clone().requires_grad_(), label, strict=True):
@@ -244,29 +244,31 @@ def test_a_penalty_sees_each_row_by_itself_and_all_of_it(gan, monkeypatch):
         squares = torch.stack(slopes)
         expected = squares.mean() / 2 if gan == "logistic" else squares.sqrt().mean()
         logs = method.update_d_image(x[rows], y[rows], -x[rows], part.y_target, part)
-        assert logs["D/r1" if gan == "logistic" else "D/slope"].item() == pytest.approx(expected.item(), rel=1e-4)
+        assert logs["D/r1" if gan == "logistic" else "D/gp_grad_norm"].item() == pytest.approx(
+            expected.item(), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("mixed", [0.0, 0.5, 0.99])
-def test_the_penalty_leaves_out_fakes_with_a_label_between(mixed, monkeypatch):
+def test_penalty_skips_fakes_with_mixed_labels(mixed, monkeypatch):
     method, seen = build(loss={"gan": "wgan", "lambda_mismatch": 0.0}, mixed=mixed), []
     x, y, _ = method.faces(batch(32))
-    asked = draw_request(x, y, False, False)
-    y_target = mix_labels(y, asked.y_target, mixed)
+    targets = draw_request(x, y, False, False)
+    y_target = mix_labels(y, targets.y_target, mixed)
     forward = method.d_image.forward
     monkeypatch.setattr(method.d_image, "forward", lambda v, label: (seen.append((v, label)), forward(v, label))[1])
-    logs = method.update_d_image(x, y, torch.zeros_like(x), y_target, asked)
-    whole = (y_target == asked.y_target).all(1)
-    assert whole.all() == (mixed == 0) and torch.as_tensor(logs["D/slope"]).isfinite()
+    logs = method.update_d_image(x, y, torch.zeros_like(x), y_target, targets)
+    whole = (y_target == targets.y_target).all(1)
+    assert whole.all() == (mixed == 0) and torch.as_tensor(logs["D/gp_grad_norm"]).isfinite()
     points, label = seen[-1]  # the penalty's own call
-    assert torch.equal(label, asked.y_target[whole])
-    share = points.flatten(1).sum(1) / asked.x_match[whole].flatten(1).sum(1)
-    assert torch.allclose(points, share[:, None, None, None] * asked.x_match[whole], atol=1e-4)
-    penalty, slope = method.slope_penalty(x, 0.5 * (asked.y_target + y.roll(1, 0)) + 0.1, asked)
+    assert torch.equal(label, targets.y_target[whole])
+    share = points.flatten(1).sum(1) / targets.x_match[whole].flatten(1).sum(1)
+    assert torch.allclose(points, share[:, None, None, None] * targets.x_match[whole], atol=1e-4)
+    penalty, slope = method.wgan_penalty(x, 0.5 * (targets.y_target + y.roll(1, 0)) + 0.1, targets)
     assert mixed == 0 or (penalty == 0 and slope == 1)  # no row is left
 
 
-def test_a_soft_label_equal_to_a_hard_one_is_the_same():
+def test_soft_one_hot_label_equals_hard_label():
     method = build().eval()
     x, y, _ = method.faces(batch())
     soft = conditions({"label": batch()["label"], "label_soft": y.clone()}, len(CLASSES), False)[0]
@@ -274,7 +276,7 @@ def test_a_soft_label_equal_to_a_hard_one_is_the_same():
     assert torch.equal(method.d_image(x, soft), method.d_image(x, y))
 
 
-def test_unlabelled_faces_are_reconstructed_and_nothing_else(monkeypatch):
+def test_unlabelled_faces_are_only_reconstructed(monkeypatch):
     cfg, facts = config(loss={"lambda_cycle": 1.0, "lambda_class": 1.0}), meta()
     facts["num_train"] += 8  # some without a label
     method, seen = AAECGAN(cfg, facts).train(), {}
@@ -296,7 +298,7 @@ def test_unlabelled_faces_are_reconstructed_and_nothing_else(monkeypatch):
     assert (y.amax(1) == 1).all() and (y_target.amax(1) == 1).all()  # no uniform row
 
 
-def test_averages_start_anew_with_each_phase():
+def test_ema_restarts_in_each_phase():
     method = build(autoencode_steps=3)
     for step in range(3):
         method.step(batch(), step)
@@ -306,7 +308,7 @@ def test_averages_start_anew_with_each_phase():
     assert torch.equal(method.ema_generator.module.inp.weight, at_start)
 
 
-def test_joint_rate_scales_the_joint_phase_alone():
+def test_joint_lr_scales_only_the_joint_phase():
     method = build(autoencode_steps=1, joint_lr=0.5)
     rates = []
     for step in range(2):
@@ -317,8 +319,8 @@ def test_joint_rate_scales_the_joint_phase_alone():
     assert rates == [1.0, 0.5]
 
 
-def test_an_alarm_waits_for_the_phase_that_can_mend_it(monkeypatch, caplog):
-    """While the guide is taught no edit can move: nothing is said then, and it is said later if it stays."""
+def test_monitor_checks_depend_on_the_phase(monkeypatch, caplog):
+    """No warning while the guide is trained, since nothing else changes then. Checks start in the joint phase."""
     method = build(loss={"lambda_guide": 1.0, "guide_steps": 5})
     monkeypatch.setattr("aae_cgan.train.symptoms", lambda *a: {"recognised": "the label is ignored"})
     monkeypatch.setattr("aae_cgan.train.logger.propagate", True)
@@ -329,10 +331,10 @@ def test_an_alarm_waits_for_the_phase_that_can_mend_it(monkeypatch, caplog):
         with torch.inference_mode():
             method.eval().sample(batch())
         said.append("the label is ignored" in caplog.messages)
-    assert said == [False] * 7 + [True] * 3  # the third look of the joint phase
+    assert said == [False] * 7 + [True] * 3  # the third check of the joint phase
 
 
-def test_a_judge_may_not_guide(tmp_path, monkeypatch):
+def test_judge_is_refused_as_guide(tmp_path, monkeypatch):
     def refuse(run: str, role: str, device: str) -> None:
         assert role == "guide"
         raise UserError(f"{run} is a judge")
@@ -348,8 +350,8 @@ def test_a_judge_may_not_guide(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
-def test_a_resumed_run_is_the_straight_one_across_phases(tmp_path, gan):
-    stops = (3, 6, 10, 12, 16, 19)  # within each phase, at each border, and between two turns of the generator
+def test_resumed_run_equals_uninterrupted_run_across_phases(tmp_path, gan):
+    stops = (3, 6, 10, 12, 16, 19)  # within each phase, at each border, and between two generator updates
     loss = {"gan": gan, "gan_latent": gan, "n_critic": 3, "lambda_guide": 1.0, "guide_steps": 6, "guide_end": 0.6}
     train = {"autoencode_steps": 4, "gan_steps": 6, "total_steps": 28, "mixed": 0.25, "augment": "color,cutout"}
     cfg = config(loss=loss, **train)
@@ -361,7 +363,7 @@ def test_a_resumed_run_is_the_straight_one_across_phases(tmp_path, gan):
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
 @pytest.mark.parametrize("kind", ["planes", "projection", "late", "batch-concat"])
-def test_resume_for_every_way_in_of_the_label(tmp_path, kind, gan):
+def test_resume_for_every_label_condition(tmp_path, kind, gan):
     model = {"condition_d": kind} if kind != "batch-concat" else {"norm": "batch", "condition_g": "concat"}
     loss = {"gan": gan, "lambda_guide": 1.0, "guide_steps": 2, "n_critic": 2}
     cfg = config(
@@ -374,7 +376,7 @@ def test_resume_for_every_way_in_of_the_label(tmp_path, kind, gan):
     assert equal(straight["method"], resumed["method"]) and equal(straight["optimizers"], resumed["optimizers"])
 
 
-def test_a_held_encoder_keeps_its_statistics_and_moves_on_afterwards():
+def test_frozen_encoder_keeps_batch_norm_statistics():
     method = build({"norm": "batch", "linear": "none"}, autoencode_steps=2, gan_steps=2)
     seen = []
     for step in range(5):
@@ -383,8 +385,8 @@ def test_a_held_encoder_keeps_its_statistics_and_moves_on_afterwards():
     assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[3]) and not torch.equal(seen[3], seen[4])
 
 
-def test_what_is_compiled_and_what_is_not_is_said(tmp_path, monkeypatch, capsys):
-    """`torch.compile` itself is replaced: no compiler is needed to see which networks are handed to it."""
+def test_compiled_networks_are_logged(tmp_path, monkeypatch, capsys):
+    """`torch.compile` is replaced, to see which networks are passed to it."""
     from aae_cgan import train
 
     compiled, methods = [], []
@@ -400,7 +402,7 @@ def test_what_is_compiled_and_what_is_not_is_said(tmp_path, monkeypatch, capsys)
 
 
 def _apart(rank: int, world: int) -> dict:
-    """How far what is held lies from the mean of all ranks', after phases in which each rank has seen its own faces."""
+    """Distance of the frozen statistics to the mean over ranks, after phases with different faces on each rank."""
     loss = {"lambda_guide": 1.0, "guide_steps": 3}
     method = build({"norm": "batch"}, loss, autoencode_steps=2, gan_steps=2)
     for step in range(6):
@@ -411,25 +413,25 @@ def _apart(rank: int, world: int) -> dict:
     return {name: (value - mean_over_ranks(value)).abs().max() for name, value in held.items()}
 
 
-def test_what_is_held_is_the_same_on_all_ranks(tmp_path):
+def test_frozen_statistics_are_equal_on_all_ranks(tmp_path):
     _, two = of_one_and_of_two_ranks(_apart, tmp_path)
     assert two == {"guide": 0, "encoder": 0}
 
 
-def test_halves_trained_apart_start_a_joint_run(tmp_path):
+def test_joint_run_from_separately_trained_halves(tmp_path):
     half = config(autoencode_steps=10, total_steps=10)
     ours = run(tmp_path / "aae", half)["method"]
     theirs = run(tmp_path / "cgan", config(gan_steps=10, total_steps=10, seed=1))["method"]
     sources = [f"{tmp_path / 'aae'}:linear,encoder,d_latent", f"{tmp_path / 'cgan'}:generator,d_image"]
     part = config(total_steps=1, init_from=sources, lr=1e-12, lr_critic=1e-12)
-    joined = run(tmp_path / "joint", part)["method"]
-    for key, value in joined.items():
+    concat = run(tmp_path / "joint", part)["method"]
+    for key, value in concat.items():
         source = theirs if key.startswith(("generator.", "d_image.")) else ours
         if key.startswith(("linear", "encoder.", "d_latent", "generator.", "d_image.")):
             assert torch.allclose(value, source[key], atol=1e-6), key
 
 
-def test_halves_of_different_linear_paths_are_refused(tmp_path):
+def test_halves_with_different_linear_paths_are_refused(tmp_path):
     run(tmp_path / "a", config(autoencode_steps=2, total_steps=2))
     run(tmp_path / "b", config({"latent_dim": 15}, gan_steps=2, total_steps=2))
     cfg = config(total_steps=4, init_from=[f"{tmp_path / 'a'}:encoder", f"{tmp_path / 'b'}:d_image"])
@@ -443,10 +445,10 @@ def _steps(rank: int, world: int) -> dict:
     for step in range(3):  # nothing is drawn in these steps: ranks draw their own
         rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
         x, y, _ = method.faces(Noise().take(rows))
-        asked = Request(y, x, y)
+        targets = Request(y, x, y)
         with torch.no_grad():
             x_fake = method.generator(method.encoder(x), y)
-        method.update_d_image(x, y, x_fake, y, asked)
+        method.update_d_image(x, y, x_fake, y, targets)
         z = method.encoder(x)
         x_fake = method.generator(z, y)
         terms = method.edit_terms(
@@ -457,31 +459,31 @@ def _steps(rank: int, world: int) -> dict:
 
 
 @pytest.mark.slow
-def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
     one, two = of_one_and_of_two_ranks(_steps, tmp_path)
     for key, value in one.items():
         assert torch.allclose(value.float(), two[key].float(), atol=5e-5), key
 
 
-def test_both_ends_of_the_penalty_s_lines_carry_the_label_shown():
-    """Between a fake and the real face of *its* label: with any other label the slope is of another pair."""
+def test_penalty_lines_end_at_the_matching_real_face():
+    """The penalty line of a fake ends at a real face of the same label."""
     method = build(loss={"gan": "wgan", "lambda_mismatch": 0.0})
     x, y, _ = method.faces(batch())
-    asked = draw_request(x, y, own=False, attributes=False)
+    targets = draw_request(x, y, own=False, attributes=False)
     x_fake = torch.zeros_like(x)
     seen, forward = [], method.d_image.forward
     method.d_image.forward = lambda v, label: (seen.append((v.detach(), label)), forward(v, label))[1]
-    method.update_d_image(x, y, x_fake, asked.y_target, asked)
+    method.update_d_image(x, y, x_fake, targets.y_target, targets)
     points, label = seen[-1]  # the penalty's own call
-    assert torch.equal(label, asked.y_target) and not torch.equal(label, y)
-    share = points.flatten(1).sum(1) / asked.x_match.flatten(1).sum(1)
-    assert torch.allclose(points, share[:, None, None, None] * asked.x_match, atol=1e-4)  # on the line from 0 to it
+    assert torch.equal(label, targets.y_target) and not torch.equal(label, y)
+    share = points.flatten(1).sum(1) / targets.x_match.flatten(1).sum(1)
+    assert torch.allclose(points, share[:, None, None, None] * targets.x_match, atol=1e-4)  # on the line from 0 to it
 
 
-def test_every_term_of_an_edit_pulls_at_the_picture():
-    """A term whose path to the edited picture is cut costs time and teaches nothing."""
-    asked = {"lambda_adv": 1.0, "lambda_class": 1.0, "lambda_guide": 1.0, "guide_steps": 0, "lambda_code": 1.0}
-    method = build(loss=asked | {"lambda_cycle": 1.0, "prior_fraction": 0.0})
+def test_every_edit_term_has_a_gradient_in_the_image():
+    """A term without a gradient to the edited image would have no effect."""
+    targets = {"lambda_adv": 1.0, "lambda_class": 1.0, "lambda_guide": 1.0, "guide_steps": 0, "lambda_code": 1.0}
+    method = build(loss=targets | {"lambda_cycle": 1.0, "prior_fraction": 0.0})
     x, y, _ = method.faces(batch())
     z = method.encoder(x)
     x_fake = method.generator(z, y.roll(1, 0))
@@ -494,11 +496,11 @@ def test_every_term_of_an_edit_pulls_at_the_picture():
 
 
 @pytest.mark.parametrize("gan", ["logistic", "wgan"])
-def test_a_step_in_bfloat16_learns_from_full_precision_penalties(gan):
+def test_bf16_step_computes_penalties_in_fp32(gan):
     extra = {"lambda_guide": 1.0, "guide_steps": 0, "lambda_class": 1.0, "lambda_cycle": 1.0, "lambda_face": 2.0}
     method = build(loss={"gan": gan} | extra, augment="color,translation,cutout", mixed=0.5)
     with torch.autocast("cpu", torch.bfloat16):
         for step in range(2):
             logs = method.step(batch(), step)
     assert all(torch.as_tensor(value).isfinite() for value in logs.values())
-    assert logs["D/r1" if gan == "logistic" else "D/slope"].dtype == torch.float32
+    assert logs["D/r1" if gan == "logistic" else "D/gp_grad_norm"].dtype == torch.float32

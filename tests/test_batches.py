@@ -230,9 +230,9 @@ def test_a_late_first_step_costs_nothing():
     """Only the epochs that the step touches are shuffled."""
     order = IndexSampler([np.arange(1000)], seed=0)
     order.at(np.arange(10**12, 10**12 + 8))
-    assert len(order._shuffles) == 1
+    assert len(order._permutations) == 1
     order.at(np.arange(10**12, 10**12 + 9000))
-    assert len(order._shuffles) <= 3
+    assert len(order._permutations) <= 3
 
 
 def test_gathering_ahead_gives_the_same_pictures():

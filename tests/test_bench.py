@@ -1,4 +1,4 @@
-"""scripts/bench.py: every variant runs, and a table comes out."""
+"""scripts/bench.py: every variant runs and has a row in the table."""
 
 import re
 import sys
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow  # whole training steps
 
 def test_every_variant_has_a_row(monkeypatch, capsys):
     monkeypatch.setattr(bench, "TURNS", 1)
-    monkeypatch.setattr(bench.torch, "set_num_threads", lambda n: None)  # it would last for the other tests
-    monkeypatch.setattr(GlowFlow, "compile", lambda flow: None)  # a minute of a C++ compiler
+    monkeypatch.setattr(bench.torch, "set_num_threads", lambda n: None)  # the setting would stay for other tests
+    monkeypatch.setattr(GlowFlow, "compile", lambda flow: None)  # compiling takes a minute
     monkeypatch.setattr(sys, "argv", ["bench.py", "--device", "cpu"])
     bench.main()
     rows = re.findall(r"^\| (\w+): .* \| ([\d.]+) \| ([\d.]+) \|$", capsys.readouterr().out, re.MULTILINE)

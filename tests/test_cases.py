@@ -71,7 +71,7 @@ def test_two_sources_that_fit_one_edit_are_refused(tmp_path):
     put(edits / "happy" / "0001_a.png", 1)
     put(tmp_path / "sources" / "sad" / "0001.png", 2)
     put(tmp_path / "sources" / "neutral" / "0001.png", 3)
-    with pytest.raises(UserError, match="2 sources fit its name"):
+    with pytest.raises(UserError, match="2 sources have this name"):
         manifest_rows(edits, tmp_path / "sources", "edit")
 
 
@@ -89,7 +89,7 @@ def test_sources_of_other_folders_keep_their_label_and_pixels(tmp_path):
     found = np.asarray(Image.open(edits / rows["happy/0001_a.png"].source))
     np.testing.assert_array_equal(found, np.asarray(picture(2)))
     put(sources / "sad" / "0001.png", 7)  # another picture under the name of the copy
-    with pytest.raises(UserError, match="is another picture"):
+    with pytest.raises(UserError, match="exists and differs from"):
         manifest_rows(edits, sources, "edit")
 
 
@@ -100,7 +100,7 @@ def test_a_manifest_that_says_something_else_is_kept(tmp_path, capsys):
     (tmp_path / "manifest.csv").write_text("mine")
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
-    assert (tmp_path / "manifest.csv").read_text() == "mine" and "move it away" in capsys.readouterr().err
+    assert (tmp_path / "manifest.csv").read_text() == "mine" and "move or delete it" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_files_is_never_replaced(tmp_path):
@@ -145,8 +145,8 @@ def test_a_baseline_never_replaces_what_it_reads(tmp_path, out):
     (tmp_path / "edits" / "manifest.csv").write_text(HEADER + "a.png,edit,a.png,,,happy,,,1.0,0\n")
     for name in ("edits/export.json", "export.json"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(UserError, match="which is read"):
-        export_baseline([tmp_path / "edits"], "identity", None, tmp_path / out)
+    with pytest.raises(UserError, match="contains the input"):
+        export_baseline([tmp_path / "edits"], "no-edit", None, tmp_path / out)
     assert (tmp_path / "edits" / "a.png").is_file()
 
 
@@ -442,13 +442,13 @@ def case_of(labels: list[int], targets: list[str]):
 
 
 def test_a_condition_with_few_real_faces_is_left_out_and_said():
-    from evaluation.diversity import of_conditions
+    from evaluation.diversity import intra_class_diversity
 
     case = case_of([0] * 20 + [1] * 3, ["a"] * 10 + ["b"] * 10)
-    found = of_conditions(case, "sample", *case.features()[:3])
+    found = intra_class_diversity(case, "sample", *case.features()[:3])
     assert "mean over 1" in found[0].name and any("for b: left out" in note for note in case.notes)
     case = case_of([-1] * 20, ["a"] * 10)
-    assert of_conditions(case, "sample", *case.features()[:3])
+    assert intra_class_diversity(case, "sample", *case.features()[:3])
     assert any("compared with all real faces" in note for note in case.notes)
 
 
@@ -578,7 +578,7 @@ def test_records_that_cannot_be_written_stop_no_step(tmp_path, monkeypatch, caps
     monkeypatch.setattr(board.SummaryWriter, "add_scalar", full)
     monkeypatch.setattr(engine.loop, "save_grid", full)
     toy.main(toy_run(tmp_path))
-    assert "the run goes on without it" in capsys.readouterr().out
+    assert "The run continues without it" in capsys.readouterr().out
     assert (tmp_path / "run" / "checkpoints" / "step_0000020.pt").is_file()
 
 
@@ -700,11 +700,11 @@ def test_a_refused_file_is_one_message(capsys):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"temperature": 1}'])
 def test_a_damaged_grade_is_one_message(tmp_path, content):
-    from evaluation.classifier import read_grade
+    from evaluation.classifier import read_test_metrics
 
     (tmp_path / "test_metrics.json").write_bytes(content)
     with pytest.raises(UserError, match="test_metrics.json: is damaged"):
-        read_grade(tmp_path)
+        read_test_metrics(tmp_path)
 
 
 # E. Whatever a file holds
@@ -937,7 +937,7 @@ def test_equal_real_faces_give_figures():
     case.real.images[:] = 7
     case.judges[0].real["features"][:] = 1.0
     for part in (diversity, pictures):
-        assert all(np.isfinite(figure.value) for figure in part.figures(case))
+        assert all(np.isfinite(metric.value) for metric in part.metrics(case))
 
 
 @pytest.mark.parametrize("name", ["²", "s²1", "1²", "٣", "①"])

@@ -1,4 +1,4 @@
-"""The interface to a trained model: choosing faces, reading a command, editing, writing; on a toy without a network."""
+"""The interface to a trained model, tested with a toy editor without a network."""
 
 import json
 from argparse import Namespace
@@ -19,13 +19,13 @@ from data.drawn_reader import DrawnFaces
 from data.labels import label_names, label_table, requested_labels
 from data.request import parse_request
 from editing import cli, editor, modes
-from editing.changes import describe_changes, sentences
+from editing.changes import describe_changes, format_changes
 from editing.export import ground_truth, rows_of, target_texts
+from editing.judge import Judge
 from editing.paint import paint, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths
 from editing.sheets import animate, blocks, filled, square
 from editing.subjects import Subjects, expand_folders, face_number, is_face_name
-from editing.verdicts import Judge
 from engine import Grid, UserError
 from engine.grids import grid_image
 from evaluation.manifest import read_export, read_manifest
@@ -114,12 +114,12 @@ def pixels(path: str | Path) -> np.ndarray:
 # Faces.
 
 
-def test_the_toy_keeps_the_contract(toy: Toy, photo: str) -> None:
+def test_the_toy_fulfils_the_contract(toy: Toy, photo: str) -> None:
     check(toy, "happy", photo)
     check(Blind(toy.run_dir), "happy", photo)
 
 
-def test_faces_have_names(toy: Toy, photo: str) -> None:
+def test_faces_by_name(toy: Toy, photo: str) -> None:
     faces = toy.subjects(["seed:7", "test:3", photo, "train:0"], EYES)
     assert faces.names == ["seed:7", "test:3", photo, "train:0"] and len(faces) == 4
     assert faces.batch["index"].tolist() == [-1, 53, -1, 0] and faces.batch["label"].tolist()[::2] == [-1, -1]
@@ -140,12 +140,12 @@ def test_faces_have_names(toy: Toy, photo: str) -> None:
         (["a.png", "b.png"], "no photo could be used:\n  a.png.*\n  b.png"),
     ],
 )
-def test_a_name_that_is_no_face_is_one_sentence(toy: Toy, names: list[str], sentence: str) -> None:
+def test_invalid_face_names_raise_user_errors(toy: Toy, names: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         toy.subjects(names)
 
 
-def test_a_folder_stands_for_its_pictures(toy: Toy, tmp_path: Path) -> None:
+def test_a_folder_is_replaced_by_its_images(toy: Toy, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     (folder / "inside").mkdir(parents=True)
     for name in ("p10.png", "p2.png", ".hidden.png"):
@@ -154,11 +154,11 @@ def test_a_folder_stands_for_its_pictures(toy: Toy, tmp_path: Path) -> None:
     found = [str(folder / "p2.png"), str(folder / "p10.png")]
     assert expand_folders(["test:1", str(folder)]) == ["test:1", *found]
     assert toy.subjects([str(folder)], "whole").names == found
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="has no image"):
         toy.subjects([str(folder / "inside")])
 
 
-def test_a_bad_photo_is_skipped_and_the_others_go_on(tmp_path: Path, photo: str, capsys) -> None:
+def test_a_damaged_photo_is_skipped(tmp_path: Path, photo: str, capsys) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     words = ["edit", "--attr", "happy", "--eyes", "whole", "--out", str(tmp_path / "out")]
     call(tmp_path, *words, str(tmp_path / "bad.jpg"), photo)  # leaves without SystemExit: exit code 0
@@ -169,14 +169,14 @@ def test_a_bad_photo_is_skipped_and_the_others_go_on(tmp_path: Path, photo: str,
     assert left.value.code == 2 and "bad.jpg" in capsys.readouterr().err
 
 
-def test_eyes_are_of_one_photo_and_pictures_of_the_run_s_size(toy: Toy, photo: str) -> None:
-    with pytest.raises(UserError, match="are the eyes of one photo, and 2 were given"):
+def test_eyes_of_several_photos_and_wrong_image_sizes_raise_user_errors(toy: Toy, photo: str) -> None:
+    with pytest.raises(UserError, match="expected one photo for these coordinates, got 2"):
         toy.subjects([photo, photo], EYES)
-    with pytest.raises(UserError, match="takes faces of 3 x 32 x 32, got 1 x 32 x 32"):
+    with pytest.raises(UserError, match="expected images of 3 x 32 x 32, got 1 x 32 x 32"):
         toy.from_images(torch.zeros(1, 1, 32, 32))
 
 
-def test_from_says_what_faces_show_now(toy: Toy, photo: str) -> None:
+def test_from_sets_the_current_labels(toy: Toy, photo: str) -> None:
     before = toy.take("test", range(4))
     faces = toy.subjects(before.names, source="sad,Smiling=1")
     assert faces.given and faces.batch["label"].tolist() == [4] * 4 and faces.batch["attr"][:, 0].tolist() == [1] * 4
@@ -185,7 +185,7 @@ def test_from_says_what_faces_show_now(toy: Toy, photo: str) -> None:
     assert known.batch["label"].tolist() == [-1] and known.batch["attr"].isnan().tolist() == [[True, False]]
 
 
-def test_faces_of_another_data_set_bring_the_labels_known_by_name(toy: Toy) -> None:
+def test_faces_of_another_data_set_keep_labels_with_known_names(toy: Toy) -> None:
     batch = {"image": torch.zeros(3, 3, 32, 32), "index": torch.arange(3), "label": torch.tensor([0, 1, -1])}
     batch["attr"] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     meta = {"classes": ["happy", "bored"], "attributes": ["Young", "Male"]}
@@ -206,18 +206,18 @@ def test_a_photo_unlike_the_training_crops_is_reported(toy: Toy, photo: str, mon
 # Verbs.
 
 
-def test_codes_are_made_once_and_kept(toy: Toy) -> None:
+def test_codes_are_computed_once(toy: Toy) -> None:
     faces = toy.subjects(["test:0", "test:1", "test:2"])
     toy.reconstruct(faces), toy.edit(faces, toy.parse("happy"), (0.5, 1.0))
     assert toy.encoded == 3
     code, target = toy.codes(faces), toy.target(faces, toy.parse("happy"))
     assert target["x"] is code["x"] and editor.partway(code, target, 0.0) is code
     assert torch.equal(editor.partway(code, target, 2.0)["y"], 2 * target["y"] - code["y"])
-    with pytest.raises(UserError, match="--like: this family takes no expression"):
+    with pytest.raises(UserError, match="--like: this family cannot use another face"):
         toy.edit(faces, toy.subjects(["test:5"]))
 
 
-def test_a_drawn_face_shows_what_is_asked_for(toy: Toy) -> None:
+def test_a_generated_face_has_the_requested_labels(toy: Toy) -> None:
     free, happy, smiling = toy.draw([3]), toy.draw([3], toy.parse("happy")), toy.draw([3], toy.parse("Smiling=1"))
     columns = toy.label_names()
     assert happy.code["y"][0, columns.index("happy")] == 1  # conditioned on: drawn so
@@ -227,7 +227,7 @@ def test_a_drawn_face_shows_what_is_asked_for(toy: Toy) -> None:
     assert toy.draw([3], toy.parse("happy=0.7")).code["y"][0, columns.index("happy")] == pytest.approx(0.7)
 
 
-def test_a_mixture_has_its_faces_at_the_ends(toy: Toy) -> None:
+def test_interpolations_start_and_end_at_the_faces(toy: Toy) -> None:
     faces = toy.subjects(["test:0", "test:1", "test:2", "test:3"])
     ends = toy.reconstruct(faces)
     line, sheet = toy.mix(faces.select([0, 1]), 3), toy.mix(faces, 3)
@@ -235,7 +235,7 @@ def test_a_mixture_has_its_faces_at_the_ends(toy: Toy) -> None:
     assert torch.equal(line[0, [0, -1]], ends[:2])
     corners = torch.stack([sheet[0, 0], sheet[0, -1], sheet[-1, 0], sheet[-1, -1]])
     assert torch.allclose(corners, ends, atol=1e-6)
-    with pytest.raises(UserError, match="two or four faces, got 3"):
+    with pytest.raises(UserError, match="expected two or four faces, got 3"):
         toy.mix(faces.select([0, 1, 2]), 3)
 
 
@@ -267,7 +267,7 @@ def test_a_mode_writes_its_files(tmp_path: Path, words: list[str], files: list[s
     assert {"command", "run", "sha256"} <= set(record)
 
 
-def test_strengths_may_begin_with_a_minus(tmp_path: Path) -> None:
+def test_negative_strengths_on_the_command_line(tmp_path: Path) -> None:
     call(tmp_path, "slider", "test:0", "--attr", "happy", "--strength", "-1:2:7")
     assert facts(tmp_path / "run/pictures/slider.png")["strengths"] == [-1, -0.5, 0, 0.5, 1, 1.5, 2]
     assert str(modes.parse_strengths("-1:2:7")[2]) == "0.0" and modes.parse_strengths("-1.5") == [-1.5]
@@ -276,7 +276,7 @@ def test_strengths_may_begin_with_a_minus(tmp_path: Path) -> None:
             modes.parse_strengths(text)
 
 
-def test_files_after_a_request_are_images(tmp_path: Path) -> None:
+def test_files_after_attr_are_images(tmp_path: Path) -> None:
     words, images = ["Smiling=0.7", "happy", "me.jpg", "test:3", "a/b.png", "seed:1", str(tmp_path)], ["x.png"]
     modes.take_images(words, images)
     assert words == ["Smiling=0.7", "happy"] and images[:5] == ["x.png", "me.jpg", "test:3", "a/b.png", "seed:1"]
@@ -290,26 +290,26 @@ def test_files_after_a_request_are_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["edit", "test:1"], "edit: say what to change"),
-        (["edit", "test:1", "--attr", "happy", "--like", "test:2"], "say what to change"),
-        (["edit", "test:1", "--like", "test:2"], "this family takes no expression from another face"),
+        (["edit", "test:1"], "edit: expected one of --attr"),
+        (["edit", "test:1", "--attr", "happy", "--like", "test:2"], "expected one of --attr"),
+        (["edit", "test:1", "--like", "test:2"], "this family cannot use another face"),
         (["edit", "test:1", "--attr", "hapy"], "'hapy' is unknown here"),
-        (["edit", "test:1", "--attr", "happy", "--strength", "0:1:3"], "takes one strength; `slider` shows several"),
-        (["edit", "--attr", "happy", "--keep", "Male", "me.jpg"], "name faces before the options"),
-        (["strip", "test:1", "--strength", "0:1:3"], "takes one strength; `slider` shows several"),
-        (["interpolate", "test:1"], "takes two or four faces, got 1"),
-        (["export", "--what", "edit"], "give a folder with --out"),
+        (["edit", "test:1", "--attr", "happy", "--strength", "0:1:3"], "expected one number; use `slider` for several"),
+        (["edit", "--attr", "happy", "--keep", "Male", "me.jpg"], "put the names of faces before the options"),
+        (["strip", "test:1", "--strength", "0:1:3"], "expected one number; use `slider` for several"),
+        (["interpolate", "test:1"], "expected two or four faces, got 1"),
+        (["export", "--what", "edit"], "--out is missing"),
         (["edit", "test:1", "--attr", "happy", "--kind", "other"], "invalid choice: 'other'"),
     ],
 )
-def test_a_wrong_command_is_one_sentence(tmp_path: Path, words: list[str], sentence: str, capsys) -> None:
+def test_wrong_commands_raise_user_errors(tmp_path: Path, words: list[str], sentence: str, capsys) -> None:
     with pytest.raises(SystemExit) as left:
         call(tmp_path, *words)
     said = capsys.readouterr().err
     assert left.value.code == 2 and sentence in said and "Traceback" not in said
 
 
-def test_a_family_s_options_are_read_from_its_dataclass(tmp_path: Path, capsys) -> None:
+def test_options_of_a_family_come_from_its_dataclass(tmp_path: Path, capsys) -> None:
     parser = cli.sample_parser(Toy, modes.shared_modes(Toy))
     args = parser.parse_args(["edit", "a.png", "--run-dir", "r", "--gain", "2", "--keep", "Male", "Smiling"])
     assert cli.options_of(args, Options) == Options("bright", ("Male", "Smiling"), 2.0) and args.images == ["a.png"]
@@ -319,12 +319,12 @@ def test_a_family_s_options_are_read_from_its_dataclass(tmp_path: Path, capsys) 
     assert "options of this family" in said and "how an edit looks; 100 % sure" in said
 
 
-def test_what_a_family_cannot_do_is_hidden_and_said(tmp_path: Path, photo: str, capsys) -> None:
+def test_unsupported_modes_are_hidden_and_raise_user_errors(tmp_path: Path, photo: str, capsys) -> None:
     assert {"edit", "draw"} <= set(modes.shared_modes(Blind)) and "recon" not in modes.shared_modes(Blind)
     for words, sentence in (
         (["recon"], "recon: this family has no encoder"),
         (["edit", photo, "--attr", "happy"], "this family has no encoder"),
-        (["edit", "test:1", "--attr", "happy"], "name a generated face, as seed:0"),
+        (["edit", "test:1", "--attr", "happy"], "give a generated face, as seed:0"),
     ):
         with pytest.raises(SystemExit) as left:
             call(tmp_path, *words, family=Blind)
@@ -337,7 +337,7 @@ def test_what_a_family_cannot_do_is_hidden_and_said(tmp_path: Path, photo: str, 
     ("launches", "sentence"),
     [(None, "'family' is ''"), ([{"family": "gan"}], "expected one of vae, flow, aae_cgan"), ("{", "not valid JSON")],
 )
-def test_a_run_of_no_known_family_is_one_sentence(tmp_path: Path, launches: object, sentence: str) -> None:
+def test_a_run_of_an_unknown_family_raises_a_user_error(tmp_path: Path, launches: object, sentence: str) -> None:
     with pytest.raises(UserError, match="is not a run directory"):
         families.open_editor(tmp_path)
     (tmp_path / "config.yaml").touch()
@@ -351,14 +351,14 @@ def test_a_run_of_no_known_family_is_one_sentence(tmp_path: Path, launches: obje
 # What is written.
 
 
-def test_where_a_mode_writes(toy: Toy, tmp_path: Path) -> None:
+def test_output_paths(toy: Toy, tmp_path: Path) -> None:
     path = lambda out: output_path(toy, Namespace(out=out), "edit")  # noqa: E731
     assert path(None) == tmp_path / "run/pictures/edit.png" and path(Path("a/b.png")) == Path("a/b.png")
     assert path(tmp_path) == tmp_path / "edit.png" and path(tmp_path / "new") == tmp_path / "new/edit.png"
     names = [("a/me.jpg", ".jpg"), ("b/me.png", ".png"), ("c/me.jpg", ".jpg"), ("d/me.jpg", ".jpg")]
     written = [p.name for p in unique_paths(tmp_path, "edit", names)]
     assert written == ["edit_me.jpg", "edit_me.png", "edit_me_2.jpg", "edit_me_3.jpg"]
-    with pytest.raises(UserError, match="is the photo that is to be edited"):
+    with pytest.raises(UserError, match="would overwrite the input photo"):
         check_outputs([Path("x/../a.png")], ["a.png"])
 
 
@@ -372,13 +372,13 @@ def test_photos_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
     assert {p.name for p in out.iterdir()} == {"edit.png", "edit.json", "edit_me.png", "edit_me_2.png"}
 
 
-def test_the_input_photo_is_never_written_over(tmp_path: Path, photo: str, capsys) -> None:
+def test_the_input_photo_is_never_overwritten(tmp_path: Path, photo: str, capsys) -> None:
     before = Path(photo).read_bytes()
     other = camera_photo(tmp_path / "x_me.png")  # what --out x.png would name the edited me.png
     for out in (photo, str(tmp_path / "x.png")):
         with pytest.raises(SystemExit) as left:
             call(tmp_path, "edit", photo, other, "--eyes", "whole", "--attr", "happy", "--out", out)
-        assert left.value.code == 2 and "is the photo that is to be edited" in capsys.readouterr().err
+        assert left.value.code == 2 and "would overwrite the input photo" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
     for mode in (["strip", "--attr", "happy"], ["slider", "--attr", "happy"], ["interpolate"]):
         with pytest.raises(SystemExit):
@@ -386,7 +386,7 @@ def test_the_input_photo_is_never_written_over(tmp_path: Path, photo: str, capsy
     assert Path(photo).read_bytes() == Path(other).read_bytes() == before
 
 
-def test_an_own_photo_keeps_its_pixels_where_nothing_changes(tmp_path: Path, photo: str) -> None:
+def test_a_photo_keeps_its_pixels_outside_the_edit(tmp_path: Path, photo: str) -> None:
     out, words = tmp_path / "e.png", ["edit", photo, "--eyes", EYES, "--out", str(tmp_path / "e.png")]
     call(tmp_path, *words, "--attr", "happy", "--strength", "0")
     assert (tmp_path / "e_me.png").read_bytes() == Path(photo).read_bytes()
@@ -421,7 +421,7 @@ def test_a_photo_is_saved_as_png_where_its_format_cannot_be_written(toy: Toy, tm
     assert Image.open(tmp_path / "small.png").size == (32, 32)
 
 
-def test_blending_leaves_the_rest_alone() -> None:
+def test_blending_keeps_the_input_outside_the_edit() -> None:
     x, before = torch.rand(2, 3, 32, 32), torch.zeros(2, 3, 32, 32)
     assert torch.equal(paint(x, before, before, "blend"), x)
     after = before.clone()
@@ -441,7 +441,7 @@ def test_sheets_and_animations(tmp_path: Path) -> None:
         assert moving.n_frames == 4 and moving.size == (128, 256)  # there and back; two faces below each other
 
 
-def test_a_caption_stands_below_its_tile() -> None:
+def test_captions_are_below_the_images() -> None:
     images = torch.ones(2, 3, 1, 8, 8)
     plain, captioned = grid_image(Grid(images)), grid_image(Grid(images, tiles=[["happy .97"] * 3, ["", "x", ""]]))
     assert captioned.height > plain.height
@@ -453,7 +453,7 @@ def test_a_caption_stands_below_its_tile() -> None:
 # What an edit did.
 
 
-def test_a_face_that_shows_the_target_already_is_reported(toy: Toy, photo: str, tmp_path: Path, capsys) -> None:
+def test_a_face_that_already_has_the_target_is_reported(toy: Toy, photo: str, tmp_path: Path, capsys) -> None:
     label = toy.take("test", range(20)).batch["label"].tolist()
     happy, other = label.index(3), next(i for i, k in enumerate(label) if k != 3)
     request = toy.parse("happy")
@@ -461,9 +461,9 @@ def test_a_face_that_shows_the_target_already_is_reported(toy: Toy, photo: str, 
     changes = describe_changes(toy, faces, request, toy.target(faces, request))
     assert [change["changed"] for change in changes] == [False, True, True]
     assert [change["source"] for change in changes] == ["known from the data"] * 2 + ["read from its code"]
-    assert changes[0]["read"]["happy"] == 1 and changes[2]["read"]["happy"] is None
-    lines = sentences(toy, request, changes)
-    assert len(lines) == 2 and "shows happy=1 already and is unchanged" in lines[0] and "--from neutral" in lines[0]
+    assert changes[0]["labels"]["happy"] == 1 and changes[2]["labels"]["happy"] is None
+    lines = format_changes(toy, request, changes)
+    assert len(lines) == 2 and "already has happy=1 and is unchanged" in lines[0] and "--from neutral" in lines[0]
     call(tmp_path, "edit", f"test:{happy}", "--attr", "happy")
     assert "is unchanged" in capsys.readouterr().out
     call(tmp_path, "edit", f"test:{happy}", "--attr", "happy", "--from", "neutral")
@@ -483,21 +483,21 @@ class FakeNet:
         return logits.softmax(1)
 
 
-def test_the_judge_s_verdict_stands_below_each_tile(toy: Toy, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_predictions_of_the_judge_are_written(toy: Toy, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: FakeNet())
     call(tmp_path, "strip", "--n", "4", "--judge", "j")
     record = facts(tmp_path / "run/pictures/strip.png")
     faces = toy.subjects(record["faces"])
     expected = [FakeNet.names[k] for k in Judge("j", toy).net.logits((faces.images + 1) * 127.5).argmax(1).tolist()]
-    assert [row[0].split(" ")[0] for row in record["verdicts"]] == expected  # the first column is the input
-    assert [len(row) for row in record["verdicts"]] == [8] * 4
+    assert [row[0].split(" ")[0] for row in record["predictions"]] == expected  # the first column is the input
+    assert [len(row) for row in record["predictions"]] == [8] * 4
     known = faces.batch["label"][:, None] != torch.arange(7)
     assert record["edits"] == known.sum() and f"of {record['edits']} edits as the target" in capsys.readouterr().out
     call(tmp_path, "edit", "test:0", "--attr", "Smiling=1", "--judge", "j")
-    assert facts(tmp_path / "run/pictures/edit.png")["verdicts"][0].startswith("Smiling ")
+    assert facts(tmp_path / "run/pictures/edit.png")["predictions"][0].startswith("Smiling ")
 
 
-def test_a_judge_of_other_names_is_refused(toy: Toy, monkeypatch) -> None:
+def test_a_judge_without_the_classes_raises_a_user_error(toy: Toy, monkeypatch) -> None:
     monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: SimpleNamespace(names=["happy"]))
     with pytest.raises(UserError, match="does not know angry, disgust.*train a judge"):
         Judge("j", toy)
@@ -558,7 +558,7 @@ def ask(*text: str):
     return parse_request(text, META["classes"], META["attributes"])
 
 
-def test_what_was_asked_is_written_for_each_face() -> None:
+def test_targets_of_a_request_in_the_manifest() -> None:
     table = torch.tensor([[1.0, 0, 1, 0, 0], [0.0, 0, 0, 1, 0]])
     texts = lambda *text: target_texts(ask(*text), table, META)  # noqa: E731
     assert texts("Smiling=flip") == ["Smiling=0", "Smiling=1"]
@@ -568,7 +568,7 @@ def test_what_was_asked_is_written_for_each_face() -> None:
     assert texts("happy=0.3", "sad=0.6") == ["sad"] * 2  # of a mixture the strongest
 
 
-def test_labels_as_requested() -> None:
+def test_requested_labels() -> None:
     nan = float("nan")
     table = torch.tensor([[1.0, 0, 1, 0, 0], [nan, 0, 0, 1, 0], [0, 1, nan, nan, nan]])
     wanted = lambda *text: requested_labels(ask(*text), table, META).nan_to_num(-9)  # noqa: E731
@@ -588,7 +588,7 @@ def test_labels_as_requested() -> None:
         requested_labels(ask("sad=0"), table[:, :4], META | {"classes": ["happy", "sad"]})
 
 
-def test_a_table_of_labels_knows_what_it_does_not_know() -> None:
+def test_unknown_labels_are_nan() -> None:
     batch = {"index": torch.arange(3), "label": torch.tensor([1, -1, 2])}
     batch["attr"] = torch.tensor([[1.0, 0.0], [0.0, float("nan")], [1.0, 1.0]])
     table = label_table(batch, META)
@@ -598,7 +598,7 @@ def test_a_table_of_labels_knows_what_it_does_not_know() -> None:
     assert label_table(batch, META | {"attributes": [], "classes": []}).shape == (3, 0)
 
 
-def test_the_ground_truth_is_the_same_person_changed_as_asked(toy: Toy) -> None:
+def test_the_ground_truth_is_the_same_person_after_the_request(toy: Toy) -> None:
     cfg, meta = toy.method.cfg.data, toy.meta
     faces = toy.take("test", range(20))
     table, index = toy.labels(faces), faces.batch["index"].numpy()
@@ -615,7 +615,7 @@ def test_the_ground_truth_is_the_same_person_changed_as_asked(toy: Toy) -> None:
     assert truth("happy=0.5", "sad=0.5") is None and truth("Smiling=+1.0") is None
 
 
-def test_area_under_the_curve() -> None:
+def test_roc_auc() -> None:
     label = torch.tensor([0, 0, 1, 1, float("nan")])
     assert roc_auc(torch.tensor([0.1, 0.2, 0.3, 0.4, 9.0]), label) == 1.0
     assert roc_auc(torch.tensor([0.1, 0.3, 0.2, 0.4, 9.0]), label) == 0.75

@@ -1,4 +1,4 @@
-"""Config: precedence, types, and one sentence for every fault."""
+"""Config: precedence, types, error messages."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_precedence_default_yaml_command_line(tmp_path):
     assert (cfg.train.seed, cfg.train.lr, cfg.train.batch_size) == (5, 1e-4, 64)
 
 
-def test_the_declared_type_decides(tmp_path):
+def test_values_are_converted_to_the_declared_type(tmp_path):
     text = "block: {betas: [0, 0.9], boxes: [[0, 1e-1]], crop: 148, sigma: 1e-4, flag: yes, name: 007, names: [a, 1]}"
     block = load_config(Config, write(tmp_path, text)).block
     assert block.betas == (0.0, 0.9) and all(type(b) is float for b in block.betas)
@@ -70,26 +70,26 @@ def test_config_yaml_reads_back_equal(tmp_path):
         ("train:\n  lr: true\n", ["line 2", "expected float"]),
     ],
 )
-def test_a_fault_is_one_sentence_with_its_place(tmp_path, text, parts):
-    with pytest.raises(UserError) as fault:
+def test_an_error_names_its_place(tmp_path, text, parts):
+    with pytest.raises(UserError) as error:
         load_config(ToyConfig, write(tmp_path, text))
-    message = str(fault.value)
+    message = str(error.value)
     assert "\n" not in message
     for part in [*parts, "c.yaml"]:
         assert part in message, message
 
 
 @pytest.mark.parametrize("override", ["train.seed", "seed=1", "train.seed=x", "train.lr_hold=2", "train.seed.x=1"])
-def test_faults_of_the_command_line(override):
+def test_errors_of_the_command_line(override):
     with pytest.raises(UserError, match="command line"):
         load_config(ToyConfig, None, [override])
 
 
-def test_missing_file():
+def test_a_missing_config_file():
     with pytest.raises(UserError, match="nowhere.yaml: cannot be read"):
         load_config(ToyConfig, "nowhere.yaml")
 
 
-def test_help_lists_each_knob_with_its_comment():
+def test_help_lists_each_option_with_its_comment():
     text = describe(ToyConfig)
     assert "train.lr = 0.01" in text and "train.seed = 0" in text and "0 .. 2^31 - 1" in text

@@ -1,4 +1,4 @@
-"""Figures on images whose truth is known: a colour is an expression, and an oracle reads it."""
+"""Metrics of images with known labels: the colour is the expression, and an oracle is the judge."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ SIZE = 24
 
 
 def face(label: int, bit: int, seed: int) -> np.ndarray:
-    """(S, S, 3) uint8: red says the expression, green the attribute, blue and texture who it is."""
+    """(S, S, 3) uint8: red encodes the expression, green the attribute, blue and texture the identity."""
     g = np.random.default_rng(seed)
     x = np.zeros((SIZE, SIZE, 3))
     x[..., 0], x[..., 1], x[..., 2] = 30 + 60 * label, 60 + 120 * bit, g.integers(40, 215)
@@ -35,14 +35,14 @@ def face(label: int, bit: int, seed: int) -> np.ndarray:
 
 
 class Oracle:
-    """A judge that reads red and green; its features are coarse pixels."""
+    """A judge that uses red and green; its features are pooled pixels."""
 
     heads, classes, attributes = ("expression", "attributes"), CLASSES, ["Smiling"]
     names, meta = [*CLASSES, "Smiling"], {"dataset": "toy", "image_size": SIZE, "channels": 3}
     origin = SimpleNamespace(run="runs/oracle", step=1, sha256="0racle")
     cfg = SimpleNamespace(data=None)
 
-    def everything(self, images8, batch_size):
+    def predict(self, images8, batch_size):
         parts = []
         for part in images8.float().split(batch_size):
             red, green = part[:, 0].mean((1, 2)), part[:, 1].mean((1, 2))
@@ -83,7 +83,7 @@ def save(array: np.ndarray, folder, name: str) -> str:
 
 
 def write_edits(folder, n: int = 64, works: float = 1.0, shuffle: bool = False) -> list[Row]:
-    """n sources edited towards a target each; a share `works` of them arrives there."""
+    """n sources, each edited to a target; a share `works` of the edits succeeds."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, g = [], np.random.default_rng(0)
     targets = [(i // 4 + i) % 4 for i in range(n)]
@@ -104,54 +104,54 @@ def write_edits(folder, n: int = 64, works: float = 1.0, shuffle: bool = False) 
 
 
 def by_key(result) -> dict:
-    return {f.key: f for f in result["figures"]}
+    return {f.key: f for f in result["metrics"]}
 
 
-def test_perfect_edits_are_perfect_and_the_identity_map_is_zero(judge, tmp_path):
+def test_ground_truth_edits_have_target_accuracy_one_and_no_edit_zero(judge, tmp_path):
     write_edits(tmp_path / "a")
     result = judge(tmp_path / "a")
     found = by_key(result)
     accuracy = found["target accuracy"]
     assert accuracy.value == 1 and accuracy.n == 48, "a quarter shows its target already"
-    assert accuracy.beside == {"real": 1.0, "no edit": 0.0, "chance": 0.25}
-    assert found["target gain"].value == pytest.approx(found["target gain"].beside["ground truth"])
+    assert accuracy.references == {"real": 1.0, "no edit": 0.0, "chance": 0.25}
+    assert found["target gain"].value == pytest.approx(found["target gain"].references["ground truth"])
     assert found["target gain"].value > 0.9
     assert found["PSNR inside"].value == 60
-    assert found["leakage"].value == pytest.approx(found["leakage"].beside["ground truth"])
-    assert "target accuracy" in table(result["figures"])
+    assert found["leakage"].value == pytest.approx(found["leakage"].references["ground truth"])
+    assert "target accuracy" in table(result["metrics"])
 
 
-def test_with_sources_at_their_target_left_in_the_identity_map_scores_their_share(judge, tmp_path):
+def test_no_edit_scores_the_share_of_sources_of_the_target_class(judge, tmp_path):
     rows = write_edits(tmp_path / "a", works=0)
     write_manifest(tmp_path / "a", [replace(row, source_label="") for row in rows])
     accuracy = by_key(judge(tmp_path / "a"))["target accuracy"]
     share = sum(row.target == row.source_label for row in rows) / len(rows)
-    assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.beside["no edit"]
+    assert accuracy.value == pytest.approx(share, abs=1e-9) == accuracy.references["no edit"]
 
 
-def test_shuffled_targets_fall_to_chance(judge, tmp_path):
+def test_shuffled_targets_score_chance(judge, tmp_path):
     write_edits(tmp_path / "a", n=400, shuffle=True)
     assert by_key(judge(tmp_path / "a"))["target accuracy"].value == pytest.approx(0.25, abs=0.08)
 
 
-def test_permuted_rows_change_nothing_at_all(judge, tmp_path):
+def test_metrics_do_not_depend_on_the_order_of_rows(judge, tmp_path):
     rows = write_edits(tmp_path / "a", works=0.6)
     before = judge(tmp_path / "a")
     write_manifest(tmp_path / "a", [rows[i] for i in np.random.default_rng(1).permutation(len(rows))])
     after = judge(tmp_path / "a")
-    assert [f.plain() for f in before["figures"]] == [f.plain() for f in after["figures"]]
+    assert [f.to_dict() for f in before["metrics"]] == [f.to_dict() for f in after["metrics"]]
 
 
-def test_the_batch_size_changes_no_figure(judge, tmp_path):
+def test_metrics_do_not_depend_on_the_batch_size(judge, tmp_path):
     write_edits(tmp_path / "a", works=0.6)
     small, large = judge(tmp_path / "a", batch_size=7), judge(tmp_path / "a", batch_size=256)
-    for a, b in zip(small["figures"], large["figures"], strict=True):
+    for a, b in zip(small["metrics"], large["metrics"], strict=True):
         assert a.value == pytest.approx(b.value, abs=1e-4), a.key
 
 
-def test_a_subset_keeps_edits_with_their_sources(tmp_path):
+def test_a_subset_keeps_the_sources_of_edits(tmp_path):
     write_edits(tmp_path / "a")
-    few = read_folders([tmp_path / "a"], most=20)
+    few = read_folders([tmp_path / "a"], max_images=20)
     assert len(few.rows) == 20 and (few.source >= 0).all() and (few.truth >= 0).all()
 
 
@@ -160,7 +160,7 @@ def write_samples(folder, pictures) -> None:
     write_manifest(folder, [Row(save(x, folder, f"s{i:04d}.png"), "sample", seed=i) for i, x in enumerate(pictures)])
 
 
-def test_a_hundred_copies_ring_the_collapse_alarm_and_lower_recall(judge, tmp_path):
+def test_copies_raise_the_collapse_alarm_and_lower_recall(judge, tmp_path):
     varied = [face(i % 4, i // 4 % 2, 20_000 + i) for i in range(200)]
     write_samples(tmp_path / "varied", varied)
     write_samples(tmp_path / "copies", varied[:3] + [varied[0]] * 100)
@@ -170,12 +170,12 @@ def test_a_hundred_copies_ring_the_collapse_alarm_and_lower_recall(judge, tmp_pa
     assert by_key(bad)["sample face-recall"].value < by_key(good)["sample face-recall"].value - 0.02
 
 
-def test_training_images_ring_the_memorisation_alarm(judge, real, tmp_path):
+def test_training_images_raise_the_memorisation_alarm(judge, real, tmp_path):
     write_samples(tmp_path / "copied", list(real.train.permute(0, 2, 3, 1).numpy()))
     assert any("memorisation" in alarm for alarm in judge(tmp_path / "copied")["alarms"])
 
 
-def test_attributes_success_leakage_and_samples(judge, tmp_path):
+def test_attribute_target_accuracy_of_edits_and_samples(judge, tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     rows = []
@@ -186,7 +186,7 @@ def test_attributes_success_leakage_and_samples(judge, tmp_path):
         edit = save(face(2, bit if i % 4 < 2 else 1 - bit, i), folder, f"edit{i:02d}.png")
         rows.append(Row(edit, "edit", source, f"toy:test:{i}", "angry", f"Smiling={1 - bit}"))
     write_manifest(folder, rows)
-    assert by_key(judge(folder))["attribute success"].value == 0.5
+    assert by_key(judge(folder))["attribute target accuracy"].value == 0.5
     samples = tmp_path / "b"
     samples.mkdir()
     write_manifest(samples, [
@@ -194,10 +194,10 @@ def test_attributes_success_leakage_and_samples(judge, tmp_path):
             target=f"Smiling={int(i % 4 > 0)}") for i in range(40)
     ])  # fmt: skip
     found = by_key(judge(samples))["attribute accuracy"]
-    assert found.value == 0.75 and found.beside["majority"] == 0.75 and found.beside["real"] == 1
+    assert found.value == 0.75 and found.references["majority"] == 0.75 and found.references["real"] == 1
 
 
-def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_path):
+def test_gap_closed_is_relative_to_base_and_reconstructed_ground_truth(judge, tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     rows = []
@@ -217,13 +217,13 @@ def test_gap_closed_goes_from_the_base_to_the_reconstructed_truth(judge, tmp_pat
     write_manifest(folder, rows)
     found = by_key(judge(folder))
     inside = found["PSNR inside"]
-    way = inside.beside["reconstructed truth"] - inside.beside["base"]
-    assert found["gap closed"].value == pytest.approx((inside.value - inside.beside["base"]) / way)
+    way = inside.references["reconstructed ground truth"] - inside.references["base"]
+    assert found["gap closed"].value == pytest.approx((inside.value - inside.references["base"]) / way)
     assert 0.1 < found["gap closed"].value < 0.6
-    assert found["expression retained"].value == 1
+    assert found["reconstruction accuracy"].value == 1
 
 
-def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
+def test_series_of_strengths_and_metrics_at_full_strength(judge, tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     rows = []
@@ -242,10 +242,12 @@ def test_strengths_are_a_ladder_and_only_full_strength_counts(judge, tmp_path):
     assert found["target accuracy"].n == 10 and found["target accuracy"].value == 1
     assert found["strength Spearman"].value == pytest.approx(1) and found["strength Spearman"].n == 10
     assert [p["strength"] for p in result["tradeoff"]] == [0, 0.5, 1]
-    assert result["tradeoff"][0]["accuracy"] == 0 and result["tradeoff"][0]["identity"] == pytest.approx(1)
+    assert result["tradeoff"][0]["target accuracy"] == 0 and result["tradeoff"][0][
+        "identity similarity"
+    ] == pytest.approx(1)
 
 
-def test_unlike_or_broken_folders_are_one_sentence(judge, tmp_path):
+def test_damaged_exports_raise_user_errors(judge, tmp_path):
     rows = write_edits(tmp_path / "a", n=8)
     data = (tmp_path / "a" / rows[3].file).read_bytes()
     (tmp_path / "a" / rows[3].file).write_bytes(data[: len(data) // 2])
@@ -260,7 +262,7 @@ def test_unlike_or_broken_folders_are_one_sentence(judge, tmp_path):
         judge(tmp_path / "a")
 
 
-def test_a_class_that_the_judge_never_saw_is_said(judge, tmp_path):
+def test_a_class_unknown_to_the_judge_raises_a_user_error(judge, tmp_path):
     rows = write_edits(tmp_path / "a", n=8)
     (tmp_path / "a" / "export.json").unlink()
     write_manifest(tmp_path / "a", [replace(row, target="contempt") for row in rows])
@@ -277,7 +279,7 @@ def test_fid_of_equal_sets_and_of_gaussians():
     assert distribution.fid(b, c) == pytest.approx(1 + 3 * (2 - 1) ** 2, rel=0.02)
 
 
-def test_kid_is_unbiased_and_its_error_is_right():
+def test_kid_is_unbiased_and_its_standard_error_is_correct():
     g = torch.Generator().manual_seed(0)
     draws = [distribution.kid(*(torch.randn(60, 4, generator=g) for _ in range(2))) for _ in range(150)]
     values, errors = np.array([d[0] for d in draws]), np.array([d[1] for d in draws])
@@ -287,7 +289,7 @@ def test_kid_is_unbiased_and_its_error_is_right():
     assert shifted[0] > 5 * shifted[1]
 
 
-def test_precision_and_recall_see_lost_and_strange_modes():
+def test_precision_and_recall_of_missing_and_wrong_modes():
     g = torch.Generator().manual_seed(0)
     modes = torch.tensor([[0.0, 0], [20, 0]])
     real = torch.randn(200, 2, generator=g) + modes.repeat(100, 1)
@@ -309,24 +311,24 @@ def test_masked_psnr_by_hand():
 
 def test_predictions_hold_logits_of_edits_and_sources(judge, tmp_path):
     write_edits(tmp_path / "a", n=8)
-    rows = list(csv.DictReader(run.predictions_csv(judge(tmp_path / "a")["case"]).splitlines()))
+    rows = list(csv.DictReader(run.predictions_csv(judge(tmp_path / "a")["eval_data"]).splitlines()))
     assert len(rows) == 16 and {row["kind"] for row in rows} == {"edit", "source"}
     edit = rows[5]
     assert max(CLASSES, key=lambda name: float(edit[name])) == edit["target"]
 
 
-def test_baselines_imitate_an_export(judge, real, tmp_path):
+def test_baselines_of_an_export(judge, real, tmp_path):
     from evaluation.baselines import export_baseline
 
     write_edits(tmp_path / "a")
-    same = judge(export_baseline([tmp_path / "a"], "identity", None, tmp_path / "identity"))
+    same = judge(export_baseline([tmp_path / "a"], "no-edit", None, tmp_path / "no-edit"))
     assert by_key(same)["target accuracy"].value == 0 and by_key(same)["identity similarity"].value == pytest.approx(1)
-    naive = judge(export_baseline([tmp_path / "a"], "mean-difference", real, tmp_path / "naive"))
-    assert by_key(naive)["target accuracy"].value == 1, "here an expression is a colour, so its mean is the answer"
-    assert read_manifest(tmp_path / "naive", CLASSES)
+    means = judge(export_baseline([tmp_path / "a"], "class-mean-difference", real, tmp_path / "means"))
+    assert by_key(means)["target accuracy"].value == 1, "here an expression is a colour, so its mean is the answer"
+    assert read_manifest(tmp_path / "means", CLASSES)
 
 
-def test_the_report_carries_its_pictures(judge, tmp_path):
+def test_the_report_embeds_its_images(judge, tmp_path):
     from evaluation.gallery import Entry
     from evaluation.page import write_report
 
@@ -339,10 +341,10 @@ def test_the_report_carries_its_pictures(judge, tmp_path):
     assert "<b>1.000</b>" in page and "scripts/compare.py a b" in page
     assert "| target accuracy ↑ | **1.000** |" in text
     assert all((tmp_path / "report" / name).is_file() for name in ("figures/face_0.png", "figures/worst_b.png"))
-    json.dumps([f.plain() for f in entries[0].result["figures"]], allow_nan=False)
+    json.dumps([f.to_dict() for f in entries[0].result["metrics"]], allow_nan=False)
 
 
-def test_a_manifest_for_a_foreign_folder(tmp_path):
+def test_make_manifest_for_foreign_results(tmp_path):
     from scripts.make_manifest import main
 
     out, sources = tmp_path / "out", tmp_path / "in"
@@ -352,7 +354,8 @@ def test_a_manifest_for_a_foreign_folder(tmp_path):
     save(face(1, 0, 1), out / "happy", "p1_2.png")
     main([str(out), "--sources", str(sources)])
     row = read_manifest(out)[0]
-    assert (row.file, row.source, row.source_label, row.target) == ("happy/p1_2.png", "sources/p1.png", "sad", "happy")
+    expected = ("happy/p1_2.png", "sources/sad/p1.png", "sad", "happy")
+    assert (row.file, row.source, row.source_label, row.target) == expected
     save(face(1, 0, 1), out / "happy", "q_2.png")
     with pytest.raises(SystemExit):
         main([str(out), "--sources", str(sources)])
@@ -364,39 +367,39 @@ def test_real_faces_come_from_a_run_a_pack_or_a_folder(tmp_path, faces_cache):
 
     text = "data: {dataset: synthetic, image_size: 32, num_train: 60, num_val: 20, num_test: 30, flip: both}\n"
     (tmp_path / "config.yaml").write_text(text)
-    from_run = open_real(str(tmp_path), DataConfig(), most=20)
+    from_run = open_real(str(tmp_path), DataConfig(), max_images=20)
     assert len(from_run.images) == 20 and len(from_run.train) == 60 and from_run.has_train
     assert from_run.attr.shape == (20, 33) and len(from_run.classes) == 7 and from_run.landmarks.shape == (20, 68, 2)
     packs = [
         path.parent for path in faces_cache.glob("synthetic-32-*/images.npy") if np.load(path, "r").shape[0] == 110
     ]
-    from_pack = open_real(packs[0], DataConfig(), most=0)
+    from_pack = open_real(packs[0], DataConfig(), max_images=0)
     assert len(from_pack.images) == 30 and from_pack.attributes == from_run.attributes
     assert torch.equal(from_pack.images[0], from_run.images[0]) and from_pack.label[0] == from_run.label[0]
-    teaching = open_real(str(tmp_path), DataConfig(), most=0, split="train")
+    teaching = open_real(str(tmp_path), DataConfig(), max_images=0, split="train")
     assert torch.equal(teaching.images, teaching.train) and (teaching.label >= 0).all()
     write_samples(tmp_path / "folder", [face(i % 4, 0, i) for i in range(10)])
-    from_folder = open_real(str(tmp_path / "folder"), DataConfig(), most=0)
+    from_folder = open_real(str(tmp_path / "folder"), DataConfig(), max_images=0)
     assert (len(from_folder.images), len(from_folder.train), from_folder.has_train) == (5, 5, False)
     with pytest.raises(UserError, match="expected a run directory"):
-        open_real(str(tmp_path / "nothing"), DataConfig(), most=0)
+        open_real(str(tmp_path / "nothing"), DataConfig(), max_images=0)
 
 
-def test_inception_says_how_to_get_it(tmp_path):
+def test_missing_inception_raises_a_user_error(tmp_path):
     from evaluation.features import Inception
 
     with pytest.raises(UserError, match="pip install|download them once"):
         Inception(tmp_path / "weights.pth")
 
 
-def test_landmarks_that_were_asked_for_are_found_again(judge, real, tmp_path, monkeypatch):
+def test_nme_of_requested_landmarks(judge, real, tmp_path, monkeypatch):
     points = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     class Finder(Oracle):
         heads = ("landmarks",)
 
-        def everything(self, images8, batch_size):
-            found = super().everything(images8, batch_size)
+        def predict(self, images8, batch_size):
+            found = super().predict(images8, batch_size)
             return found | {"landmarks": points.expand(len(images8), -1, -1)}
 
     monkeypatch.setattr(run, "open_judges", lambda *args: [Finder()])

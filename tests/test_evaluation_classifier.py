@@ -1,4 +1,4 @@
-"""The classifiers: roles that never mix, calibration, verification, and a run from the command line."""
+"""The classifiers: judges and guides, calibration, verification, and the command line."""
 
 import json
 from types import SimpleNamespace
@@ -40,17 +40,17 @@ def runs(tmp_path_factory):
     )
 
 
-def test_a_run_grades_itself(runs):
+def test_training_writes_test_metrics(runs):
     graded = json.loads((runs.judge / "test_metrics.json").read_text())
     assert set(graded["test"]) == {"expression", "attributes", "landmarks"}
     assert graded["test"]["expression"]["n"] == 40 == sum(map(sum, graded["test"]["expression"]["confusion"]))
     assert set(graded["temperature"]) == {"expression", "attributes"}
     assert "rate" in json.loads((runs.person / "test_metrics.json").read_text())["test"]["identity"]
-    text = "\n".join(classifier_metrics.lines(graded))
+    text = "\n".join(classifier_metrics.format_test_metrics(graded))
     assert "recall" in text and "NME" in text
 
 
-def test_a_judge_never_teaches_and_a_guide_never_grades(runs):
+def test_a_judge_refuses_losses_and_a_guide_refuses_measuring(runs):
     x = torch.rand(2, 3, 40, 40, requires_grad=True)
     judge, guide = classifier.load(runs.judge, device="cpu"), classifier.load(runs.guide, role="guide", device="cpu")
     with pytest.raises(UserError, match="is a judge"):
@@ -67,10 +67,10 @@ def test_a_judge_never_teaches_and_a_guide_never_grades(runs):
     assert not any(p.requires_grad for p in guide.parameters())
 
 
-def test_loaded_classifiers_read_any_size_and_colour_alike(runs):
+def test_loaded_classifiers_accept_any_size_and_colour(runs):
     judge = classifier.load(runs.judge, device="cpu")
     x8 = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
-    whole, parts = judge.everything(x8), judge.everything(x8, batch_size=2)
+    whole, parts = judge.predict(x8), judge.predict(x8, batch_size=2)
     for key in ("logits", "features", "landmarks"):
         torch.testing.assert_close(whole[key], parts[key], atol=1e-4, rtol=1e-4)
     assert judge.logits(x8[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3)).shape == (9, len(judge.names))
@@ -84,7 +84,7 @@ def test_loaded_classifiers_read_any_size_and_colour_alike(runs):
         judge.logits(x8.float())
 
 
-def test_the_judge_refuses_what_its_own_weights_have_made(runs, tmp_path, capsys):
+def test_a_judge_refuses_images_made_with_its_weights(runs, tmp_path, capsys):
     from evaluation.run import main
 
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
@@ -93,10 +93,10 @@ def test_the_judge_refuses_what_its_own_weights_have_made(runs, tmp_path, capsys
     write_export(tmp_path, SimpleNamespace(run="r", step=1, sha256="x"), {}, "sample", {"features": digest})
     with pytest.raises(SystemExit) as left:
         main(["--fake", str(tmp_path), "--judge", str(runs.judge), "--out", str(tmp_path / "m.json")])
-    assert left.value.code == 2 and "must not have taught" in capsys.readouterr().err
+    assert left.value.code == 2 and "must not measure" in capsys.readouterr().err
 
 
-def test_run_from_the_command_line_writes_its_files(runs, tmp_path, capsys):
+def test_the_command_line_writes_metrics_and_predictions(runs, tmp_path, capsys):
     from data import DataConfig, build_faces
     from engine.grids import to_pil
     from evaluation.run import main
@@ -111,14 +111,21 @@ def test_run_from_the_command_line_writes_its_files(runs, tmp_path, capsys):
     judges = [str(runs.judge), str(runs.person)]
     main(["--fake", str(tmp_path), "--judge", *judges, "--out", str(tmp_path / "metrics.json"), "--device", "cpu"])
     result = json.loads((tmp_path / "metrics.json").read_text())
-    keys = {f["key"] for f in result["figures"]}
-    expected = {"target accuracy", "target gain", "identity similarity", "edit verified", "leakage", "edit sharpness"}
+    keys = {f["key"] for f in result["metrics"]}
+    expected = {
+        "target accuracy",
+        "target gain",
+        "identity similarity",
+        "edit verification rate",
+        "leakage",
+        "edit sharpness",
+    }
     assert expected <= keys
     assert result["judges"][0]["test"]["expression"]["accuracy"] is not None
     assert (tmp_path / "predictions.csv").is_file() and "no edit" in capsys.readouterr().out
 
 
-def test_heads_that_spoil_each_other_or_have_no_labels_are_refused():
+def test_invalid_heads_raise_user_errors():
     from evaluation.config import ClassifierConfig, ModelConfig
 
     with pytest.raises(UserError, match="identity alone"):
@@ -136,7 +143,7 @@ def test_heads_that_spoil_each_other_or_have_no_labels_are_refused():
         classifier.Classifier(ClassifierConfig(model=ModelConfig(heads=["attributes"])), meta)
 
 
-def test_unknown_labels_count_nothing(runs):
+def test_unknown_labels_do_not_change_the_loss(runs):
     judge = classifier.load(runs.judge, device="cpu")
     logits = torch.randn(4, 7)
     full = judge.expression_loss(logits[:2], {"label": torch.tensor([1, 2])}, 0)
@@ -145,13 +152,13 @@ def test_unknown_labels_count_nothing(runs):
     assert judge.attributes_loss(torch.zeros(1, 33), {"attr": bits}, 0).isfinite()
 
 
-def test_temperature_is_found():
+def test_temperature_of_scaled_logits():
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(20_000, 5, generator=g)
     label = torch.distributions.Categorical(logits=logits).sample()
     assert classifier_metrics.temperature(2.5 * logits, label) == pytest.approx(2.5, rel=0.06)
     bits = torch.bernoulli(logits.sigmoid(), generator=g)
-    assert classifier_metrics.temperature_of_bits(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
+    assert classifier_metrics.attribute_temperature(0.5 * logits, bits) == pytest.approx(0.5, rel=0.06)
 
 
 def test_calibration_error_by_hand():
@@ -159,7 +166,7 @@ def test_calibration_error_by_hand():
     assert classifier_metrics.calibration_error(p, torch.zeros(10, dtype=torch.long)) == pytest.approx(0.1, abs=1e-6)
 
 
-def test_votes_are_a_second_column():
+def test_accuracy_on_votes():
     logits, votes = (
         torch.eye(3)[[0, 1, 2, 0]],
         torch.tensor([[0.9, 0.1, 0], [0, 0.8, 0.2], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2]]),
@@ -168,7 +175,7 @@ def test_votes_are_a_second_column():
     assert metrics["accuracy"] == 0.75 and metrics["accuracy_votes"] == pytest.approx(2 / 3) and metrics["n_votes"] == 3
 
 
-def test_verification_of_clear_and_of_random_embeddings():
+def test_verification_of_separated_and_random_embeddings():
     g = torch.Generator().manual_seed(0)
     who = torch.arange(40).repeat_interleave(5)
     centres = torch.nn.functional.normalize(torch.randn(40, 32, generator=g), dim=1)
@@ -188,7 +195,7 @@ def test_prepare_keeps_gradients_and_averages_when_it_shrinks():
     torch.testing.assert_close(grey, torch.ones(1, 1, 8, 8))
 
 
-def test_erasing_takes_rectangles_and_leaves_the_rest():
+def test_random_erasing_sets_rectangles_to_zero():
     torch.manual_seed(0)
     x = torch.ones(64, 1, 20, 20)
     y = erase(x, 1.0)
@@ -197,14 +204,14 @@ def test_erasing_takes_rectangles_and_leaves_the_rest():
     assert torch.equal(erase(x, 0.0), x)
 
 
-def test_a_face_alone_reads_as_in_a_batch():
+def test_predictions_do_not_depend_on_the_batch():
     net = Network("residual", 3, [8, 16], 1, {"expression": 7, "landmarks": 68}, 0.0).eval()
     x = torch.randn(5, 3, 32, 32)
     for key, value in net(x).items():
         torch.testing.assert_close(net(x[2:3])[key], value[2:3], atol=1e-5, rtol=1e-4)
 
 
-def test_with_mirror_a_face_and_its_mirror_image_read_alike(runs):
+def test_mirror_makes_predictions_invariant_to_flips(runs):
     judge = classifier.load(runs.judge, device="cpu")
     judge.cfg.model.mirror = True
     x8 = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
@@ -215,7 +222,7 @@ def test_with_mirror_a_face_and_its_mirror_image_read_alike(runs):
 
 
 @pytest.mark.slow
-def test_compare_makes_one_page_of_exports_and_baselines(runs, tmp_path, capsys):
+def test_compare_writes_a_report_of_exports_and_baselines(runs, tmp_path, capsys):
     from data import DataConfig, build_faces
     from engine.grids import to_pil
     from scripts.compare import main
@@ -234,11 +241,11 @@ def test_compare_makes_one_page_of_exports_and_baselines(runs, tmp_path, capsys)
     out = tmp_path / "report"
     main([str(tmp_path / "method"), "--judge", str(runs.judge), "--out", str(out), "--device", "cpu"])
     page = (out / "index.html").read_text()
-    assert "mean difference" in page and "identity" in page and page.count("data:image/png") >= 8
+    assert "class mean difference" in page and "no edit" in page and page.count("data:image/png") >= 8
     assert {p.name for p in (out / "metrics").glob("*.json")} == {
         "method.json",
-        "identity.json",
-        "mean-difference.json",
+        "no-edit.json",
+        "class-mean-difference.json",
     }
     assert "scripts/compare.py" in (out / "report.md").read_text()
     with pytest.raises(SystemExit):

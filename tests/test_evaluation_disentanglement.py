@@ -1,4 +1,4 @@
-"""Scores of codes whose answer is known."""
+"""Disentanglement scores of codes with known values."""
 
 import numpy as np
 import pytest
@@ -23,20 +23,20 @@ def test_codes_that_are_the_factors_score_one(factors):
     assert scores["D"] > 0.9 and scores["C"] > 0.9
 
 
-def test_two_factors_turned_by_45_degrees_have_no_gap():
+def test_codes_rotated_by_45_degrees_score_zero():
     v = np.random.default_rng(0).uniform(-1, 1, (10_000, 2))
     codes = v @ np.array([[1, 1], [1, -1]]) / np.sqrt(2)
     assert mig(codes, v) < 0.05
     assert sap(codes, v) < 0.05
 
 
-def test_importance_by_hand():
+def test_dci_and_sap_of_known_importance():
     assert dci(np.eye(4)) == pytest.approx({"D": 1, "C": 1})
     assert dci(np.ones((4, 4))) == pytest.approx({"D": 0, "C": 0}, abs=1e-9)
     assert sap_gap(np.array([[0.9, 0.2], [0.4, 0.5], [0.1, 0.3]])) == pytest.approx((0.5 + 0.2) / 2)
 
 
-def test_a_dead_code_changes_nothing(factors):
+def test_a_constant_code_does_not_change_the_scores(factors):
     codes = factors + np.random.default_rng(1).normal(0, 0.3, factors.shape)
     alive, dead = all_scores(codes, factors), all_scores(with_dead(codes), factors)
     assert dead == pytest.approx(alive, abs=1e-6)

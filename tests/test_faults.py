@@ -1,4 +1,4 @@
-"""The faults of scripts/plant_faults.py can still be planted: each piece of code stands once where the list says."""
+"""The faults of scripts/plant_faults.py can be planted: each piece of code occurs once in its file."""
 
 import pytest
 

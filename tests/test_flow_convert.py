@@ -1,4 +1,4 @@
-"""Import: an independent forward of the other projects' layouts, random weights, equal densities."""
+"""Conversion: independent implementations of the other layouts, random weights, equal densities."""
 
 import math
 
@@ -97,7 +97,7 @@ def rosinality_forward(x: Tensor, w: dict[str, Tensor], affine: bool) -> tuple[T
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("kinds", [["lu", "lu"], ["plain", "plain"], ["plain", "lu"]], ids=["lu", "plain", "mixed"])
-def test_rosinality_s_checkpoint_has_its_density(affine: bool, kinds: list[str], tmp_path) -> None:
+def test_rosinality_checkpoint_keeps_its_density(affine: bool, kinds: list[str], tmp_path) -> None:
     w = rosinality_weights(affine, kinds, "module.")
     torch.save(w, tmp_path / "glow.pt")
     method = from_rosinality(read_torch(tmp_path / "glow.pt"), SIZE, 5, "glow.pt")
@@ -180,7 +180,7 @@ def openai_forward(x: Tensor, w: dict[str, Tensor]) -> Tensor:
     return log_p
 
 
-def test_openai_s_variables_have_their_density(tmp_path) -> None:
+def test_openai_checkpoint_keeps_its_density(tmp_path) -> None:
     w = openai_weights()
     np.savez(tmp_path / "glow.npz", **w)
     method = from_openai(read_npz(tmp_path / "glow.npz"), SIZE, 5, "glow.npz")
@@ -190,7 +190,7 @@ def test_openai_s_variables_have_their_density(tmp_path) -> None:
         assert torch.allclose(method.ema.module.encode(x).log_prob, expected, rtol=1e-10)
 
 
-def test_an_imported_run_is_a_run(tmp_path, capsys) -> None:
+def test_converted_checkpoint_opens_as_a_run(tmp_path, capsys) -> None:
     torch.save(rosinality_weights(True, ["lu", "lu"]), tmp_path / "glow.pt")
     run = str(tmp_path / "run")
     options = ["--from", "rosinality", "--n-bits", "5", "--image-size", str(SIZE * 2), "--run-dir", run]
@@ -200,14 +200,14 @@ def test_an_imported_run_is_a_run(tmp_path, capsys) -> None:
     assert (tmp_path / "run" / "pictures" / "draw.png").is_file()
     with pytest.raises(SystemExit):
         convert.main([str(tmp_path / "glow.pt"), *options])
-    assert "there is a run already" in capsys.readouterr().err
+    assert "holds a run already" in capsys.readouterr().err
 
 
-def test_a_foreign_file_is_one_sentence(tmp_path) -> None:
+def test_wrong_checkpoint_files_are_user_errors(tmp_path) -> None:
     good = tmp_path / "glow.pt"
     torch.save(rosinality_weights(True, ["lu", "lu"]), good)
     (tmp_path / "short.pt").write_bytes(good.read_bytes()[:2000])
-    with pytest.raises(UserError, match="not an intact state dict"):
+    with pytest.raises(UserError, match="expected an intact state dict"):
         read_torch(tmp_path / "short.pt")
     with pytest.raises(UserError, match="has no 'blocks.0.flows.0.coupling"):
         from_rosinality({"conv.weight": torch.zeros(1)}, SIZE, 5, "other.pt")
@@ -215,5 +215,5 @@ def test_a_foreign_file_is_one_sentence(tmp_path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(UserError, match="one array without a name"):
         read_npz(tmp_path / "one.npy")
-    with pytest.raises(UserError, match="not an intact .npz"):
+    with pytest.raises(UserError, match="expected an intact .npz"):
         read_npz(tmp_path / "short.npz")

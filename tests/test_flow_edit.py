@@ -1,4 +1,4 @@
-"""Directions, edits, transfers and what the density tells: on planted answers and on random flows."""
+"""Directions, edits and uses of the density, on data with known answers and on random flows."""
 
 import math
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from flow.directions import (
     shrink_blocks,
 )
 from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
-from flow.labels import mean_pictures
+from flow.labels import class_mean_images
 from flow.latent_editor import LatentEditor
 from flow.likelihood import bayes_accuracy, class_log_probs, fit_temperature, image_bits
 from flow.model import flatten
@@ -32,7 +32,7 @@ from latents.paths import lerp, slerp
 @pytest.mark.parametrize("n_bits", [5, 8])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("n", [1, 64])
-def test_an_edit_of_nothing_returns_the_photo_s_bytes(n_bits: int, channels: int, n: int) -> None:
+def test_empty_edit_returns_the_same_bytes(n_bits: int, channels: int, n: int) -> None:
     flow = small_flow(channels=channels, dtype=torch.float32, condition="planes").eval()
     x, y = pictures(n, channels), torch.eye(3)[torch.arange(n) % 3]
     with torch.inference_mode():
@@ -47,14 +47,14 @@ def test_an_edit_of_nothing_returns_the_photo_s_bytes(n_bits: int, channels: int
         assert (to_uint8(transfer(flow, photo, y.roll(1, 1), 1.5, n_bits)) != to_uint8(x)).any()
 
 
-def test_a_step_moves_the_levels_it_is_allowed_to() -> None:
+def test_level_mask_limits_the_edit() -> None:
     flow = small_flow()
     mask = level_mask(flow, [2], torch.device("cpu"))
     ones = flow.unflatten(mask[None])
     assert ones[0].sum() == 0 and ones[1].min() == 1
 
 
-def test_streamed_moments_are_those_of_all_codes_at_once() -> None:
+def test_streamed_moments_equal_full_moments() -> None:
     torch.manual_seed(0)
     codes, labels = torch.randn(500, 24, dtype=torch.float64), torch.randint(0, 2, (500, 3)).float()
     moments = Moments(3)
@@ -74,7 +74,7 @@ def test_wrong_labels_and_empty_sides_are_refused() -> None:
         Moments(1).add(torch.zeros(2, 4), torch.ones(2, 1)).mean_directions()
 
 
-def test_least_squares_separates_what_goes_together_and_means_do_not() -> None:
+def test_least_squares_separates_correlated_attributes() -> None:
     generator = torch.Generator().manual_seed(0)
     n, dim, moments = 20_000, 3072, Moments(2)
     first = torch.rand(n, generator=generator) < 0.5
@@ -88,7 +88,7 @@ def test_least_squares_separates_what_goes_together_and_means_do_not() -> None:
     assert cosine(moments.ols_directions()) >= 0.95 > cosine(moments.mean_directions())
 
 
-def test_shrinking_takes_noise_and_leaves_the_signal() -> None:
+def test_shrinkage_removes_noise_and_keeps_signal() -> None:
     torch.manual_seed(0)
     shapes = [(6, 16, 16), (12, 8, 8), (48, 4, 4)]
     noise = torch.randn(8, 3072)
@@ -101,7 +101,7 @@ def test_shrinking_takes_noise_and_leaves_the_signal() -> None:
 
 
 @pytest.mark.parametrize("side", [5, 6, 7, 12])
-def test_a_side_that_four_does_not_divide_is_shrunk_and_pooled_too(side: int) -> None:
+def test_shrinkage_and_pooling_for_sides_not_divisible_by_four(side: int) -> None:
     torch.manual_seed(0)
     noise = torch.randn(16, 8 * side * side)
     assert torch.equal(shrink_blocks(noise, 0.0, [(8, side, side)]), noise)
@@ -113,7 +113,7 @@ def test_a_side_that_four_does_not_divide_is_shrunk_and_pooled_too(side: int) ->
     assert seen.shape == (16, 8 * 16) and abs(seen.var().item() - 1) < 0.1
 
 
-def test_a_class_s_error_is_that_of_its_own_two_means() -> None:
+def test_standard_error_of_class_differences() -> None:
     flow = small_flow(dtype=torch.float32)
     found, codes, labels = planted_directions(flow)
     side = lambda k: codes[labels[:, 2 + k] == 1].double()  # noqa: E731
@@ -125,19 +125,19 @@ def test_a_class_s_error_is_that_of_its_own_two_means() -> None:
     assert torch.allclose(found.error[0].double(), expected, atol=1e-6)
 
 
-def test_what_least_squares_or_keeping_cannot_do_is_a_sentence() -> None:
+def test_impossible_directions_are_user_errors() -> None:
     moments = Moments(2).add(torch.randn(50, 4), torch.tensor([[1.0, float("nan")], [0.0, float("nan")]]).repeat(25, 1))
     with pytest.raises(UserError, match="least squares: no face has all its attributes known.* --kind mean"):
         moments.ols_directions(names=["Smiling", "Male"])
     flow = small_flow(dtype=torch.float32)
     found, codes, labels = planted_directions(flow)
     request = parse_request("Smiling=+1.0", META["classes"], META["attributes"])
-    with pytest.raises(UserError, match="--keep Male Smiling: holds all of what --attr asks to move"):
+    with pytest.raises(UserError, match="--keep Male Smiling: spans the whole direction of --attr"):
         LatentEditor(flow, found, META, keep=["Male", "Smiling"]).step(codes, labels, request)
 
 
 def planted_directions(flow, seed: int = 0) -> tuple[Directions, torch.Tensor, torch.Tensor]:
-    """Codes in which attributes and expressions have planted places: directions, codes, labels."""
+    """Codes with known attribute and class directions: fitted directions, codes, labels."""
     generator = torch.Generator().manual_seed(seed)
     n = 600
     places = torch.zeros(5, flow.dim)
@@ -153,7 +153,7 @@ def planted_directions(flow, seed: int = 0) -> tuple[Directions, torch.Tensor, t
     return fit_directions(moments, seen, seen, META, "ols", facts), codes, labels
 
 
-def test_codes_go_where_it_is_asked() -> None:
+def test_steps_reach_the_requested_labels() -> None:
     flow = small_flow(dtype=torch.float32)
     found, codes, labels = planted_directions(flow)
     assert found.names == ["Smiling", "Male", "happy", "sad", "neutral"] and found.auc.min() > 0.85
@@ -177,7 +177,7 @@ def test_codes_go_where_it_is_asked() -> None:
     reading = moves.pool(codes + automatic) @ found.reader[0]
     target = found.reader_mean[0][1 - labels[:, 0].long()]
     assert (reading - target).abs().median() < 0.05
-    with pytest.raises(UserError, match="has no other side"):
+    with pytest.raises(UserError, match="two sides"):
         moves.step(codes, labels, ask("happy=flip"))
 
 
@@ -198,8 +198,8 @@ def test_pooled_codes_keep_unit_variance() -> None:
     assert seen.shape == (400, 1056) and abs(seen.var().item() - 1) < 0.02
 
 
-def test_the_bayes_classifier_is_bayes() -> None:
-    """Steps that do nothing and one prior: p(v | k) is a Gaussian whose mean the label shifts; the closed form."""
+def test_bayes_classifier_matches_bayes_rule() -> None:
+    """Identity steps and one prior: p(v | k) is a Gaussian whose mean depends on the label, so the result is known."""
     net = method(condition="planes", num_levels=1, num_steps=1, permutation="shuffle", class_mean=False)
     flow = made_ready(net.flow)
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_the_bayes_classifier_is_bayes() -> None:
     assert bayes_accuracy(scores, half).item() == 1  # an unknown label counts neither way
 
 
-def test_bits_have_log_odds_and_more_draws_a_tighter_bound() -> None:
+def test_attribute_log_odds_and_tighter_bound_with_more_samples() -> None:
     net = method(condition="planes", condition_on=["Male"])
     net.warm_start(batch())
     with torch.inference_mode():
@@ -226,8 +226,8 @@ def test_bits_have_log_odds_and_more_draws_a_tighter_bound() -> None:
     assert many < one
 
 
-def test_a_transfer_goes_from_the_own_label_to_the_one_asked_for() -> None:
-    """Gain 0 is the photo, 1 the label asked for, 0.5 the mixture of both, 2 as far again."""
+def test_transfer_gain_interpolates_labels() -> None:
+    """Gain 0 gives the photo, 1 the target label, 0.5 the mixture of both; 2 extrapolates."""
     flow, x = small_flow(dtype=torch.float32, condition="planes"), pictures(3)
     y, target = torch.eye(3), torch.eye(3).roll(1, 0)
     photo = encode_photo(flow, x, 5, y)
@@ -238,7 +238,7 @@ def test_a_transfer_goes_from_the_own_label_to_the_one_asked_for() -> None:
     assert not torch.equal(shown(target), x)
 
 
-def test_a_temperature_makes_overconfident_scores_honest() -> None:
+def test_fit_temperature_calibrates_scores() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4000, 4)
     label = torch.distributions.Categorical(logits=logits).sample()
@@ -246,7 +246,7 @@ def test_a_temperature_makes_overconfident_scores_honest() -> None:
 
 
 class Faces:
-    """A set of one batch, handed out in parts."""
+    """A data set that yields one batch in parts."""
 
     def __init__(self, faces: dict[str, torch.Tensor]) -> None:
         self.faces = faces
@@ -256,7 +256,7 @@ class Faces:
             yield {key: value[i : i + 100] for key, value in self.faces.items()}
 
 
-def test_class_pictures_show_what_the_classes_do_and_not_what_chance_did() -> None:
+def test_class_mean_images_keep_signal_and_shrink_noise() -> None:
     net, n = method(condition="planes"), 900
     image = (0.3 * torch.randn(n, 3, 8, 8)).clamp(-1, 1)
     label = torch.arange(n) % 3
@@ -265,21 +265,23 @@ def test_class_pictures_show_what_the_classes_do_and_not_what_chance_did() -> No
     faces = Faces({"image": x, "label": label})
     v = ((x + 1) * 127.5 + 0.5) / 256 - 0.5
     plain = torch.stack([v[label == k].mean(0) for k in range(3)])
-    shrunk = mean_pictures(net.labels, faces, 8, mirrored=False)
+    shrunk = class_mean_images(net.labels, faces, 8, mirrored=False)
     assert (shrunk.mean(0) - v.mean(0)).abs().max() < 0.01
     away = lambda means: (means[1] - means[0])[:, 4:].norm()  # noqa: E731
     there = lambda means: (means[1] - means[0])[:, :4, :4].mean().item()  # noqa: E731
     assert away(shrunk) < 0.5 * away(plain) and there(shrunk) == pytest.approx(there(plain), rel=0.03)
-    both = mean_pictures(net.labels, faces, 8, mirrored=True)
+    both = class_mean_images(net.labels, faces, 8, mirrored=True)
     assert torch.allclose(both, both.flip(-1), atol=1e-6)
 
 
-def test_bits_have_pictures_of_what_they_add() -> None:
+def test_class_mean_images_of_attributes() -> None:
     net, n = method(condition="planes", condition_on=["Smiling", "Male"]), 600
     attr = torch.randint(0, 2, (n, 2), generator=torch.Generator().manual_seed(0)).float()
     x = (0.2 * torch.randn(n, 3, 8, 8)).clamp(-0.5, 0.5)
     x[attr[:, 1] == 1, :, 4:, 4:] += 0.4
-    means = mean_pictures(net.labels, Faces({"image": x, "attr": attr, "label": attr[:, 0].long()}), 8, mirrored=False)
+    means = class_mean_images(
+        net.labels, Faces({"image": x, "attr": attr, "label": attr[:, 0].long()}), 8, mirrored=False
+    )
     assert means[1, :, 4:, 4:].mean().item() == pytest.approx(0.2, rel=0.05) and means[0].abs().max() < 0.03
 
 
@@ -300,14 +302,14 @@ def test_baselines_of_known_data() -> None:
     assert found["webp lossless"] > 5 and found["png"] > 5
 
 
-def test_a_code_is_one_row() -> None:
+def test_code_flattens_to_one_row() -> None:
     eps = [torch.randn(2, 6, 4, 4), torch.randn(2, 24, 2, 2)]
     assert flatten(eps).shape == (2, 192)
 
 
 @pytest.mark.parametrize("truthful", [True, False])
-def test_shuffled_labels_are_neither_read_nor_drawn(truthful: bool) -> None:
-    """Three classes, a bright bar in its own place: told the truth a flow reads and moves it, told lies neither."""
+def test_true_labels_are_learned_and_shuffled_ones_are_not(truthful: bool) -> None:
+    """Three classes, each with a bright bar in its own place. A flow learns true labels, and not shuffled ones."""
     net = method({"class_counts": {"train": [1, 1, 1]}, "num_train": 3}, train={"lr": 5e-3}, condition="planes")
     torch.manual_seed(1)
     label = torch.arange(1200) % 3
@@ -315,17 +317,17 @@ def test_shuffled_labels_are_neither_read_nor_drawn(truthful: bool) -> None:
     for k in range(3):
         x[label == k, :, :, 3 * k : 3 * k + 2] += 0.5
     x = ((x + 1) * 127.5).round() / 127.5 - 1
-    told = label if truthful else label[torch.randperm(1200)]
-    parts = [{"image": x[i : i + 64], "label": told[i : i + 64]} for i in range(0, 960, 64)]
+    given = label if truthful else label[torch.randperm(1200)]
+    parts = [{"image": x[i : i + 64], "label": given[i : i + 64]} for i in range(0, 960, 64)]
     net.warm_start(parts[0])
     for step in range(90):
         net.step(parts[step % len(parts)], step)
-    x, label, told = x[960:], label[960:], told[960:]
+    x, label, given = x[960:], label[960:], given[960:]
     with torch.inference_mode():
         v = ((x + 1) * 127.5 + 0.5) / 256 - 0.5
         read = bayes_accuracy(class_log_probs(net.flow, net.labels, v), label).item()
-        photo = encode_photo(net.flow, x, 5, torch.eye(3)[told])
-        moved = transfer(net.flow, photo, torch.eye(3)[(told + 1) % 3], 1.0, 5)
+        photo = encode_photo(net.flow, x, 5, torch.eye(3)[given])
+        moved = transfer(net.flow, photo, torch.eye(3)[(given + 1) % 3], 1.0, 5)
     bars = torch.stack([moved[:, :, :, 3 * k : 3 * k + 2].mean((1, 2, 3)) for k in range(3)], 1)
     drawn = (bars.argmax(1) == (label + 1) % 3).float().mean().item()
     assert (read > 0.9 and drawn > 0.9) if truthful else (read < 0.5 and drawn < 0.2)

@@ -1,4 +1,4 @@
-"""The flow is a bijection and its density is right: against brute force, both ways round, and in every precision."""
+"""The flow is a bijection with the right density: against brute force, in both directions, in every precision."""
 
 import math
 
@@ -9,12 +9,12 @@ from flow_toy import VARIANTS, batch, labels_for, method, pictures, small_flow
 from engine import UserError
 from flow.bijectors import ActNorm, Coupling, EdgeConv, InvertibleConv1x1, Step, squeeze, unsqueeze
 from flow.config import ModelConfig
-from flow.model import GlowFlow, Level, tempered
+from flow.model import GlowFlow, Level, apply_temperature
 from losses.quantise import bits_per_dim, dequantise, to_levels, to_pixels
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_density_is_that_of_the_brute_force_jacobian(name: str) -> None:
+def test_log_prob_equals_brute_force_jacobian(name: str) -> None:
     flow = small_flow(**VARIANTS[name])
     v = torch.rand(1, 3, 8, 8, dtype=torch.float64) - 0.5
     y = labels_for(flow, 1)
@@ -25,7 +25,7 @@ def test_the_density_is_that_of_the_brute_force_jacobian(name: str) -> None:
     assert abs((expected - code.log_prob[0]).item()) < 1e-9
 
 
-def test_every_layer_inverts_and_counts_its_volume() -> None:
+def test_layer_inverse_and_log_det() -> None:
     torch.manual_seed(0)
     cfg = ModelConfig(width=8)
     x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
@@ -46,7 +46,7 @@ def test_every_layer_inverts_and_counts_its_volume() -> None:
         assert abs(torch.linalg.slogdet(jacobian)[1] - log_det[0]) < 1e-10
 
 
-def test_squeeze_is_the_index_rule() -> None:
+def test_squeeze_index_order() -> None:
     x = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6).float()
     z = squeeze(x)
     for c, dy, dx in ((0, 0, 0), (1, 0, 1), (2, 1, 0), (2, 1, 1)):
@@ -54,12 +54,12 @@ def test_squeeze_is_the_index_rule() -> None:
     assert torch.equal(unsqueeze(z), x)
 
 
-def test_a_size_that_cannot_be_halved_is_one_sentence() -> None:
+def test_image_size_not_divisible_is_a_user_error() -> None:
     with pytest.raises(UserError, match="48 px cannot be halved 5 times; at most 4"):
         GlowFlow(1, 48, ModelConfig(num_levels=5))
 
 
-def test_an_edge_convolution_is_one_with_a_channel_that_marks_the_padding() -> None:
+def test_edge_conv_equals_conv_with_padding_channel() -> None:
     torch.manual_seed(0)
     conv = EdgeConv(3, 5)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_an_edge_convolution_is_one_with_a_channel_that_marks_the_padding() -> N
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_pictures_and_codes_come_back(name: str) -> None:
+def test_encode_decode_round_trip(name: str) -> None:
     flow = small_flow(size=16, dtype=torch.float32, num_steps=4, **VARIANTS[name]).eval()
     y = labels_for(flow, 16)
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def test_pictures_and_codes_come_back(name: str) -> None:
 
 
 @pytest.mark.parametrize(("scale", "survives"), [("tanh", True), ("sigmoid2", False)])
-def test_a_bounded_scale_survives_what_explodes_the_original_s_inverse(scale: str, survives: bool) -> None:
+def test_bounded_scale_keeps_the_inverse_finite(scale: str, survives: bool) -> None:
     flow = small_flow(size=16, noise=0.01, dtype=torch.float32, num_steps=4, scale=scale)
     with torch.no_grad():
         for level in flow.levels:
@@ -105,7 +105,7 @@ def test_a_bounded_scale_survives_what_explodes_the_original_s_inverse(scale: st
     assert fine == survives
 
 
-def test_a_code_does_not_depend_on_its_batch_and_every_level_counts() -> None:
+def test_code_is_batch_independent_and_uses_every_level() -> None:
     flow = small_flow(dtype=torch.float32).eval()
     with torch.inference_mode():
         v = dequantise(to_levels(pictures(16), 5), 5)
@@ -140,11 +140,11 @@ def test_bits_per_dimension(n_bits: int, channels: int) -> None:
     one = bits_per_dim(draws, dims, n_bits).mean()
     many = bits_per_dim(draws.logsumexp(0) - math.log(64), dims, n_bits).mean()
     assert exact - 1e-3 <= many <= one
-    if n_bits == 5:  # at 8 bits the cells are so small that one draw says all
+    if n_bits == 5:  # at 8 bits the cells are so small that one sample is enough
         assert one - exact > 1.1 * (many - exact)
 
 
-def test_all_grey_levels_come_back_and_the_noise_leaves_its_input_alone() -> None:
+def test_quantisation_round_trip_of_all_grey_levels() -> None:
     x8 = torch.arange(256).view(1, 1, 16, 16)
     x = x8.float() / 127.5 - 1
     assert torch.equal(to_levels(x, 8), x8.int()) and torch.equal(to_levels(x, 5), (x8 >> 3).int())
@@ -155,31 +155,31 @@ def test_all_grey_levels_come_back_and_the_noise_leaves_its_input_alone() -> Non
     assert torch.equal(to_levels(to_pixels(v, 5), 5), k)
 
 
-def test_label_planes_means_and_tables_are_linear() -> None:
+def test_label_parameters_are_linear_in_y() -> None:
     flow = small_flow(condition="planes")
     a, b = labels_for(flow, 2, 0), labels_for(flow, 2, 1)
     for level in flow.levels:
-        mixed = level.told(a, 0.3 * a + 0.7 * b)
-        assert torch.allclose(mixed, 0.3 * level.told(a, a) + 0.7 * level.told(b, b))
+        mixed = level.condition_planes(a, 0.3 * a + 0.7 * b)
+        assert torch.allclose(mixed, 0.3 * level.condition_planes(a, a) + 0.7 * level.condition_planes(b, b))
         zero = torch.zeros(2, *level.class_mean.shape[1:], dtype=torch.float64)
-        mean = lambda y, level=level, zero=zero: -level.minus_mean(zero, y)  # noqa: E731
+        mean = lambda y, level=level, zero=zero: -level.subtract_class_mean(zero, y)  # noqa: E731
         assert torch.allclose(mean(0.3 * a + 0.7 * b), 0.3 * mean(a) + 0.7 * mean(b))
         # The prior's tables: its mean, and its log-deviation before the bound of tanh.
         like = torch.zeros(2, *level.prior_shift.shape[1:], dtype=torch.float64)
         onward = None if level.last else torch.zeros(2, level.prior.weight.shape[1], *like.shape[2:]).double()
         plain = level.prior_of(onward, torch.zeros_like(a), like)
 
-        def told(y, level=level, like=like, onward=onward, plain=plain):
+        def prior(y, level=level, like=like, onward=onward, plain=plain):
             m, log_s = level.prior_of(onward, y, like)
             return torch.stack([m - plain[0], torch.atanh(log_s - plain[1])])
 
-        assert torch.allclose(told(0.3 * a + 0.7 * b), 0.3 * told(a) + 0.7 * told(b), atol=1e-9)
-        assert told(a).abs().max() > 1e-3
+        assert torch.allclose(prior(0.3 * a + 0.7 * b), 0.3 * prior(a) + 0.7 * prior(b), atol=1e-9)
+        assert prior(a).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("num_planes", [0, 4])
-def test_planes_tell_the_place(num_planes: int) -> None:
-    """Away from the border a convolution answers alike wherever it stands; with planes it need not."""
+def test_planes_break_translation_equivariance(num_planes: int) -> None:
+    """Away from the border a convolution is translation equivariant; with planes it is not."""
     flow = small_flow(size=32, num_levels=1, num_steps=1, noise=0.5, num_planes=num_planes)
     (eps,) = flow.encode(torch.full((1, 3, 32, 32), 0.2, dtype=torch.float64)).eps
     inner = eps[:, :, 4:-4, 4:-4]
@@ -187,7 +187,7 @@ def test_planes_tell_the_place(num_planes: int) -> None:
     assert moved > 1e-3 if num_planes else moved < 1e-12
 
 
-def test_all_classes_are_equally_dense_at_the_start_but_for_the_planes() -> None:
+def test_untrained_density_depends_on_the_label_by_planes_only() -> None:
     net = method(condition="planes", class_mean=False)
     with torch.no_grad():
         for level in net.flow.levels:
@@ -198,18 +198,18 @@ def test_all_classes_are_equally_dense_at_the_start_but_for_the_planes() -> None
     assert torch.equal(densities[0], densities[1]) and torch.equal(densities[0], densities[2])
 
 
-def test_a_temperature_is_the_deviation_of_the_noise() -> None:
+def test_temperature_scales_the_noise() -> None:
     flow = small_flow()
     noise = flow.noise(4, torch.Generator().manual_seed(3)).double()
     each = [0.3, 0.8]  # finest level first; the flat code has the coarsest first
     coarse = math.prod(flow.shapes[-1])
     scaled = torch.cat([0.8 * noise[:, :coarse], 0.3 * noise[:, coarse:]], 1)
     for temperature, expected in ((0.5, 0.5 * noise), (each, scaled)):
-        drawn = flow.decode(tempered(flow.unflatten(noise), temperature))
+        drawn = flow.decode(apply_temperature(flow.unflatten(noise), temperature))
         assert torch.allclose(drawn, flow.decode(flow.unflatten(expected)), atol=1e-12)
 
 
-def test_temperature_is_an_argument_and_leaves_no_trace() -> None:
+def test_temperature_does_not_change_the_model() -> None:
     flow = small_flow(dtype=torch.float32).eval()
     state = {k: v.clone() for k, v in flow.state_dict().items()}
     with torch.inference_mode():
@@ -222,7 +222,7 @@ def test_temperature_is_an_argument_and_leaves_no_trace() -> None:
     assert all(torch.equal(v, state[k]) for k, v in flow.state_dict().items())
 
 
-def test_the_kept_inverse_follows_the_weights() -> None:
+def test_cached_inverse_follows_the_weights() -> None:
     flow = small_flow()
     v = torch.rand(2, 3, 8, 8, dtype=torch.float64) - 0.5
     with torch.no_grad():
@@ -235,7 +235,7 @@ def test_the_kept_inverse_follows_the_weights() -> None:
         assert torch.equal(flow.decode(other.encode(v).eps), other.decode(other.encode(v).eps))
 
 
-def test_products_over_channels_run_in_full_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_channel_products_run_in_fp32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = small_flow(dtype=torch.float32, condition="planes")
     seen: dict[str, list] = {"linear": [], "conv2d": [], "prior": []}
     inside = [False]

@@ -1,4 +1,4 @@
-"""Reversible backpropagation: the same gradients as autograd's own, in memory that does not grow with depth."""
+"""Reversible backpropagation: gradients equal autograd's, and memory does not grow with depth."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def pair(dtype: torch.dtype, **model: object) -> tuple[GlowFlow, GlowFlow]:
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Norm of the difference of all gradients, relative."""
+    """Relative norm of the difference of all gradients."""
     flat = [torch.cat([g.flatten() for g in grads]) for grads in (ours, theirs)]
     return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
 
@@ -43,7 +43,7 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     ],
 )
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_gradients_are_the_plain_ones(dtype: torch.dtype, bound: float, model: dict) -> None:
+def test_reversible_gradients_equal_stored_gradients(dtype: torch.dtype, bound: float, model: dict) -> None:
     stored, ours = pair(dtype, num_steps=3, **model)
     v = (torch.rand(4, 3, 8, 8) - 0.5).to(dtype)
     y = labels_for(stored, 4)
@@ -53,7 +53,7 @@ def test_gradients_are_the_plain_ones(dtype: torch.dtype, bound: float, model: d
         assert (a - b).norm() <= bound * b.norm().clamp_min(1e-6), name
 
 
-def test_gradients_still_agree_after_training() -> None:
+def test_reversible_gradients_after_training() -> None:
     stored, ours = pair(torch.float32, condition="planes", num_steps=3)
     v, y = torch.rand(8, 3, 8, 8) * 0.3 - 0.2, labels_for(stored, 8)
     optimizer = torch.optim.Adamax(stored.parameters(), 2e-3)
@@ -65,7 +65,7 @@ def test_gradients_still_agree_after_training() -> None:
     assert difference(gradients(ours, v, y)[1], gradients(stored, v, y)[1]) < 1e-4
 
 
-def test_bf16_networks_need_the_forward_s_autocast_in_the_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backward_needs_the_forward_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     stored, ours = pair(torch.float32, num_steps=4, width=16, noise=0.02)
     v = torch.rand(8, 3, 8, 8) - 0.5
     plain = gradients(stored, v, None, bf16=True)[1]
@@ -76,7 +76,7 @@ def test_bf16_networks_need_the_forward_s_autocast_in_the_backward(monkeypatch: 
 
 
 def saved_bytes(flow: GlowFlow, v: Tensor, backward: bool = False) -> int:
-    """What autograd keeps between forward and backward, each storage once, parameters left out."""
+    """Bytes that autograd saves between forward and backward; each storage once, without parameters."""
     held: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in flow.parameters()}
 
@@ -105,7 +105,7 @@ def test_memory_does_not_grow_with_depth() -> None:
     assert sizes["reversible", 0, 16] < sizes["reversible", 4, 16] < sizes["stored", 0, 16]
 
 
-def test_anchors_change_no_gradient() -> None:
+def test_anchors_do_not_change_gradients() -> None:
     stored = small_flow(num_steps=6)
     anchored = small_flow(num_steps=6, memory="reversible", anchor_every=4)
     v = torch.rand(4, 3, 8, 8, dtype=torch.float64) - 0.5
@@ -124,15 +124,15 @@ def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> int:
     return calls[0]
 
 
-def test_a_step_evaluates_each_network_twice_and_not_thrice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_network_is_evaluated_twice_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = small_flow(num_steps=5, memory="reversible")
     v = torch.rand(2, 3, 8, 8, dtype=torch.float64) - 0.5
     assert counted(monkeypatch, lambda: gradients(flow, v, None)) == 2 * 2 * 5  # levels, steps, twice
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamax"])
-def test_gradients_agree_at_every_step_of_every_optimiser(optimizer: str) -> None:
-    """What the way back keeps of the weights follows them, whether or not an optimiser says that it wrote them."""
+def test_training_steps_agree_for_every_optimizer(optimizer: str) -> None:
+    """The cached inverse follows the weights, also if they change without an optimizer step."""
     nets = [
         method(train={"optimizer": optimizer, "lr": 5e-3, "alarm_every": 2}, memory=memory)
         for memory in ("stored", "reversible")
@@ -153,7 +153,7 @@ def test_gradients_agree_at_every_step_of_every_optimiser(optimizer: str) -> Non
     "frozen",
     [["actnorm"], ["conv"], ["actnorm", "conv"], ["coupling"], ["actnorm.g", "conv.log_s"], ["planes", "prior"]],
 )
-def test_frozen_parameters_are_left_out(frozen: list[str]) -> None:
+def test_frozen_parameters_get_no_gradient(frozen: list[str]) -> None:
     stored, ours = pair(torch.float64, num_steps=3, condition="planes")
     v, y = torch.rand(4, 3, 8, 8, dtype=torch.float64) - 0.5, labels_for(stored, 4)
     for flow in (stored, ours):
@@ -168,7 +168,7 @@ def test_frozen_parameters_are_left_out(frozen: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("memory", "bf16"), [("stored", False), ("reversible", True)])
 def test_compiled_steps_give_the_same_gradients(memory: str, bf16: bool) -> None:
-    """Traced whole, without a graph break, and run by torch's own kernels: no C++ compiler is needed."""
+    """Traced without a graph break and run eagerly, so no C++ compiler is needed."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     plain, compiled = (

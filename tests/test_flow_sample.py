@@ -1,4 +1,4 @@
-"""Every mode of `flow/sample.py` on a run of twenty steps: its files, its bytes, its refusals."""
+"""Every mode of `flow/sample.py` on a run of twenty steps: files, bytes, errors."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def opened(run: Path, **options: object) -> Editor:
     ("run", "request_"),
     [("labels", "happy"), ("labels", "Smiling=1"), ("plain", "Smiling=flip"), ("bits", "Smiling=flip")],
 )
-def test_the_editor_keeps_the_contract(runs: Path, photo: str, run: str, request_: str) -> None:
+def test_editor_contract(runs: Path, photo: str, run: str, request_: str) -> None:
     check(opened(runs / run), request_, photo)
 
 
@@ -89,8 +89,8 @@ def test_a_mode_writes_its_files(runs: Path, words: list[str], files: list[str])
     assert note["step"] == 20 and len(note["sha256"]) == 64 and note["seed"] == 0
 
 
-def test_plain_pictures_look_more_likely_than_faces(runs: Path, tmp_path: Path) -> None:
-    """Why raw bits/dim is no detector of anomalies, and why the table has other columns."""
+def test_flat_images_get_fewer_bits_than_faces(runs: Path, tmp_path: Path) -> None:
+    """Raw bits/dim do not detect anomalies; hence the other columns."""
     for i in range(4):
         Image.new("RGB", (40, 40), (90 + 20 * i,) * 3).save(tmp_path / f"flat_{i}.png")
     mode(runs / "labels", "score", "--n", "6", "--against", str(tmp_path), "--out", str(tmp_path / "score.csv"))
@@ -100,23 +100,23 @@ def test_plain_pictures_look_more_likely_than_faces(runs: Path, tmp_path: Path) 
     assert header == "face,bits_per_dim,minus_webp,typicality,norm_level_1,norm_level_2"
 
 
-def test_everything_comes_back(runs: Path) -> None:
+def test_reconstruction_is_exact(runs: Path) -> None:
     for name in ("labels", "plain"):
         mode(runs / name, "recon")
         assert json.loads((runs / name / "pictures" / "recon.json").read_text())["equal_bytes"] == 1
 
 
 @pytest.mark.slow
-def test_the_report_has_its_baselines(runs: Path) -> None:
+def test_report_contains_baselines(runs: Path) -> None:
     mode(runs / "labels", "report", "--draws", "2", "--n", "20")
     found = json.loads((runs / "labels" / "pictures" / "report.json").read_text())
     assert found["same_bytes"] == 1 and found["finite_samples"] == 1 and found["largest_error"] < 1e-5
-    assert found["bits_per_dim_2_draws"] < found["bits_per_dim"] and 0 <= found["leak"]["reader_accuracy"] <= 1
+    assert found["bits_per_dim_2_draws"] < found["bits_per_dim"] and 0 <= found["label_probe"]["accuracy"] <= 1
     assert set(found["density_baselines"]) >= {"independent pixels", "png", "webp lossless"}
     assert found["density_baselines"]["training faces"] == 300
 
 
-def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:
+def test_evaluation_reads_exports(runs: Path, tmp_path: Path) -> None:
     for what in ("sample", "reconstruction"):
         mode(runs / "labels", "export", "--what", what, "--n", "20", "--out", str(tmp_path / what))
         rows = read_manifest(tmp_path / what)
@@ -134,7 +134,7 @@ def test_exports_are_read_by_the_judge(runs: Path, tmp_path: Path) -> None:
         assert not any(moved) if name == "nothing" else any(moved)
 
 
-def test_an_edit_of_the_label_goes_as_far_as_the_gain(runs: Path) -> None:
+def test_gain_of_label_edits(runs: Path) -> None:
     editor = opened(runs / "labels", gain="1")
     faces = editor.take("test", range(4))
     code = editor.codes(faces)
@@ -147,7 +147,7 @@ def test_an_edit_of_the_label_goes_as_far_as_the_gain(runs: Path) -> None:
     assert along["y"] is code["y"] and not torch.equal(along["eps"], code["eps"])
 
 
-def test_a_bit_that_nobody_told_is_read_before_it_is_turned(runs: Path) -> None:
+def test_unknown_attribute_is_predicted_before_flip(runs: Path) -> None:
     editor = opened(runs / "bits")
     faces = editor.take("test", range(20))
     x, table, share = faces.images, editor.labels(faces), editor.y_labels.frequency
@@ -160,14 +160,14 @@ def test_a_bit_that_nobody_told_is_read_before_it_is_turned(runs: Path) -> None:
         assert torch.allclose(editor.y_of(x, table), editor.y_labels.of(faces.batch))
 
 
-def test_drawn_faces_have_the_temperature_and_the_label_asked_for(runs: Path) -> None:
+def test_draw_uses_temperature_and_label(runs: Path) -> None:
     hot, cold = (opened(runs / "labels", temperature=t).draw([3, 4]) for t in (1.0, 0.5))
     assert torch.allclose(hot.code["eps"], 2 * cold.code["eps"])
     editor = opened(runs / "labels")
     assert (editor.draw([3, 4], editor.parse("sad")).code["y"].argmax(1) == editor.classes.index("sad")).all()
 
 
-def test_a_face_is_scored_alike_as_a_file_and_as_a_face_of_the_data(runs: Path, tmp_path: Path, monkeypatch) -> None:
+def test_score_is_equal_for_file_and_data_face(runs: Path, tmp_path: Path, monkeypatch) -> None:
     names = [f"test:{i}" for i in range(12)]
     faces = opened(runs / "labels").take("test", range(12)).images
     (tmp_path / "files").mkdir()
@@ -186,7 +186,7 @@ def test_a_face_is_scored_alike_as_a_file_and_as_a_face_of_the_data(runs: Path, 
     assert torch.equal(x, others) and torch.equal(y, theirs)
 
 
-def test_as_many_faces_are_taken_as_were_asked_for(runs: Path, tmp_path: Path, capsys) -> None:
+def test_number_of_faces_equals_n(runs: Path, tmp_path: Path, capsys) -> None:
     mode(runs / "labels", "classify", "--n", "20", "--out", str(tmp_path / "classify.json"))
     assert json.loads((tmp_path / "classify.json").read_text())["images"] == 20
     path = runs / "plain" / "directions_mean.pt"
@@ -202,7 +202,7 @@ def same(a: Path, b: Path) -> bool:
     return bool((np.asarray(Image.open(a)) == np.asarray(Image.open(b))).all())
 
 
-def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, photo: str, tmp_path: Path) -> None:
+def test_photo_keeps_unchanged_pixels(runs: Path, photo: str, tmp_path: Path) -> None:
     out = ["--eyes", EYES, "--out", str(tmp_path / "edit.png")]
     mode(runs / "plain", "edit", photo, "--attr", "Smiling=+0.0", *out)
     assert same(Path(photo), tmp_path / "edit_me.png")
@@ -211,13 +211,13 @@ def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, photo: str, t
 
 
 @pytest.mark.parametrize(
-    ("run", "words", "said"),
+    ("run", "words", "message"),
     [
         ("plain", ["classify"], "trained without labels"),
         ("labels", ["edit", "--attr", "Smilling=1"], "unknown here; the nearest names are"),
         ("plain", ["edit", "--attr", "happy", "--kind", "label"], "trained without labels; use --kind ols"),
         ("labels", ["edit", "--attr", "Male=1", "--kind", "label"], "the run was trained with angry, .* only"),
-        ("labels", ["edit", "--attr", "happy", "--gain", "auto"], "an edit of the label takes a number"),
+        ("labels", ["edit", "--attr", "happy", "--gain", "auto"], "this edit changes the label, give a number"),
         ("labels", ["edit", "--attr", "happy", "--gain", "much"], "--gain much: expected a number or auto"),
         (
             "labels",
@@ -225,19 +225,19 @@ def test_an_own_photo_keeps_what_the_edit_leaves_alone(runs: Path, photo: str, t
             "--levels 9: expected numbers from 1",
         ),
         ("labels", ["edit", "--attr", "happy", "--kind", "ols", "--levels", "2,x"], "--levels 2,x: expected numbers"),
-        ("labels", ["edit", "--attr", "happy", "--keep", "sad"], "--keep and --levels act on directions"),
-        ("labels", ["edit", "--attr", "happy", "--levels", "2"], "--keep and --levels act on directions"),
-        ("plain", ["edit", "--attr", "Smiling=+1.0", "--keep", "Smiling"], "--keep Smiling: holds all"),
+        ("labels", ["edit", "--attr", "happy", "--keep", "sad"], "--keep and --levels work along directions only"),
+        ("labels", ["edit", "--attr", "happy", "--levels", "2"], "--keep and --levels work along directions only"),
+        ("plain", ["edit", "--attr", "Smiling=+1.0", "--keep", "Smiling"], "--keep Smiling: spans the whole"),
         ("labels", ["draw", "--attr", "angryy"], "nearest names are angry"),
     ],
 )
-def test_wrong_requests_are_sentences(runs: Path, capsys, run: str, words: list[str], said: str) -> None:
+def test_wrong_requests_are_user_errors(runs: Path, capsys, run: str, words: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as leaving:
         mode(runs / run, *words)
-    assert leaving.value.code == 2 and re.search(said, capsys.readouterr().err)
+    assert leaving.value.code == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_directions_of_other_weights_name_the_command(runs: Path, capsys) -> None:
+def test_error_for_old_directions_names_the_refit_command(runs: Path, capsys) -> None:
     mode(runs / "plain", "directions")
     path = runs / "plain" / "directions_ols.pt"
     held = torch.load(path, weights_only=True)

@@ -1,4 +1,4 @@
-"""The training step: warm start, objective, refusals; resumed runs and two ranks."""
+"""Training step: warm start, objective, errors, resumed runs, two ranks."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from flow_toy import META, batch, method, small_flow
+from flow_toy import batch, method, small_flow
 
 from engine import UserError, load
 from engine.checkpoint import read_checkpoint
@@ -23,7 +23,7 @@ from engine.metric_logger import MetricBuffer
 from flow import train
 from flow.bijectors import MIN_STD, ActNorm
 from flow.config import Config
-from flow.labels import learn_frequencies
+from flow.labels import set_label_frequencies
 from flow.stability import stability_checks
 from flow.train import Glow
 from losses.quantise import dequantise, to_levels
@@ -46,7 +46,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def launch(config: Path, name: str, *overrides: str) -> int:
-    """One run in this process; its exit code."""
+    """Train one run in this process. Returns the exit code."""
     before = sys.argv
     sys.argv = ["train.py", "--config", str(config), "--run-dir", str(config.parent / name), *overrides]
     try:
@@ -64,7 +64,7 @@ def weights(config: Path, name: str, step: int = 12) -> dict:
 
 
 @pytest.mark.parametrize("n_bits", [5, 8])
-def test_a_step_counts_the_bits_of_every_pixel_and_channel(n_bits: int) -> None:
+def test_bits_per_dim_counts_all_dimensions(n_bits: int) -> None:
     """-log2 p(v) / (C H W) + n, averaged over the batch, from the density alone."""
     net, part = method(loss={"n_bits": n_bits}, condition="planes"), batch(8)
     net.warm_start(part)
@@ -78,7 +78,7 @@ def test_a_step_counts_the_bits_of_every_pixel_and_channel(n_bits: int) -> None:
     assert log["bpd"].item() == pytest.approx((n_bits - density / (3 * 8 * 8 * math.log(2))).mean().item(), abs=1e-5)
 
 
-def test_a_resumed_run_is_the_straight_run(config: Path) -> None:
+def test_resumed_run_equals_uninterrupted_run(config: Path) -> None:
     assert launch(config, "straight") == 0
     assert launch(config, "resumed", "train.stop_at=6") == 0
     assert launch(config, "resumed") == 0
@@ -102,7 +102,7 @@ train.main()
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_its_first_checkpoint_starts_as_if_nothing_had_been(config: Path, repo: Path) -> None:
+def test_run_killed_before_first_checkpoint_restarts(config: Path, repo: Path) -> None:
     assert launch(config, "straight", "train.stop_at=6") == 0
     command = [sys.executable, "-c", KILL, "--config", str(config), "--run-dir", str(config.parent / "killed")]
     environment = os.environ | {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
@@ -113,8 +113,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_as_if_nothing_had_been(
 
 
 @pytest.mark.slow
-def test_two_ranks_are_one(config: Path, repo: Path) -> None:
-    """The same pictures in halves, with the same noise, give the same warm start and the same gradients."""
+def test_two_ranks_equal_one(config: Path, repo: Path) -> None:
+    """The same images in halves, with the same noise: equal warm start and equal gradients."""
     script = config.parent / "ranks.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(repo / 'tests')!r}); sys.path.insert(0, {str(repo)!r})\n"
@@ -148,7 +148,7 @@ def test_two_ranks_are_one(config: Path, repo: Path) -> None:
     assert all(torch.allclose(grads[k], grads_2[k], atol=1e-5, rtol=1e-4) for k in grads)
 
 
-def test_after_the_warm_start_every_actnorm_output_is_standard() -> None:
+def test_warm_start_standardises_actnorm_outputs() -> None:
     net = method(condition="planes")
     data = batch(8)
     outputs: list[torch.Tensor] = []
@@ -166,8 +166,8 @@ def test_after_the_warm_start_every_actnorm_output_is_standard() -> None:
 
         y = net.labels.of(data)
         for level in net.flow.levels:
-            x = level.minus_mean(squeeze(x), y)
-            planes = level.told(x, y)
+            x = level.subtract_class_mean(squeeze(x), y)
+            planes = level.condition_planes(x, y)
             for step in level.steps:
                 outputs.append(step.actnorm(x)[0])
                 x, _ = step(x, planes)
@@ -178,8 +178,8 @@ def test_after_the_warm_start_every_actnorm_output_is_standard() -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.flow.state_dict().values(), net.ema.module.state_dict().values()))
 
 
-def test_a_constant_channel_is_not_blown_up() -> None:
-    """Without noise, a channel that never changes: its scale stays within 1 / MIN_STD and its answer at 0."""
+def test_actnorm_of_constant_channel_is_bounded() -> None:
+    """A constant channel without noise: its scale is at most 1 / MIN_STD and its output 0."""
     layer = ActNorm(3)
     x = torch.randn(8, 3, 4, 4)
     x[:, 1] = 0.25
@@ -192,12 +192,12 @@ def test_a_constant_channel_is_not_blown_up() -> None:
     assert all(p.isfinite().all() for p in flow.parameters())
 
 
-def test_a_flow_without_its_warm_start_refuses() -> None:
-    with pytest.raises(AssertionError, match="warm start"):
+def test_encode_before_warm_start_fails() -> None:
+    with pytest.raises(AssertionError, match="warm_start"):
         method().flow.encode(torch.zeros(1, 3, 8, 8))
 
 
-def test_a_step_learns_and_reports() -> None:
+def test_step_reduces_loss_and_logs() -> None:
     net = method(condition="top", loss={"lambda_class": 0.01}, train={"alarm_every": 2, "lr": 5e-3})
     data = batch(8)
     net.warm_start(data)
@@ -205,7 +205,7 @@ def test_a_step_learns_and_reports() -> None:
     assert set(first) == {"loss", "bpd", "grad_norm", "class_bits"}
     assert first["loss"].item() == pytest.approx(first["bpd"].item() + 0.01 * first["class_bits"].item(), rel=1e-5)
     logs = [net.step(data, step) for step in range(1, 20)]
-    assert logs[0]["alarm/finite"] == 1 and logs[0]["alarm/drift"] < 1e-4
+    assert logs[0]["stability/finite"] == 1 and logs[0]["stability/drift"] < 1e-4
     assert logs[-1]["bpd"] < first["bpd"] - 0.2
     net.eval()
     with torch.inference_mode():
@@ -215,14 +215,14 @@ def test_a_step_learns_and_reports() -> None:
     assert grids["reconstruction"].images[2].max() == -1  # black: nothing is lost
 
 
-def test_the_class_loss_starts_at_the_bits_of_a_guess() -> None:
+def test_initial_class_loss_is_uniform() -> None:
     net = method(condition="top", loss={"lambda_class": 0.01})
     data = batch(8) | {"label": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])}
     net.warm_start(data)
     assert net.step(data, 0)["class_bits"].item() == pytest.approx(torch.tensor(3.0).log2().item(), rel=1e-5)
 
 
-def test_unknown_labels_are_the_frequencies() -> None:
+def test_unknown_labels_become_frequencies() -> None:
     net = method(condition="planes")
     y = net.labels.encode(torch.tensor([1, -1]))
     assert y[0].tolist() == [0, 1, 0] and torch.allclose(y[1], torch.tensor([0.3, 0.1, 0.6]))
@@ -232,22 +232,18 @@ def test_unknown_labels_are_the_frequencies() -> None:
     assert y[:, 0].tolist() == [0.75, 0.0, -0.25]
 
 
-def test_wrong_wishes_are_sentences() -> None:
-    with pytest.raises(UserError, match="model.condition_on: noise does not know Beard"):
+def test_wrong_configs_are_user_errors() -> None:
+    with pytest.raises(UserError, match="model.condition_on: noise does not have Beard"):
         method(condition="planes", condition_on=["Beard"])
-    with pytest.raises(UserError, match="does not know an expression"):
+    with pytest.raises(UserError, match="does not have an expression"):
         method({"classes": []}, condition="planes")
     with pytest.raises(UserError, match="loss.lambda_class"):
         method(condition="planes", loss={"lambda_class": 0.1})
 
 
-def test_meta_is_plain() -> None:
-    assert json.loads(json.dumps(META)) == META
-
-
 @pytest.mark.slow
 def test_a_hundred_steps_on_drawn_faces_end_to_end(tmp_path: Path) -> None:
-    """The chain that this family is for: train, code a face exactly, draw without explosions, tell expressions."""
+    """End to end: train, encode exactly, sample, classify."""
     path = tmp_path / "faces.yaml"
     path.write_text(YAML)
     more = ["data.num_train=600", "data.num_val=96", "model.num_levels=3", "model.width=24", "train.batch_size=16"]
@@ -256,15 +252,15 @@ def test_a_hundred_steps_on_drawn_faces_end_to_end(tmp_path: Path) -> None:
     assert launch(path, "run", *more) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     last = {key: value for row in rows for key, value in row.items()}
-    said = json.dumps(last)
-    assert last["alarm/finite"] == 1 and last["alarm/largest"] < 3 and last["alarm/drift"] < 1e-4, said
+    message = json.dumps(last)
+    assert last["stability/finite"] == 1 and last["stability/largest"] < 3 and last["stability/drift"] < 1e-4, message
     validation = next(row for row in reversed(rows) if any("bayes_accuracy" in key for key in row))
-    figures = {key.rpartition("/")[2]: value for key, value in validation.items()}
-    assert figures["bpd"] < 2.9 and figures["bayes_accuracy"] > 0.4, figures  # independent pixels 4.67; chance 0.33
+    metrics = {key.rpartition("/")[2]: value for key, value in validation.items()}
+    assert metrics["bpd"] < 2.9 and metrics["bayes_accuracy"] > 0.4, metrics  # independent pixels 4.67; chance 0.33
 
 
-@pytest.mark.parametrize(("harm", "said"), [("explode", "the inverse explodes"), ("nan", "the inverse drifts")])
-def test_an_alarm_is_told_and_does_not_end_the_run(harm: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("harm", "message"), [("explode", "the inverse explodes"), ("nan", "the inverse drifts")])
+def test_stability_warning_does_not_end_the_run(harm: str, message: str, caplog: pytest.LogCaptureFixture) -> None:
     net = method(scale="sigmoid2")
     net.warm_start(batch(8))
     with torch.no_grad():
@@ -276,18 +272,18 @@ def test_an_alarm_is_told_and_does_not_end_the_run(harm: str, said: str, caplog:
     v = dequantise(to_levels(batch(8)["image"], 5), 5)
     with caplog.at_level("WARNING", logger="faces"):
         logging.getLogger("faces").propagate = True
-        figures = stability_checks(net.flow, v, None, 3)
-    assert said in caplog.text
+        metrics = stability_checks(net.flow, v, None, 3)
+    assert message in caplog.text
     metric_buffer = MetricBuffer()
-    metric_buffer.add(3, figures)
-    assert set(metric_buffer.read(None)[3]) == set(figures)
+    metric_buffer.add(3, metrics)
+    assert set(metric_buffer.read(None)[3]) == set(metrics)
     metric_buffer.add(4, {"loss": torch.tensor(float("nan"))})
     with pytest.raises(UserError, match="step 4: loss is nan"):
         metric_buffer.read(None)
 
 
 @pytest.mark.parametrize("part", ["flow", "ema"])
-def test_a_run_starts_from_a_part_of_another(config: Path, part: str) -> None:
+def test_init_from_weights_or_average(config: Path, part: str) -> None:
     """`train.init_from=RUN:flow`: the average starts from the weights, and from the average the weights."""
     assert launch(config, "first", "train.stop_at=6") == 0
     more = [f"train.init_from=[{config.parent / 'first'}:{part}]", "train.stop_at=6", "train.lr=1e-12"]
@@ -298,9 +294,9 @@ def test_a_run_starts_from_a_part_of_another(config: Path, part: str) -> None:
         assert torch.allclose(second[key], first[key.replace("ema.module.", source)], atol=1e-6), key
 
 
-def test_a_bit_that_no_face_has_told_is_a_sentence() -> None:
+def test_attribute_without_known_faces_is_a_user_error() -> None:
     net = method(condition="planes", condition_on=["Smiling", "Male"])
     attr = torch.randint(0, 2, (64, 2)).float()
     attr[:, 1] = float("nan")
-    with pytest.raises(UserError, match="Male is known of no training face"):
-        learn_frequencies(net.labels, SimpleNamespace(labels={"attr": attr.numpy()}))
+    with pytest.raises(UserError, match="Male is unknown for every training face"):
+        set_label_frequencies(net.labels, SimpleNamespace(labels={"attr": attr.numpy()}))

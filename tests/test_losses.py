@@ -1,4 +1,4 @@
-"""The formulas of losses/ against torch.distributions, closed forms and hand values."""
+"""losses/ against torch.distributions, closed forms and hand-computed values."""
 
 import math
 
@@ -40,16 +40,16 @@ def test_kl_equals_torch_distributions(rng):
     assert torch.allclose(kl_gaussians(mu, logvar, mu_p, logvar_p), kl_divergence(q, p), atol=1e-10, rtol=0)
 
 
-def test_a_zero_learnt_prior_is_the_normal_prior_with_its_gradient(rng):
+def test_kl_to_a_learned_prior_at_zero_equals_the_standard_kl(rng):
     mu, logvar = normal(4, 3, rng=rng).requires_grad_(), normal(4, 3, rng=rng).requires_grad_()
     zero = torch.zeros(4, 3, dtype=torch.float64)
-    plain, learnt = kl_standard_normal(mu, logvar).sum(), kl_gaussians(mu, logvar, zero, zero).sum()
-    assert torch.allclose(plain, learnt, atol=1e-12)
-    for a, b in zip(torch.autograd.grad(plain, [mu, logvar]), torch.autograd.grad(learnt, [mu, logvar]), strict=True):
+    plain, learned = kl_standard_normal(mu, logvar).sum(), kl_gaussians(mu, logvar, zero, zero).sum()
+    assert torch.allclose(plain, learned, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(plain, [mu, logvar]), torch.autograd.grad(learned, [mu, logvar]), strict=True):
         assert torch.allclose(a, b, atol=1e-12)
 
 
-def test_kl_near_the_prior_keeps_its_digits_in_float32():
+def test_kl_near_the_prior_is_accurate_in_float32():
     logvar = torch.tensor([1e-3])
     assert kl_standard_normal(torch.zeros(1), logvar).item() == pytest.approx(2.500834e-7, rel=1e-3)
 
@@ -60,7 +60,7 @@ def test_nll_equals_summed_log_prob(rng):
     assert torch.allclose(gaussian_nll(x, x_hat, 2 * math.log(0.7)), expected, atol=1e-10)
 
 
-def test_reparameterize_has_the_right_moments_and_gradients(rng):
+def test_reparameterize_moments_and_gradients(rng):
     mu = torch.full((20000, 2), 3.0, requires_grad=True)
     logvar = torch.full((20000, 2), 2 * math.log(0.5), requires_grad=True)
     z = reparameterize(mu, logvar, generator=rng)
@@ -71,7 +71,7 @@ def test_reparameterize_has_the_right_moments_and_gradients(rng):
     assert torch.allclose(d_logvar, (z - mu) / 2, atol=1e-5)
 
 
-def test_calibrated_nll_is_the_fixed_one_at_its_mse_and_has_the_gradient_of_half_d_log_mse(rng):
+def test_calibrated_nll_value_and_gradient(rng):
     x, x_hat = normal(3, 1, 4, 4, rng=rng), normal(3, 1, 4, 4, rng=rng).requires_grad_()
     mse = (x - x_hat).square().mean()
     assert not batch_log_sigma2(x, x_hat).requires_grad
@@ -91,7 +91,7 @@ def test_a_perfect_reconstruction_is_finite(rng):
     assert nll.item() == pytest.approx(16 * (-6 + math.log(2 * math.pi) / 2))  # log sigma stops at -6
 
 
-def test_two_ranks_calibrate_as_one(rng):
+def test_calibrated_nll_on_two_ranks_equals_one_rank(rng):
     x, x_hat = normal(4, 1, 4, 4, rng=rng), normal(4, 1, 4, 4, rng=rng).requires_grad_()
     (whole,) = torch.autograd.grad(calibrated_nll(x, x_hat).mean(), x_hat)
     mse = (x - x_hat).detach().square().mean()
@@ -102,7 +102,7 @@ def test_two_ranks_calibrate_as_one(rng):
     assert torch.allclose((halves[0] + halves[1]) / 2, whole, atol=1e-12)
 
 
-def test_a_weight_counts_in_likelihood_and_calibration(rng):
+def test_weights_apply_to_nll_and_calibration(rng):
     x, x_hat = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     weight = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
     x_hat[0, 0, 0, 0] = 3.0  # the only error that counts: 9 x 4 / 4 pixels
@@ -110,7 +110,7 @@ def test_a_weight_counts_in_likelihood_and_calibration(rng):
     assert gaussian_nll(x, x_hat, 0.0, weight).item() == pytest.approx(18 + 2 * math.log(2 * math.pi))
 
 
-def test_half_precision_is_raised():
+def test_half_precision_is_converted_to_float32():
     x = torch.full((1, 1, 64, 64), 1.0, dtype=torch.bfloat16)
     nll = gaussian_nll(x, torch.zeros_like(x), 0.0)
     assert nll.dtype == torch.float32 and nll.item() == pytest.approx(
@@ -128,7 +128,7 @@ def face_points():
     return points
 
 
-def test_face_weight_has_mean_one_and_sits_on_eyes_and_mouth():
+def test_face_weight_has_mean_one_and_covers_eyes_and_mouth():
     weight = face_weight(32, 4.0, face_points())
     assert weight.shape == (1, 1, 32, 32)
     assert weight.mean().item() == pytest.approx(1.0, abs=1e-6)
@@ -141,12 +141,12 @@ def test_face_weight_has_mean_one_and_sits_on_eyes_and_mouth():
     assert at(0.0, -0.9) == pytest.approx(outside)
 
 
-def test_face_weight_softens_its_edges():
+def test_face_weight_has_soft_edges():
     values = face_weight(32, 4.0, face_points())[0, 0].unique()
     assert len(values) > 2  # 1 and 5 alone would be a hard box
 
 
-def test_rows_without_landmarks_use_the_boxes_or_weigh_one():
+def test_rows_without_landmarks_use_boxes_or_uniform_weights():
     points = torch.cat([face_points(), torch.full((1, 68, 2), float("nan"))])
     assert torch.allclose(face_weight(32, 4.0, points)[1], torch.ones(1, 32, 32))
     boxes = [[0.25, 0.5, 0.75, 0.9]]
@@ -156,7 +156,7 @@ def test_rows_without_landmarks_use_the_boxes_or_weigh_one():
     assert fixed[0, 0, 22, 16] > fixed[0, 0, 2, 2]
 
 
-def test_five_points_and_mean_eyes_weigh_the_same_places():
+def test_five_landmarks_and_mean_eyes_give_similar_weights():
     five = torch.tensor([[[-0.4, -0.3], [0.4, -0.3], [0.0, 0.1], [-0.3, 0.54], [0.3, 0.54]]])
     by_points = face_weight(32, 4.0, five)
     by_eyes = face_weight(32, 4.0, boxes=boxes_from_eyes([[-0.4, -0.3], [0.4, -0.3]]))
@@ -166,21 +166,21 @@ def test_five_points_and_mean_eyes_weigh_the_same_places():
     assert by_eyes[0, 0, 31, 0] < 1
 
 
-def test_lambda_zero_is_no_weight():
+def test_lambda_zero_gives_uniform_weights():
     assert torch.equal(face_weight(16, 0.0, face_points()), torch.ones(1, 1, 16, 16))
 
 
 # --- quantise --------------------------------------------------------------------------------------------------------
 
 
-def test_all_256_levels_come_back():
+def test_all_256_levels_are_recovered():
     x8 = torch.arange(256)
     assert torch.equal(to_levels((x8 / 127.5 - 1).float(), 8).long(), x8)
     assert torch.equal(to_levels((x8 / 127.5 - 1).float(), 5).long(), x8 // 8)
 
 
 @pytest.mark.parametrize("n_bits", [1, 3, 5, 8])
-def test_noise_never_leaves_its_cell(n_bits):
+def test_dequantization_noise_stays_in_its_cell(n_bits):
     k = torch.arange(2**n_bits, dtype=torch.int32)
     x8 = k if n_bits == 8 else k * 2 ** (8 - n_bits) + 2 ** (7 - n_bits)
     for u in (0.0, 0.5, 1 - 2.0**-24):  # the largest that torch.rand can give
@@ -190,7 +190,7 @@ def test_noise_never_leaves_its_cell(n_bits):
         assert torch.equal(((to_pixels(v, n_bits) + 1) * 127.5).round().int(), x8.int())
 
 
-def test_dequantise_draws_anew_and_leaves_its_input():
+def test_dequantise_draws_new_noise_and_keeps_its_input():
     k = torch.full((4, 1, 8, 8), 7, dtype=torch.int32)
     a, b = dequantise(k, 5), dequantise(k, 5)
     assert not torch.equal(a, b) and bool((k == 7).all())
@@ -198,20 +198,20 @@ def test_dequantise_draws_anew_and_leaves_its_input():
 
 
 @pytest.mark.parametrize("n_bits", [2, 5, 8])
-def test_lost_bits_give_the_photo_back(n_bits):
+def test_lost_bits_restore_the_image(n_bits):
     x = torch.arange(256).float() / 127.5 - 1
     v = dequantise(to_levels(x, n_bits), n_bits, 0.5)
     back = to_pixels(v, n_bits, lost_bits(x, n_bits))
     assert torch.equal(((back + 1) * 127.5).round(), torch.arange(256).float())
 
 
-def test_bits_per_dim_of_a_uniform_density_are_its_bits():
+def test_bits_per_dim_of_a_uniform_density():
     # log p(v) = 0 everywhere: a uniform density on a cube of volume 1
     assert torch.equal(bits_per_dim(torch.zeros(3), 3 * 8 * 8, 5), torch.full((3,), 5.0))
     assert bits_per_dim(torch.tensor([12.0 * math.log(2)]), 12, 8).item() == pytest.approx(7.0)
 
 
-def test_bits_per_dim_bound_a_known_mass_from_above(rng):
+def test_bits_per_dim_is_an_upper_bound(rng):
     # Pixels with the mass of a Gaussian over cells; the density bounds the mass, M = 64 draws more tightly.
     sigma, n_bits, num = 0.01, 8, 4000
     density = Normal(torch.tensor(0.0, dtype=torch.float64), torch.tensor(sigma, dtype=torch.float64))
@@ -229,14 +229,14 @@ def test_bits_per_dim_bound_a_known_mass_from_above(rng):
 # --- perceptual ------------------------------------------------------------------------------------------------------
 
 
-def test_feature_distance_has_hand_values():
+def test_feature_distance_equals_hand_computed_values():
     target = [torch.full((2, 1, 2, 2), 2.0), torch.full((2, 3, 1, 1), 1.0)]
     features = [target[0] + 1.0, target[1] + 0.5]  # MSE 1, 0.25; target's mean squares 4, 1
     assert feature_distance(features, target, "mse").item() == pytest.approx((1 + 0.25) / 2)
     assert feature_distance(features, target, "log", 12).item() == pytest.approx(6 * math.log(0.2501), rel=1e-5)
 
 
-def test_feature_distance_reaches_only_the_reconstruction(rng):
+def test_feature_distance_has_gradients_for_the_reconstruction_only(rng):
     f, t = normal(2, 3, 4, 4, rng=rng).requires_grad_(), normal(2, 3, 4, 4, rng=rng).requires_grad_()
     for form in ("log", "mse"):
         d_f, d_t = torch.autograd.grad(feature_distance([f], [t], form, 48), [f, t], allow_unused=True)
@@ -246,7 +246,7 @@ def test_feature_distance_reaches_only_the_reconstruction(rng):
     assert torch.allclose(got, expected, atol=1e-12)
 
 
-def test_feature_distance_of_two_ranks_is_that_of_one(rng):
+def test_feature_distance_on_two_ranks_equals_one_rank(rng):
     f, t = normal(4, 3, 2, 2, rng=rng).requires_grad_(), normal(4, 3, 2, 2, rng=rng)
     (whole,) = torch.autograd.grad(feature_distance([f], [t], "log", 48), f)
     halves = [slice(0, 2), slice(2, 4)]
@@ -260,7 +260,7 @@ def test_feature_distance_of_two_ranks_is_that_of_one(rng):
     assert torch.allclose((parts[0] + parts[1]) / 2, whole, atol=1e-12)
 
 
-def test_feature_distance_refuses_what_it_does_not_know():
+def test_feature_distance_errors():
     maps = [torch.zeros(1, 1, 1, 1)]
     with pytest.raises(ValueError, match="'log' or 'mse'"):
         feature_distance(maps, maps, "l1")
@@ -290,13 +290,13 @@ def softplus(x):
         ("lsgan", ((1 + 2.25) / 2 + (0.25 + 9) / 2) / 2, (0.25 + 16) / 4),
     ],
 )
-def test_adversarial_hand_values(gan, critic, generator):
+def test_adversarial_losses_equal_hand_computed_values(gan, critic, generator):
     assert critic_loss(REAL, FAKE, gan).item() == pytest.approx(critic)
     assert generator_loss(FAKE, gan).item() == pytest.approx(generator)
 
 
 @pytest.mark.parametrize("gan", GANS)
-def test_players_pull_in_opposite_directions(gan):
+def test_critic_and_generator_have_opposite_gradients(gan):
     real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
     d_real, d_fake = torch.autograd.grad(critic_loss(real, fake, gan), [real, fake], allow_unused=True)
     (g_fake,) = torch.autograd.grad(generator_loss(fake, gan), fake)
@@ -306,14 +306,14 @@ def test_players_pull_in_opposite_directions(gan):
         assert bool((d_fake > 0).all())
 
 
-def test_unknown_gan_is_refused():
+def test_unknown_gan_is_an_error():
     for call in (lambda: critic_loss(REAL, FAKE, "dcgan"), lambda: generator_loss(FAKE, "dcgan")):
         with pytest.raises(ValueError, match="logistic, wgan, hinge, lsgan"):
             call()
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 5), (1, 4, 4), (7,)])
-def test_penalties_of_a_linear_critic_are_those_of_its_slope(shape, rng):
+def test_penalties_of_a_linear_critic(shape, rng):
     w = normal(*shape, rng=rng).requires_grad_()
     real, fake = normal(6, *shape, rng=rng), normal(6, *shape, rng=rng)
     critic = lambda x: (x * w).flatten(1).sum(1)  # noqa: E731
@@ -328,7 +328,7 @@ def test_penalties_of_a_linear_critic_are_those_of_its_slope(shape, rng):
     assert torch.allclose(torch.autograd.grad(r1, w)[0], w.detach(), atol=1e-10)
 
 
-def test_gradient_penalty_sums_patches_and_looks_between_real_and_fake():
+def test_gradient_penalty_sums_patches_and_interpolates():
     seen = []
 
     def critic(x):  # a patch map; slope of the summed scores: 2 in each of 2 x 2 values, norm 4
@@ -343,7 +343,7 @@ def test_gradient_penalty_sums_patches_and_looks_between_real_and_fake():
     assert points[:, 0].std() > 0.2 and points.min() >= 0 and points.max() <= 1
 
 
-def test_gradient_penalty_differentiates_twice_through_a_network(rng):
+def test_gradient_penalty_has_second_derivatives(rng):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64, 1)).double()
     real, fake = normal(3, 1, 4, 4, rng=rng), normal(3, 1, 4, 4, rng=rng)
@@ -361,14 +361,14 @@ def test_gradient_penalty_differentiates_twice_through_a_network(rng):
     )
 
 
-def test_a_flat_critic_has_a_finite_gradient():
+def test_gradient_penalty_of_a_constant_critic_is_finite():
     w = torch.zeros(4, requires_grad=True)
     penalty, _ = gradient_penalty(lambda x: (x * w).sum(1), torch.randn(3, 4), torch.randn(3, 4))
     (grad,) = torch.autograd.grad(penalty, w)
     assert penalty.item() == pytest.approx(1.0, abs=1e-5) and torch.isfinite(grad).all()
 
 
-def test_penalties_ignore_autocast_and_leave_no_gradient_on_the_data():
+def test_penalties_ignore_autocast_and_detach_the_data():
     w = torch.full((8, 8), 1.01, requires_grad=True)
     real, fake = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):

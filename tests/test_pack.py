@@ -381,7 +381,7 @@ def test_script_reports(cfg, capsys, tmp_path):
 
     script.main([f"data.{key}={getattr(cfg, key)}" for key in ("dataset", "root", "cache", "image_size")])
     said = capsys.readouterr().out
-    assert "attributes (share of 1 in train)" in said and "0 test images have an exact copy in train" in said
+    assert "attributes (frequency of 1 in train)" in said and "0 test images have an exact copy in train" in said
     assert (open_pack(cfg).folder / "contact_sheet.png").exists()
     config = tmp_path / "vae.yaml"
     config.write_text(

@@ -259,7 +259,7 @@ def test_fer_without_private_test(tmp_path, capsys):
     faces = build_faces(DataConfig(dataset="fer2013", root=str(tmp_path), image_size=48))
     assert len(faces.test) == 7 and len(faces.val) == 7 and len(faces.train) == 63
     said = capsys.readouterr().err
-    assert "what came as validation is the test set" in said and "val is a hashed 10%" in said
+    assert "validation part is used as the test set" in said and "val is missing; 10%" in said
 
 
 @pytest.mark.parametrize(

@@ -101,23 +101,23 @@ def test_hair_colours_exclude_each_other():
         ("Smiling=-1", "Smiling=0 .* Smiling=-1.0"),
         ("Smilling=1", "'Smilling' is unknown.*Smiling"),
         ("hapy", "'hapy' is unknown.*happy"),
-        ("Smiling=2", r"between 0 and 1.*Smiling=\+2"),
+        ("Smiling=2", r"in 0 .. 1.*Smiling=\+2"),
         ("Smiling", "Smiling=1 or Smiling=0"),
-        ("Smiling=", "no value; the forms are Smiling=1 or 0"),
-        ("Smiling=yes", "'yes' is no value"),
-        ("Smiling=nan", "'nan' is no value"),
-        ("Smiling=p1", "strictly between 0 and 1"),
+        ("Smiling=", "not a valid value; expected one of Smiling=1 or 0"),
+        ("Smiling=yes", "'yes' is not a valid value"),
+        ("Smiling=nan", "'nan' is not a valid value"),
+        ("Smiling=p1", "probability between 0 and 1"),
         ("Smiling=-2:3:1", "2 to 1000"),
-        ("Smiling=-2:3", "no value"),
-        ("Smiling=1 smile=0", "Smiling is asked for twice"),
-        ("No_Beard=1 Beard=1", "No_Beard is asked for twice"),
+        ("Smiling=-2:3", "not a valid value"),
+        ("Smiling=1 smile=0", "Smiling is given twice"),
+        ("No_Beard=1 Beard=1", "No_Beard is given twice"),
         ("happy sad", "happy=1, sad=1: a face has one expression"),
         ("happy=0.6 sad=0.6", "at most 1"),
-        ("", "nothing is asked for"),
-        (" , ", "nothing is asked for"),
+        ("", "the request is empty"),
+        (" , ", "the request is empty"),
     ],
 )
-def test_every_mistake_has_its_sentence(text, sentence):
+def test_error_messages(text, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         parse(text)
     assert "\n" not in str(error.value)
@@ -136,18 +136,18 @@ def test_three_nearest_names():
         parse("beards=1")  # near to a word that stands for it
 
 
-def test_the_models_own_names_are_used():
+def test_names_of_the_model_are_used():
     assert parse_request("happy", ["happiness", "anger"], []).names == ["happiness"]
     with pytest.raises(UserError, match="unknown"):
         parse_request("Beard=1", CLASSES, ["Smiling"])  # the alias of an attribute that the model lacks
-    with pytest.raises(UserError, match="no expression and no attribute"):
+    with pytest.raises(UserError, match="no expressions and no attributes"):
         parse_request("Smiling=1")
 
 
-def test_a_method_refuses_the_forms_it_lacks():
+def test_unsupported_forms_are_an_error():
     request = parse("Smiling=1 Male=+1.5")
     assert request.require("set", "step", method="vae") is request
-    with pytest.raises(UserError, match=r"Male=\+1.5: stargan cannot do this; it takes Name=1 or 0, Name=flip"):
+    with pytest.raises(UserError, match=r"Male=\+1.5: stargan cannot do this; it supports Name=1 or 0, Name=flip"):
         request.require("set", "flip", method="stargan")
 
 

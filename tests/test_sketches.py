@@ -49,7 +49,7 @@ def test_brightness_leaves_the_paper_alone(cfg: DataConfig) -> None:
     assert torch.equal(batch["sketch"], next(build_faces(cfg).train.batches(16))["sketch"])
 
 
-def test_faces_without_a_companion_are_left_out(cfg: DataConfig, capsys: pytest.CaptureFixture) -> None:
+def test_faces_without_a_sketch_are_left_out(cfg: DataConfig, capsys: pytest.CaptureFixture) -> None:
     whole = build_faces(cfg).meta
     for path in sorted(Path(cfg.sketch).iterdir())[:2]:
         path.unlink()
@@ -57,7 +57,7 @@ def test_faces_without_a_companion_are_left_out(cfg: DataConfig, capsys: pytest.
     faces = build_faces(cfg)
     assert sum(len(part) for part in (faces.train, faces.val, faces.test)) == 9
     said = capsys.readouterr().err
-    assert "leaves out 3 faces without a companion" in said and "000003.png: the file is empty" in said
+    assert "leaves out 3 faces without a sketch" in said and "000003.png: the file is empty" in said
     assert faces.meta["fingerprint"] != whole["fingerprint"]
 
 

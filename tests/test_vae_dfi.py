@@ -22,7 +22,7 @@ def make_run(folder: Path, *options: str) -> Path:
     return folder
 
 
-def test_a_picture_is_found_for_given_features_and_none_moves_without_a_step() -> None:
+def test_feature_inversion() -> None:
     torch.manual_seed(0)
     net = FeatureNet(1, 16, 2).requires_grad_(False)
     x = torch.rand(1, 1, 16, 16) - 0.5
@@ -37,7 +37,7 @@ def test_a_picture_is_found_for_given_features_and_none_moves_without_a_step() -
 
 
 @pytest.mark.slow
-def test_the_mode_writes_three_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_dfi_mode_writes_three_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = make_run(tmp_path / "run", "loss.features=own", "loss.feature_steps=6")
     options = ["--run-dir", str(run), "--device", "cpu", "--attr", "Smiling=flip", "--n", "2", "--steps", "5"]
     sample.main(["dfi", *options, "--num-neighbors", "10"])

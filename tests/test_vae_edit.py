@@ -1,4 +1,4 @@
-"""Moves in a toy code space whose directions are known: who is moved where, and what stays."""
+"""Edits in a toy code space with known directions."""
 
 from collections import Counter
 
@@ -41,7 +41,7 @@ def ask(*text: str) -> object:
 
 
 @pytest.mark.parametrize("kind", ["ols", "mean", "knn"])
-def test_both_scores_of_a_request_land_on_their_sides(kind: str) -> None:
+def test_edit_of_two_attributes_reaches_both_targets(kind: str) -> None:
     e = editor(kind)
     mu = toy(50, 2).mu
     moved = e.move(mu, ask("Smiling=1", "Male=0"))
@@ -53,19 +53,19 @@ def test_both_scores_of_a_request_land_on_their_sides(kind: str) -> None:
     assert torch.allclose(half, e.vectors.class_mean[rows[0]].mean().expand(50), atol=1e-4)
 
 
-def test_directions_are_the_true_ones_and_the_naive_mean_leaks() -> None:
+def test_ols_finds_true_directions_and_mean_leaks() -> None:
     smile = {kind: editor(kind, correlated=0.6).vectors for kind in ("ols", "mean", "balanced")}
     leak = {kind: (v.direction[v.row("Smiling"), 1] / 2).abs().item() for kind, v in smile.items()}
     assert leak["ols"] <= 0.05 and leak["balanced"] <= 0.05 and leak["mean"] >= 0.3
     assert smile["ols"].direction[smile["ols"].row("Smiling"), 0].item() == pytest.approx(2, abs=0.1)
 
 
-def test_known_labels_decide_a_flip_and_unknown_ones_are_read() -> None:
+def test_flip_uses_known_labels_and_predicts_unknown_ones() -> None:
     e = editor()
     codes = toy(40, 3)
     score, means = e.vectors.score[e.vectors.row("Smiling")], e.vectors.class_mean[e.vectors.row("Smiling")]
     wrong = codes.labels.clone()
-    wrong[:, 0] = 1 - wrong[:, 0]  # told the opposite, it flips to where the code already is
+    wrong[:, 0] = 1 - wrong[:, 0]  # with wrong labels a flip leads to the current side
     for labels, target in ((codes.labels, 1 - codes.labels[:, 0]), (wrong, codes.labels[:, 0])):
         landed = e.move(codes.mu, ask("Smiling=flip"), labels) @ score
         assert torch.allclose(landed, means[target.long()], atol=1e-4)
@@ -74,7 +74,7 @@ def test_known_labels_decide_a_flip_and_unknown_ones_are_read() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_expression_is_left_for_another(kind: str) -> None:
+def test_edit_from_one_expression_to_another(kind: str) -> None:
     e = editor(kind)
     codes = toy(60, 4)
     sad = codes.labels[:, 3] == 1
@@ -86,7 +86,7 @@ def test_an_expression_is_left_for_another(kind: str) -> None:
     assert left[:, 2:4].mean(0).abs().max().item() < 0.4
 
 
-def test_a_step_is_in_class_distances_and_zero_is_nothing() -> None:
+def test_step_unit_is_the_class_distance() -> None:
     e = editor()
     mu = toy(5, 5).mu
     assert torch.equal(e.move(mu, ask("Smiling=+0.0")), mu)
@@ -94,15 +94,15 @@ def test_a_step_is_in_class_distances_and_zero_is_nothing() -> None:
     assert torch.allclose(moved - mu, (-1.5 * e.vectors.direction[e.vectors.row("Smiling")]).expand_as(mu), atol=1e-5)
 
 
-def test_what_is_kept_is_not_moved_along() -> None:
+def test_keep_projects_out_directions() -> None:
     e = editor("mean", correlated=0.6, keep=["Male"])
     kept = e.vectors.direction[e.vectors.row("Male")]
     moved = e.move(toy(5, 6).mu, ask("Smiling=+1.0")) - toy(5, 6).mu
     assert (moved @ kept).abs().max().item() < 1e-4
 
 
-def test_local_directions_follow_the_face() -> None:
-    """Two kinds of men, whose smiles go opposite ways: the global vector is about zero, the local ones are right."""
+def test_local_directions_depend_on_the_face() -> None:
+    """Two groups whose smiles point in opposite directions: the global vector is near 0, local directions are right."""
     g = torch.Generator().manual_seed(0)
     n = 2000
     smiling, kind = (torch.randint(0, 2, (n,), generator=g).float() for _ in range(2))
@@ -116,12 +116,12 @@ def test_local_directions_follow_the_face() -> None:
     query = torch.tensor([[0.0, 0, 0], [10.0, 0, 0]])
     v = local.direction(query, edit.moves[0], edit, local.complete(query, None))
     assert local.vectors.direction[0, 1].abs().item() < 0.3
-    assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # the nearer ones: a little short
+    assert v[:, 1].tolist() == pytest.approx([-2, 2], abs=0.6)  # nearest neighbours underestimate the step
 
 
-def test_requests_without_a_meaning_are_one_sentence() -> None:
+def test_impossible_requests_are_user_errors() -> None:
     e, mu = editor(), toy(2, 7).mu
-    for text, said in (("happy=flip", "no other side"), ("Smiling=@2", "vae cannot do this")):
+    for text, said in (("happy=flip", "two sides"), ("Smiling=@2", "vae cannot do this")):
         with pytest.raises(UserError, match=said):
             e.move(mu, ask(text))
     no_neutral = {"dataset": "toy", "attributes": ATTRIBUTES, "classes": ["happy", "sad", "calm"]}
@@ -130,7 +130,7 @@ def test_requests_without_a_meaning_are_one_sentence() -> None:
         bare.move(mu, parse_request("happy=0", ["happy", "sad", "calm"], ATTRIBUTES))
 
 
-def test_a_label_with_too_few_faces_is_named() -> None:
+def test_label_with_too_few_faces_is_a_user_error() -> None:
     train = toy(600, 8)
     train.labels[:, 1] = (torch.arange(600) < 5).float()
     fitted = fit_vectors(train, train, META, "ols", {})
@@ -143,34 +143,34 @@ def label_free(n: int) -> Tensor:
     return torch.full((n, 5), float("nan"))
 
 
-def test_unknown_labels_are_completed_by_reading() -> None:
+def test_unknown_labels_are_predicted() -> None:
     e, codes = editor(), toy(200, 9)
     read = e.complete(codes.mu, label_free(200))
     assert (read == codes.labels).all(1).float().mean().item() > 0.9
     assert torch.equal(e.complete(codes.mu, codes.labels), codes.labels)
 
 
-def test_a_face_is_compared_with_its_likes() -> None:
-    """Sad faces do not smile: a sad one is left for neutral ones that do, of its sex, as a neutral one is."""
+def test_matched_groups() -> None:
+    """No sad face smiles. So a sad face is matched with smiling neutral faces of its sex, as a neutral face is."""
     codes = toy(4000, 10)
     codes.labels[:, 0] *= 1 - codes.labels[:, 3]
     e = LatentEditor(codes, fit_vectors(codes, codes, META, "ols", {}), META, k=50)
-    edit, asked = ask("Smiling=1").moves[0], [1, 2, 3, 4]
+    edit, match_columns = ask("Smiling=1").moves[0], [1, 2, 3, 4]
     for expression, other_side in ((3, {4.0}), (4, {4.0})):
         face, relaxed = torch.zeros(5), Counter()
         face[[1, expression]] = 1
-        without, with_ = e.matched_groups(edit, face, 0, asked, relaxed, 1)
+        without, with_ = e.matched_groups(edit, face, 0, match_columns, relaxed, 1)
         assert (codes.labels[without][:, [1, expression]] == 1).all() and (codes.labels[without, 0] == 0).all()
         assert (codes.labels[with_, 1] == 1).all() and not relaxed
         shown = {float(c) for c in codes.labels[with_][:, 2:].argmax(1) + 2}
         assert shown == other_side
     few = LatentEditor(codes, e.vectors, META, k=1000)
-    few.matched_groups(edit, face, 0, asked, relaxed, 3)
+    few.matched_groups(edit, face, 0, match_columns, relaxed, 3)
     assert relaxed == {"Male": 3, "neutral": 3}
 
 
-def test_transport_keeps_the_place_within_the_side() -> None:
-    """Who stands apart stands apart after the edit; half of the way is half of the move."""
+def test_transport_keeps_the_position_within_the_group() -> None:
+    """The relative position in a group is kept. Half strength takes half of the step."""
     e, codes = editor("transport"), toy(50, 11)
     mu = codes.mu[codes.labels[:, 0] == 0]
     labels = codes.labels[codes.labels[:, 0] == 0]
@@ -178,7 +178,7 @@ def test_transport_keeps_the_place_within_the_side() -> None:
     assert (whole - mu)[:, 0].mean().item() == pytest.approx(2.1, abs=0.2)
     assert torch.allclose(e.move(mu, ask("Smiling=0.5"), labels), (mu + whole) / 2, atol=1e-5)
     assert torch.equal(e.move(mu, ask("Smiling=0"), labels), mu)
-    once = e.move(mu, ask("Smiling=+1"), labels)  # the transport alone; `=1` goes on until the reader is convinced
+    once = e.move(mu, ask("Smiling=+1"), labels)  # `=1` would extend it until the score reaches the target
     assert torch.corrcoef(torch.stack([once[:, 0], mu[:, 0]]))[0, 1] > 0.95
     score, (_, smiling) = e.vectors.score[0], e.vectors.class_mean[0]
     further = ((whole - mu) / (once - mu))[:, 0]

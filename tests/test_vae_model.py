@@ -1,4 +1,4 @@
-"""The VAE's networks and its step, on noise: shapes, independence, what has a gradient and what has none."""
+"""The VAE's networks and training step on noise: shapes, losses, gradients."""
 
 import copy
 from typing import Any
@@ -46,7 +46,7 @@ def method(loss: dict[str, Any] | None = None, seed: int = 0, **model: Any) -> B
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("size", [32, 48, 64, 128])
-def test_every_network_makes_a_picture_of_its_size(arch: str, size: int) -> None:
+def test_output_shape_of_every_architecture(arch: str, size: int) -> None:
     cfg = ModelConfig(arch=arch, latent_dim=5, width=8)
     encoder, decoder = Encoder(1, size, cfg).eval(), Decoder(1, size, cfg).eval()
     with torch.inference_mode():
@@ -65,13 +65,13 @@ def test_parameter_counts_of_published_networks() -> None:
     assert count("vanilla", 128) == 3_937_635
 
 
-def test_a_size_that_cannot_be_halved_is_one_sentence() -> None:
+def test_image_size_not_divisible_is_a_user_error() -> None:
     with pytest.raises(UserError, match="data.image_size: 36"):
         Encoder(3, 36, ModelConfig(stages=3))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_code_does_not_depend_on_its_batch(arch: str) -> None:
+def test_code_is_batch_independent(arch: str) -> None:
     net = method(arch=arch, latent_dim=8)
     net.step(batch(), 0)  # BatchNorm has seen something
     x = batch(64)["image"]
@@ -81,21 +81,21 @@ def test_a_code_does_not_depend_on_its_batch(arch: str) -> None:
     assert torch.allclose(inside, alone, atol=1e-5)
 
 
-def test_rate_is_the_divergence_of_the_distributions() -> None:
+def test_kl_equals_torch_distributions() -> None:
     mu, logvar = torch.randn(2, 7, 3, dtype=torch.float64)
     expected = torch.distributions.kl_divergence(Normal(mu, torch.exp(logvar / 2)), Normal(0.0, 1.0))
     assert torch.allclose(kl_standard_normal(mu, logvar), expected, atol=1e-10)
 
 
-def test_distortion_is_the_likelihood_of_all_pixels() -> None:
+def test_pixel_nll_equals_gaussian_log_prob() -> None:
     net = method({"sigma": 0.7, "lambda_face": 0})
     x, x_hat = batch(seed=1)["image"], batch(seed=2)["image"]
     expected = -Normal(x_hat, 0.7).log_prob(x).flatten(1).sum(1).mean()
     assert net.pixel_nll(x, x_hat, x_hat, {}).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_step_is_the_bound_of_the_paper() -> None:
-    """Against torch.distributions: a drawn code, sums over pixels and latents, the mean over the batch, in nats."""
+def test_loss_equals_negative_elbo() -> None:
+    """Against torch.distributions: sampled code, sums over pixels and latents, batch mean, nats."""
     net = method({"kl_warmup": 0.0, "lambda_face": 0.0, "sigma": 0.5, "beta": 3.0})
     before, x = copy.deepcopy(net), batch()["image"]
     torch.manual_seed(5)
@@ -112,8 +112,8 @@ def test_a_step_is_the_bound_of_the_paper() -> None:
     assert torch.allclose(log["loss"], recon + 3 * kl, rtol=1e-5)
 
 
-def test_the_feature_network_is_taught_the_labels_that_the_faces_have() -> None:
-    """Known bits and known classes only, every expression with the same weight however rare."""
+def test_feature_network_learns_known_labels() -> None:
+    """Only known attributes and classes count, and every class has the same weight."""
     net = method({"features": "own", "feature_steps": 5})
     before, part = copy.deepcopy(net), batch(32)
     torch.manual_seed(5)
@@ -127,7 +127,7 @@ def test_the_feature_network_is_taught_the_labels_that_the_faces_have() -> None:
     assert torch.allclose(log["features/loss"], bits + nats, rtol=1e-5)
 
 
-def test_bernoulli_distortion_is_zero_where_the_picture_is_right() -> None:
+def test_bernoulli_nll_is_zero_for_exact_reconstruction() -> None:
     net = method({"pixel": "bernoulli", "lambda_face": 0})
     x = batch()["image"].clamp(-0.99, 0.99)
     logits = 2 * torch.atanh(x)
@@ -135,7 +135,7 @@ def test_bernoulli_distortion_is_zero_where_the_picture_is_right() -> None:
     assert net.pixel_nll(x, -x, -logits, {}).item() > 100
 
 
-def test_mouth_and_eyes_weigh_more_and_the_mean_weight_is_one() -> None:
+def test_face_weight_has_mean_one() -> None:
     net, x = method({"sigma": 1.0}), torch.zeros(1, 3, 32, 32)
     flat = method({"sigma": 1.0, "lambda_face": 0}).pixel_nll(x, x + 0.1, x, {})
     assert net.pixel_nll(x, x + 0.1, x, {}).item() == pytest.approx(flat.item(), rel=1e-6)
@@ -147,14 +147,14 @@ def test_mouth_and_eyes_weigh_more_and_the_mean_weight_is_one() -> None:
     assert ratio.item() == pytest.approx(5, rel=1e-2)
 
 
-def test_closer_boxes_weigh_fewer_pixels_more() -> None:
+def test_face_grow_changes_the_boxes() -> None:
     wide, close = (method({"lambda_face": 16, "face_grow": grow}).mean_weight for grow in (0.35, 0.1))
     assert (close > 1).sum() < 0.7 * (wide > 1).sum() and close.max() > 1.3 * wide.max()
     with pytest.raises(UserError, match="face_grow"):
         LossConfig(face_grow=-0.1)
 
 
-def test_capacity_pulls_to_c_and_is_of_the_batch_mean() -> None:
+def test_capacity_loss() -> None:
     net = method({"objective": "capacity", "gamma": 10, "capacity": 4, "capacity_steps": 10})
     scale = torch.tensor(1.0, requires_grad=True)
     mu = torch.tensor([[3.0, 0, 0, 0, 0, 0], [0.0] * 6])
@@ -170,7 +170,7 @@ def test_capacity_pulls_to_c_and_is_of_the_batch_mean() -> None:
     assert net.rate(mu, mu, mu, kl, 10)[0].item() == pytest.approx(10 * (4 - 2.25))  # per image: 10 * (0.5 + 4) / 2
 
 
-def test_no_gradient_below_the_free_bits() -> None:
+def test_free_bits_stop_the_gradient() -> None:
     net = method({"free_bits": 1.0, "kl_warmup": 0})
     mu = torch.tensor([[0.5, 2.0, 0, 0, 0, 0]], requires_grad=True)
     kl = kl_standard_normal(mu, torch.zeros_like(mu)).mean(0)
@@ -178,8 +178,8 @@ def test_no_gradient_below_the_free_bits() -> None:
     assert mu.grad[0].tolist() == [0, 2, 0, 0, 0, 0]
 
 
-def test_halves_of_a_batch_give_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks, played one after the other: statistics are the whole batch's, gradients are averaged."""
+def test_gradient_over_two_ranks_equals_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two simulated ranks: statistics are of the whole batch, gradients are averaged."""
     loss = {"objective": "capacity", "gamma": 3, "capacity": 0.1, "capacity_steps": 1}
     data = batch(8)
     x, noise = data["image"], torch.randn(8, 6)
@@ -210,11 +210,11 @@ def test_halves_of_a_batch_give_the_gradient_of_the_whole(monkeypatch: pytest.Mo
     assert torch.allclose(torch.stack(both).mean(0), whole, rtol=1e-4, atol=1e-3 * whole.abs().max().item())
 
 
-def test_discriminator_and_autoencoder_leave_each_other_alone() -> None:
+def test_discriminator_and_autoencoder_updates_are_separate() -> None:
     net = method({"objective": "factor", "gamma": 6.4, "lr_discriminator": 1e-3})
     before = {k: v.clone() for k, v in net.state_dict().items()}
     net.zero_grad(set_to_none=True)
-    net.teach_discriminator(torch.randn(4, 6), batch(4)["image"])
+    net.update_discriminator(torch.randn(4, 6), batch(4)["image"])
     assert all(p.grad is None for p in net.encoder.parameters())
     after = net.state_dict()
     changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
@@ -226,7 +226,7 @@ def test_discriminator_and_autoencoder_leave_each_other_alone() -> None:
     assert all(p.grad is None for p in net.discriminator.parameters())
 
 
-def test_own_features_are_taught_and_then_never_move() -> None:
+def test_own_features_are_trained_then_fixed() -> None:
     net = method({"features": "own", "feature_steps": 3, "lambda_feature": 1.0})
     assert net.needs == ("image", "attr", "label")
     first = {k: v.clone() for k, v in net.encoder.state_dict().items()}
@@ -239,7 +239,7 @@ def test_own_features_are_taught_and_then_never_move() -> None:
     assert all(torch.equal(held[k], v) for k, v in net.feature_net.state_dict().items())
 
 
-def test_the_feature_term_pulls_at_the_reconstruction_only() -> None:
+def test_feature_loss_gradient_reaches_only_the_reconstruction() -> None:
     net = method({"features": "own", "feature_steps": 1})
     x, x_hat = batch(seed=1)["image"].requires_grad_(), batch(seed=2)["image"].requires_grad_()
     net.feature_nll(x, x_hat).backward()
@@ -269,7 +269,7 @@ def vgg_weights(path: Any, last: int) -> str:
     return str(path)
 
 
-def test_vgg_features_come_from_a_file_and_stay_out_of_the_state(tmp_path: Any) -> None:
+def test_vgg_weights_are_not_in_the_state_dict(tmp_path: Any) -> None:
     path = vgg_weights(tmp_path / "vgg19.pth", 11)
     loss = {"features": "vgg19", "vgg19_weights": path, "feature_form": "mse", "lambda_pixel": 0, "lambda_face": 0}
     net = method(loss)
@@ -303,7 +303,7 @@ def test_every_objective_steps_samples_and_validates(objective: str) -> None:
         assert net.validate(batch(4))["psnr"] > 0
 
 
-def test_the_rate_halves_at_its_steps() -> None:
+def test_lr_halving() -> None:
     net = method()
     net.cfg.train.lr_halve_every = 10
     for step, share in ((0, 1), (9, 1), (10, 0.5), (25, 0.25)):
@@ -312,14 +312,14 @@ def test_the_rate_halves_at_its_steps() -> None:
         assert net.optimizers["vae"].param_groups[0]["lr"] == share
 
 
-def test_the_line_about_beta_speaks_other_peoples_language() -> None:
+def test_describe_beta_lists_other_conventions() -> None:
     cfg = Config(loss=LossConfig(beta=1, sigma=None))
     line = describe_beta(cfg, META | {"image_size": 64})
     for piece in ("beta_eff 0.004 at 24 dB", "AntixK kld_weight 6.5e-07", "SSE + beta KL 0.008"):
         assert piece in line
 
 
-def test_impossible_configs_are_refused() -> None:
+def test_impossible_configs_are_user_errors() -> None:
     for block in (
         lambda: LossConfig(features="own"),
         lambda: LossConfig(features="vgg19"),

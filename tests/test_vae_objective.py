@@ -1,4 +1,4 @@
-"""The VAE's formulas against closed forms (specific numbers are derived in the comments)."""
+"""The VAE's formulas against closed forms (derivations in the comments)."""
 
 import itertools
 import math
@@ -25,21 +25,21 @@ def codes(batch: int, latent_dim: int, seed: int = 0) -> tuple[torch.Tensor, tor
 
 
 @pytest.mark.parametrize("estimator", ["mss", "mws"])
-def test_the_three_parts_sum_to_the_rate(estimator: str) -> None:
+def test_kl_decomposition_sums_to_the_kl(estimator: str) -> None:
     z, mu, logvar = codes(16, 5)
     parts = decompose_kl(z, mu, logvar, 1000, estimator)
     rate = (log_density(z, mu, logvar) - log_density(z, torch.zeros_like(z), torch.zeros_like(z))).sum(1).mean()
     assert sum(parts).item() == pytest.approx(rate.item(), abs=1e-9)
 
 
-def test_stratified_weights_sum_to_one_with_one_nth_on_the_diagonal() -> None:
+def test_stratified_weights() -> None:
     weights = mss_log_weights(8, 100).exp()
     assert torch.allclose(weights.sum(1), torch.ones(8, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(weights.diagonal(), torch.full((8,), 1 / 100, dtype=torch.float64))
 
 
-def test_stratified_joint_is_unbiased() -> None:
-    """N = 12, B = 4: over every ordered choice of the other three the mean density is the exact mixture."""
+def test_stratified_estimate_is_unbiased() -> None:
+    """N = 12, B = 4: averaged over every ordered choice of the other three, the estimate is the exact mixture."""
     z, mu, logvar = codes(12, 2)
     density = torch.exp(log_density(z[:1, None], mu[None], logvar[None]).sum(2))[0]  # q(z_0 | x_k), k = 0..11
     weights = mss_log_weights(4, 12).exp()[0]
@@ -47,7 +47,7 @@ def test_stratified_joint_is_unbiased() -> None:
     assert torch.stack(estimates).mean().item() == pytest.approx(density.mean().item(), rel=1e-9)
 
 
-def test_mutual_information_is_log_n_when_posteriors_are_far_apart_and_never_more() -> None:
+def test_mutual_information_is_at_most_log_n() -> None:
     n = 500
     mu = torch.arange(8, dtype=torch.float64)[:, None].expand(8, 3) * 1e3
     z, logvar = mu.clone(), torch.full_like(mu, -4.0)
@@ -58,7 +58,7 @@ def test_mutual_information_is_log_n_when_posteriors_are_far_apart_and_never_mor
 
 
 @pytest.mark.parametrize("estimator", ["mss", "mws"])
-def test_slices_of_the_table_change_neither_value_nor_gradient(estimator: str) -> None:
+def test_chunked_decomposition_equals_full(estimator: str) -> None:
     z, mu, logvar = codes(6, 7)
     results = []
     for chunk in (2**26, 6 * 6 * 2):
@@ -70,7 +70,7 @@ def test_slices_of_the_table_change_neither_value_nor_gradient(estimator: str) -
         assert torch.allclose(whole, sliced, atol=1e-10)
 
 
-def test_permute_dims_keeps_columns_and_breaks_their_ties() -> None:
+def test_permute_dims() -> None:
     torch.manual_seed(0)
     column = torch.randn(4096, 1)
     z = column.repeat(1, 2)
@@ -86,8 +86,8 @@ def test_schedules() -> None:
     assert warm_up(0, 0) == 1.0
 
 
-def test_peers_weights_have_our_optimum() -> None:
-    """One latent, x01 = a z + noise: each loss written as its author writes it has the posterior variance of ours.
+def test_peer_weights_have_the_same_optimum() -> None:
+    """One latent, x01 = a z + noise: each author's loss has the same optimal posterior variance as ours.
 
     E_q |x - a z|^2 = const + a^2 s, KL = (s - log s) / 2 + const: for c SSE + k KL the optimum is
     s = k / (k + 2 c a^2); ours, SSE / 2 + beta_eff KL, gives beta_eff / (beta_eff + a^2).

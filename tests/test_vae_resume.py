@@ -1,4 +1,4 @@
-"""A resumed VAE is the straight one, bit for bit; two ranks are one."""
+"""A resumed VAE run equals an uninterrupted one, bit for bit. Two ranks equal one."""
 
 import dataclasses
 import functools
@@ -75,13 +75,13 @@ def state_after(folder: Path, cfg: Config, stops: tuple[int, ...]) -> dict:
         ({"objective": "capacity", "capacity_steps": 30, "capacity": 3}, "burgess"),  # within the ramp
         ({"objective": "btcvae", "beta": 6.4, "pixel": "bernoulli"}, "burgess"),
         ({"objective": "factor", "gamma": 2.0, "lr_discriminator": 1e-3}, "burgess"),
-        ({"features": "own", "feature_steps": 24}, "burgess"),  # while the features are being taught
+        ({"features": "own", "feature_steps": 24}, "burgess"),  # while the features are trained
         ({"features": "own", "feature_steps": 16}, "burgess"),  # and after
         ({"objective": "beta"}, "vanilla"),  # BatchNorm's buffers
     ],
     ids=lambda value: "-".join(str(v) for v in value.values()) if isinstance(value, dict) else value,
 )
-def test_forty_steps_are_twenty_and_twenty(
+def test_resumed_run_equals_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: dict[str, Any], arch: str
 ) -> None:
     monkeypatch.setattr("vae.train.LatentDiscriminator", functools.partial(LatentDiscriminator, hidden=16))
@@ -106,9 +106,7 @@ def collapse_log(tmp_path: Path, beta: float, caplog: pytest.LogCaptureFixture) 
     return float(last.split('"active": ')[1].split(",")[0]), text
 
 
-def test_a_collapsed_code_is_said_once_and_a_sound_one_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_collapse_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     import logging
 
     monkeypatch.setattr(logging.getLogger("faces"), "propagate", True)
@@ -129,8 +127,8 @@ def _steps(rank: int, world: int) -> dict:
 
 
 @pytest.mark.slow
-def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
-    """Calibrated sigma, weighted pixels and the features' distance are of the whole batch."""
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    """Calibrated sigma, weighted pixels and the feature distance use the whole batch."""
     one, two = of_one_and_of_two_ranks(_steps, tmp_path)
     for key, value in one.items():
         assert torch.allclose(value.float(), two[key].float(), atol=2e-5), key

@@ -1,4 +1,4 @@
-"""Every mode of vae/sample.py on a run of a few steps, and what its edits promise."""
+"""Every mode of vae/sample.py on a run of a few steps."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from PIL import Image
 from evaluation.manifest import read_manifest
 from families import open_editor
 from vae import sample, train
-from vae.attributes import Codes, against, fit_vectors, load_vectors
+from vae.attributes import Codes, contrast_with_reference, fit_vectors, load_vectors
 from vae.config import Config
 from vae.editor import Editor, Options
-from vae.vectors import facts_of, leakage
+from vae.vectors import leakage, vector_metrics
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -53,12 +53,12 @@ def editor(run_dir: Path) -> Editor:
     return found
 
 
-def test_the_editor_keeps_the_contract(editor: Editor, photo: str) -> None:
+def test_editor_contract(editor: Editor, photo: str) -> None:
     check(editor, "Smiling=flip", photo)
     check(editor, "happy", photo)
 
 
-def test_a_mixture_is_another_density_of_draws(run_dir: Path, editor: Editor) -> None:
+def test_draw_from_mixture(run_dir: Path, editor: Editor) -> None:
     other = open_editor(run_dir, Options(density="gmm"), device="cpu")
     one, two, again = other.draw([3]), other.draw([2, 3]), editor.draw([3])
     assert torch.equal(one.code["z"], two.code["z"][1:]) and not torch.equal(one.code["z"], again.code["z"])
@@ -96,7 +96,7 @@ def test_every_mode_writes_its_files(run_dir: Path, mode: str, options: list[str
             path.unlink()
 
 
-def test_a_picture_tells_how_it_was_made(run_dir: Path, tmp_path: Path) -> None:
+def test_image_record(run_dir: Path, tmp_path: Path) -> None:
     call(run_dir, "draw", "--n", "4", "--seed", "3", "--out", str(tmp_path / "faces.png"))
     record = facts(tmp_path / "faces.png")
     assert record["seed"] == 3 and record["step"] == 20 and len(record["sha256"]) == 64
@@ -113,13 +113,13 @@ def test_a_picture_tells_how_it_was_made(run_dir: Path, tmp_path: Path) -> None:
         (["--attr", "Smiling=1", "--keep", "Yung"], "'Yung' is unknown here"),
     ],
 )
-def test_a_wrong_request_is_one_sentence(run_dir: Path, options: list[str], sentence: str, capsys) -> None:
+def test_wrong_requests_are_user_errors(run_dir: Path, options: list[str], sentence: str, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         call(run_dir, "edit", "test:1", *options)
     assert sentence in capsys.readouterr().err
 
 
-def test_an_own_photo_keeps_its_pixels_where_nothing_changes(run_dir: Path, photo: str, tmp_path: Path) -> None:
+def test_photo_keeps_unchanged_pixels(run_dir: Path, photo: str, tmp_path: Path) -> None:
     out = tmp_path / "edit.png"
     call(run_dir, "edit", photo, "--eyes", EYES, "--attr", "Smiling=+0.0", "--out", str(out))
     before, after = (np.asarray(Image.open(p).convert("RGB")) for p in (photo, tmp_path / "edit_me.png"))
@@ -130,7 +130,7 @@ def test_an_own_photo_keeps_its_pixels_where_nothing_changes(run_dir: Path, phot
     assert np.array_equal(before[:, :20], after[:, :20])  # far from the face
 
 
-def test_export_of_edits_has_sources_and_true_answers(run_dir: Path, tmp_path: Path) -> None:
+def test_export_contains_sources_and_ground_truth(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "edits"
     options = ["--what", "edit", "--attr", "Smiling=flip", "--n", "6"]
     call(run_dir, "export", *options, "--out", str(out))
@@ -171,15 +171,15 @@ def test_the_average_of_one_face_is_its_reconstruction(editor: Editor) -> None:
     assert counts == [1, 1] and torch.allclose(editor.images({"z": ends}), expected, atol=1e-4)
 
 
-def test_against_leaves_only_the_class_to_start_from() -> None:
+def test_contrast_with_reference() -> None:
     one_hot = torch.tensor([[1.0, 0], [0, 1], [0, 0]])  # happy, sad, neutral
-    found = against(one_hot, torch.tensor([0.0, 0, 1]))
+    found = contrast_with_reference(one_hot, torch.tensor([0.0, 0, 1]))
     assert found.nan_to_num(-1).tolist() == [[1, -1], [-1, 1], [0, 0]]
 
 
 @pytest.mark.slow
 def test_every_config_takes_one_step(repo: Path, tmp_path: Path) -> None:
-    """Each YAML file on a stand-in for its data: same size and channels, noise instead of faces."""
+    """Each config on noise of the size and channels of its data."""
     from engine import load_config
 
     from test_vae_model import vgg_weights  # isort: skip
@@ -208,7 +208,7 @@ def test_every_config_takes_one_step(repo: Path, tmp_path: Path) -> None:
         assert any(line.startswith("# Measured:") for line in head), path.name
 
 
-def test_a_card_says_what_a_direction_drags_along_and_what_is_not_drawn() -> None:
+def test_vector_metrics_report_leakage_and_retention() -> None:
     smiling = torch.arange(4000) % 2
     male = torch.where(torch.arange(4000) % 10 < 6, smiling, torch.arange(4000) // 2 % 2)  # they go together
     labels = torch.stack([smiling, male], 1).float()
@@ -219,12 +219,12 @@ def test_a_card_says_what_a_direction_drags_along_and_what_is_not_drawn() -> Non
     naive, fitted = (fit_vectors(codes, codes, meta, kind, {}) for kind in ("mean", "ols"))
     assert torch.allclose(leakage(naive).diagonal(), torch.ones(2), atol=1e-3)
     assert leakage(naive)[0, 1] > 0.4 and leakage(fitted)[0, 1] < leakage(naive)[0, 1] / 2
-    facts = facts_of(fitted, {"Smiling": 0.95, "Male": 0.4})
-    assert facts["Smiling"]["drawn"] and not facts["Male"]["drawn"]
-    assert list(facts["Male"]["leaks"]) == ["Smiling"] and "drawn" not in facts_of(fitted, {})["Male"]
+    facts = vector_metrics(fitted, {"Smiling": 0.95, "Male": 0.4})
+    assert facts["Smiling"]["retained"] and not facts["Male"]["retained"]
+    assert list(facts["Male"]["leakage"]) == ["Smiling"] and "retained" not in vector_metrics(fitted, {})["Male"]
 
 
-def test_a_report_has_the_figures(run_dir: Path, tmp_path: Path) -> None:
+def test_report_metrics(run_dir: Path, tmp_path: Path) -> None:
     call(run_dir, "report", "--out", str(tmp_path / "report.png"))
     report = facts(tmp_path / "report.png")
     assert report["faces"] == 40 and 5 < report["psnr_db"] < 40 and 0 < report["ssim"] < 1
@@ -233,7 +233,7 @@ def test_a_report_has_the_figures(run_dir: Path, tmp_path: Path) -> None:
     assert 0.5 <= report["attributes"]["Male"]["auc_best_latent"] <= 1
 
 
-def test_a_report_on_independent_factors_scores_disentanglement(run_dir: Path, tmp_path: Path) -> None:
+def test_report_scores_disentanglement(run_dir: Path, tmp_path: Path) -> None:
     config = Path(__file__).parent.parent / "configs/vae/demo.yaml"
     folder = tmp_path / "independent"
     train.main(["--config", str(config), "--run-dir", str(folder), *SMALL, "data.independent=true"])

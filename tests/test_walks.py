@@ -1,4 +1,4 @@
-"""CONTRIBUTING, walked: a method is one folder and one config, a data set one file and one line."""
+"""The examples of CONTRIBUTING.md work: a new method, and a new data set."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # whole runs
 ROOT = Path(__file__).resolve().parent.parent
 
 CONFIG = '''
-"""Knobs of the denoising autoencoder."""
+"""Options of the denoising autoencoder."""
 
 from dataclasses import dataclass, field
 
@@ -153,7 +153,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 
-def test_a_method_is_one_folder_and_one_config(folder):
+def test_a_new_method_needs_one_folder_and_one_config(folder):
     done = run(folder, "mydae/train.py", "--config", "configs/synthetic32.yaml")
     assert done.returncode == 0, done.stderr
     made = folder / "runs" / "mydae" / "synthetic32"
@@ -165,7 +165,7 @@ def test_a_method_is_one_folder_and_one_config(folder):
     assert wrong.returncode == 2 and "loss.noise: expected a number >= 0, got -1.0" in wrong.stderr
 
 
-def test_a_data_set_is_one_file_and_one_line(folder):
+def test_a_new_data_set_needs_one_file_and_one_line(folder):
     (folder / "myset.py").write_text(READER)
     raw = folder / "datasets" / "myset"
     raw.mkdir(parents=True)

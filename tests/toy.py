@@ -1,4 +1,4 @@
-"""A toy method on toy data, a linear autoencoder that learns in milliseconds: `python tests/toy.py --config F`."""
+"""A linear autoencoder on noise images; a run takes milliseconds. `python tests/toy.py --config FILE`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

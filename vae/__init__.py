@@ -1,1 +1,1 @@
-"""Variational autoencoders of faces: train, find directions, edit a face. README.md is the page to read."""
+"""Variational autoencoders of faces: train, find attribute directions, edit faces. Start with README.md."""

@@ -1,7 +1,8 @@
-"""Attribute vectors of one run: codes of its training faces, the directions and readers fitted on them, in one file.
+"""Attribute vectors of one run: codes of its training faces, and the directions and scores fitted on them.
 
-Codes are mu of the averaged encoder in evaluation mode, of the training split only. A *direction* moves a code, a
-*score* reads it (latents/directions.py): in these code spaces the reader's own normal moves badly.
+Codes are mu of the averaged encoder in evaluation mode, from the training split only. A *direction* moves a code. A
+*score* (linear discriminant analysis) predicts the attribute from a code. Moving along the score's normal edits badly
+in these code spaces, so the two differ (latents/directions.py).
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ from latents.directions import balanced_vector, class_means, lda_scores, mean_co
 from latents.roc_auc import roc_auc
 
 logger = logging.getLogger("faces")
-BALANCE = ("Male", "Mouth_Slightly_Open")  # confounders of `balanced` vectors, where a set has them
-MIN_SIDE = 20  # faces without and with; fewer make noise, not a direction
+CONFOUNDERS = ("Male", "Mouth_Slightly_Open")  # default confounders of `balanced` vectors, if the data have them
+MIN_SIDE = 20  # least faces without and with; a direction from fewer is mostly noise
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Faces as codes: mu (N, Z); labels (N, L) in {0, 1, NaN}, attributes first, then one column a class; index (N,)
+    """Codes of faces: mu (N, Z); labels (N, L) in {0, 1, NaN}, attributes first, then one column per class; index (N,),
     rows of the pack."""
 
     mu: Tensor
@@ -38,16 +39,14 @@ class Codes:
 
 @dataclass(frozen=True)
 class AttributeVectors:
-    """One row an attribute or expression of `names`: A rows.
+    """A rows, one for each attribute or expression in `names`.
 
-    `direction` (A, Z) goes from without to with at alpha 1; an expression starts at neutral where that exists, whose
-    own direction then is 0 (from happy to sad: sad - happy).
-    `score` (A, Z) reads it, whitened; `class_mean` (A, 2) are its means without and with. `mean_code` (A, 2, Z) is
-    the average face of each side, `origin` (Z,) of all; `count` (A, 2) the faces behind them. `alpha_range` (A, 2):
-    1st and 99th percentile of training faces along the direction, from the origin, in units of alpha. `auc` (A, 2):
-    how well direction and score tell the sides apart on validation faces. `provenance`: data set, split, run, step
-    and sha256 of the weights; `skipped`: labels without a vector, and why; `cells`: of balanced vectors, which
-    combinations of the confounders they rest on and which had too few faces.
+    direction (A, Z): from without to with at alpha 1. An expression starts at neutral where that exists, and neutral's
+    own direction is then 0. score (A, Z): whitened LDA. class_mean (A, 2): means of the score without and with. origin
+    (Z,): mean code. mean_code (A, 2, Z): mean code of each side. count (A, 2): faces of each side. alpha_range (A, 2):
+    1st and 99th percentile of training faces along the direction, from the origin, in units of alpha. auc (A, 2): AUC
+    of direction and score on validation faces. provenance: data set, split, run, step, sha256 of the weights. skipped:
+    labels without a vector, and why. cells: for balanced vectors, which combinations of confounders were used.
     """
 
     kind: str
@@ -65,16 +64,16 @@ class AttributeVectors:
     cells: dict[str, str] = field(default_factory=dict)
 
     def row(self, name: str) -> int:
-        """The row of an attribute. Raises UserError with the reason if it has none."""
+        """Index of an attribute. Raises UserError with the reason if it has no vector."""
         if name not in self.names:
-            reason = self.skipped.get(name, f"the run knows {', '.join(self.names)}")
+            reason = self.skipped.get(name, f"expected one of {', '.join(self.names)}")
             raise UserError(f"{name} has no vector: {reason}")
         return self.names.index(name)
 
 
 @torch.no_grad()
 def encode(method: Any, faces: Any, batch_size: int = 256) -> Codes:
-    """Codes of every face of a set, in its order, unflipped; on the CPU."""
+    """Codes of every face of a set, in order, not mirrored, on the CPU."""
     mus, labels, index = [], [], []
     for batch in faces.once(batch_size, method.device):
         mus.append(method.ema_encoder(batch["image"])[0].cpu())
@@ -84,7 +83,7 @@ def encode(method: Any, faces: Any, batch_size: int = 256) -> Codes:
 
 
 def cached_codes(method: Any, faces: Any, fingerprint: str, run_dir: Path, split: str) -> Codes:
-    """`encode(method, faces)`, kept in the run directory for these weights and these data."""
+    """`encode(method, faces)`, cached in the run directory for these weights and data."""
     path = run_dir / f"codes_{split}_{method.origin.step}.npz"
     key = f"{method.origin.sha256} {fingerprint}"
     if path.is_file():
@@ -99,10 +98,10 @@ def cached_codes(method: Any, faces: Any, fingerprint: str, run_dir: Path, split
 
 
 def fit_vectors(
-    train: Codes, val: Codes, meta: dict, kind: str, provenance: dict[str, Any], balance: Sequence[str] = BALANCE
+    train: Codes, val: Codes, meta: dict, kind: str, provenance: dict[str, Any], balance: Sequence[str] = CONFOUNDERS
 ) -> AttributeVectors:
-    """Directions of `kind` (ols | mean | balanced, the latter over the cells of `balance`) and readers of every label
-    that has enough faces on both sides."""
+    """Fit directions of `kind` (ols | mean | balanced over the cells of `balance`) and scores, for every label with
+    enough faces on both sides."""
     names, skipped = label_names(meta), {}
     for column, name in enumerate(names):
         sides = [int((train.labels[:, column] == side).sum()) for side in (0, 1)]
@@ -142,8 +141,8 @@ def fit_vectors(
 def _directions(
     train: Codes, meta: dict, kind: str, kept: list[str], balance: Sequence[str]
 ) -> tuple[Tensor, dict[str, str]]:
-    """(A, Z) and what balanced ones rest on. Attributes are fitted on attributes and expressions on expressions: a
-    smile is not what is left of it once `happy` is held fixed."""
+    """Directions (A, Z), and the cells of balanced ones. Attributes are fitted with attributes and expressions with
+    expressions, since a smile with `happy` held fixed is no longer a smile."""
     names, parts, cells = label_names(meta), [], {}
     for group, start in ((meta["attributes"], None), (meta["classes"], "neutral")):
         chosen = [name for name in group if name in kept and name != start]
@@ -151,7 +150,7 @@ def _directions(
         if chosen:
             labels = train.labels[:, [names.index(name) for name in chosen]]
             if kind != "ols" and start in kept:  # OLS: neutral has no column, so it is what the others count from
-                labels = against(labels, train.labels[:, names.index(start)])
+                labels = contrast_with_reference(labels, train.labels[:, names.index(start)])
             if kind == "balanced":
                 confounders = [name for name in balance if name in kept]
                 table = torch.cat([labels, train.labels[:, [names.index(name) for name in confounders]]], 1)
@@ -165,7 +164,7 @@ def _directions(
 
 
 def _balanced(mu: Tensor, table: Tensor, column: int, name: str, confounders: list[str]) -> tuple[Tensor, str]:
-    """One balanced vector, and its cells in words; fewer confounders, from the end, where no cell has enough faces."""
+    """One balanced vector, and a description of its cells. Drops confounders while no cell has enough faces."""
     names = [str(i) for i in range(table.shape[1] - len(confounders))]
     names[column] = name
     others = [c for c in confounders if c != name]
@@ -179,8 +178,8 @@ def _balanced(mu: Tensor, table: Tensor, column: int, name: str, confounders: li
             others = others[:-1]
 
 
-def against(labels: Tensor, start: Tensor) -> Tensor:
-    """One-hot columns (N, K) of which 0 stays only where `start` (N,) is 1: the other classes become unknown."""
+def contrast_with_reference(labels: Tensor, start: Tensor) -> Tensor:
+    """Set zeros of one-hot columns (N, K) to NaN, except where `start` (N,) is 1: only the reference counts as 0."""
     return labels.masked_fill((labels == 0) & (start != 1)[:, None], float("nan"))
 
 
@@ -190,13 +189,13 @@ def quantile(values: Tensor, q: Tensor) -> Tensor:
 
 
 def save_vectors(vectors: AttributeVectors, path: Path) -> None:
-    """Tensors and plain values, read back with `weights_only=True`."""
+    """Save tensors and plain values, readable with `weights_only=True`."""
     with atomic_write(path) as file:
         torch.save({f.name: getattr(vectors, f.name) for f in dataclasses.fields(vectors)}, file)
 
 
 def load_vectors(path: Path, sha256: str) -> AttributeVectors:
-    """Read vectors and refuse those of other weights than the checkpoint `sha256`."""
+    """Load vectors. Raises UserError if they belong to other weights than the checkpoint `sha256`."""
     vectors = AttributeVectors(**torch.load(path, map_location="cpu", weights_only=True))
     if vectors.provenance["sha256"] != sha256:
         run, step = vectors.provenance["run"], vectors.provenance["step"]
@@ -208,7 +207,7 @@ def load_vectors(path: Path, sha256: str) -> AttributeVectors:
 
 
 def get_vectors(method: Any, run_dir: Path, kind: str, train: Codes, val: Codes) -> AttributeVectors:
-    """The run's vectors of `kind`: read, or fitted, saved and said so."""
+    """The run's vectors of `kind`, loaded. If missing, they are fitted and saved, with a message."""
     path = run_dir / f"vectors_{kind}.pt"
     if path.is_file():
         return load_vectors(path, method.origin.sha256)
@@ -219,7 +218,7 @@ def get_vectors(method: Any, run_dir: Path, kind: str, train: Codes, val: Codes)
 
 
 def provenance_of(method: Any) -> dict[str, Any]:
-    """Where vectors come from."""
+    """Data set, run, step and hash that vectors were fitted with."""
     origin = method.origin
     facts = {"dataset": method.meta["dataset"], "split": "train", "fingerprint": method.meta["fingerprint"]}
     return facts | {"run": origin.run, "step": origin.step, "sha256": origin.sha256}

@@ -1,4 +1,4 @@
-"""Every knob of the variational autoencoder. Loss weights are dimensionless; every term is in nats per image."""
+"""Every option of the variational autoencoder. Loss weights are dimensionless. Every term is in nats per image."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,12 +11,12 @@ from engine.errors import UserError
 
 @dataclass
 class ModelConfig:
-    """Which networks, and how wide."""
+    """Networks and their sizes."""
 
     arch: Literal["residual", "burgess", "higgins", "vanilla", "dfc"] = "residual"  # a row of the table in model.py
-    latent_dim: int = 128  # Z, >= 1; a smile needs room: 10 latents lose it (README, "The lost smile")
+    latent_dim: int = 128  # Z, >= 1; 10 latents lose the smile (README, "The lost smile")
     width: int = 64  # channels of the first stage, a multiple of 8; `residual` only
-    stages: int | None = None  # how often the picture is halved; null = down to the table's last side
+    stages: int | None = None  # number of halvings of the image; null = down to `side` of the table in model.py
 
     def __post_init__(self) -> None:
         require(self.latent_dim >= 1, "latent_dim", "at least 1", self.latent_dim)
@@ -26,34 +26,36 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """What is minimised, in nats per image."""
+    """Terms of the loss, in nats per image."""
 
-    # The rate: what a code costs.
-    objective: Literal["autoencoder", "beta", "capacity", "btcvae", "factor"] = "beta"  # autoencoder: z = mu, free
+    # The rate: the KL terms.
+    objective: Literal["autoencoder", "beta", "capacity", "btcvae", "factor"] = "beta"  # autoencoder: z = mu, no KL
     beta: float = 1.0  # >= 0; weight of the KL (beta), of the total correlation (btcvae)
-    kl_warmup: float = 0.2  # [0, 1], share of the VAE's steps over which beta rises from 0, at most 5000 (1511.06349)
-    free_bits: float = 0.0  # nats per latent below which the rate is not charged (1606.04934); `beta` only
+    kl_warmup: float = 0.2  # [0, 1], share of steps over which beta rises from 0, at most 5000 steps
+    free_bits: float = 0.0  # nats per latent that are not penalised (arxiv.org/abs/1606.04934); `beta` only
     alpha: float = 1.0  # btcvae: weight of the mutual information
     gamma: float = 1.0  # capacity: of |KL - C|; btcvae: of the dimension-wise KL; factor: of the total correlation
-    capacity: float = 50.0  # nats, C_max (1804.03599)
+    capacity: float = 50.0  # nats, C_max
     capacity_steps: int = 100_000  # steps over which C rises from 0
-    tc_estimator: Literal["mss", "mws"] = "mss"  # stratified or weighted sampling (1802.04942, appendix C)
-    lr_discriminator: float = 1.0e-5  # factor: Adam (0.5, 0.9) of the discriminator, as in 1802.05983
+    tc_estimator: Literal["mss", "mws"] = "mss"  # stratified or weighted sampling (beta-TCVAE, appendix C)
+    lr_discriminator: float = 1.0e-5  # factor: Adam (0.5, 0.9) of the discriminator, as in FactorVAE
 
     # The distortion in pixels: -log p(x|z), summed over the image.
     pixel: Literal["gaussian", "bernoulli"] = "gaussian"
-    sigma: float | None = None  # units of the [-1, 1] image, > 0; null = calibrated from the error (2006.13202)
+    sigma: float | None = None  # of x in [-1, 1], > 0; null = calibrated from the error (sigma-VAE)
     lambda_pixel: float = 1.0  # >= 0
-    lambda_face: float = 4.0  # >= 0; error at mouth and eyes counts 1 + lambda_face times, rescaled to mean 1
-    face_grow: float = 0.35  # eye distances by which the boxes of mouth and eyes exceed their landmarks, >= 0
-    face_boxes: list[float] | None = None  # left, top, right, bottom, ... in fractions of the side; without landmarks
+    lambda_face: float = 4.0  # >= 0; pixel weight at mouth and eyes is 1 + lambda_face; rescaled to mean 1
+    face_grow: float = 0.35  # margin of the boxes around the landmarks of mouth and eyes, in eye distances, >= 0
+    face_boxes: list[float] | None = (
+        None  # left, top, right, bottom, ... in fractions of the side; for data without landmarks
+    )
 
     # The distortion in the features of a fixed network.
-    features: Literal["none", "own", "vgg19"] = "none"  # own: taught in the first feature_steps of the run
-    feature_steps: int = 0  # steps in which own features are taught; the VAE starts after them
-    lambda_feature: float = 0.1  # >= 0; at 1 (log form) a tap mean weighs as much as all pixels
-    feature_form: Literal["log", "mse"] = "log"  # log: one calibrated Gaussian a tap; mse: 1610.00291
-    vgg19_weights: str = ""  # path of torchvision's vgg19 state dict; yours, never downloaded here
+    features: Literal["none", "own", "vgg19"] = "none"  # own: trained in the first feature_steps
+    feature_steps: int = 0  # steps that train the own features; the VAE starts after them
+    lambda_feature: float = 0.1  # >= 0; at 1 (log form) the features weigh as much as all pixels
+    feature_form: Literal["log", "mse"] = "log"  # log: one calibrated Gaussian per tap; mse: as in DFC-VAE
+    vgg19_weights: str = ""  # path of torchvision's vgg19 state dict on your disk; nothing is downloaded
     vgg19_taps: list[int] = field(default_factory=lambda: [1, 6, 11])  # ReLU indices: VAE-123; 11, 20, 29: VAE-345
 
     max_norm: float | None = None  # clip of the VAE's gradient norm; null = none
@@ -80,13 +82,13 @@ class LossConfig:
 
 @dataclass
 class VAETrainConfig(TrainConfig):
-    """Rates, beside what every run has."""
+    """Learning rates, in addition to the common options."""
 
-    lr: float = 1.0e-3  # Adam's, > 0
-    beta1: float = 0.9  # Adam's decay of the first moment
-    beta2: float = 0.999  # and of the second
-    ema_decay: float = 0.999  # of the weights that samples, codes and edits use; rises to it with (1 + t) / (10 + t)
-    lr_halve_every: int = 0  # steps after which the rate is halved, again and again (1610.00291); 0 = never
+    lr: float = 1.0e-3  # Adam, > 0
+    beta1: float = 0.9  # Adam's first decay
+    beta2: float = 0.999  # Adam's second decay
+    ema_decay: float = 0.999  # of the averaged weights used for images; ramp min(this, (1 + t) / (10 + t))
+    lr_halve_every: int = 0  # halve the rate after every so many steps, as DFC-VAE does; 0 = never
     lr_warmup: int = 100
     lr_decay: Literal["cosine", "linear", "none"] = "cosine"
     lr_floor: float = 0.05
@@ -111,8 +113,8 @@ class Config:
         w = self.loss
         if w.feature_steps >= self.train.total_steps:
             raise UserError(
-                f"loss.feature_steps: {w.feature_steps} of train.total_steps={self.train.total_steps} leave no step to "
-                "the autoencoder; lower the one or raise the other"
+                f"loss.feature_steps: {w.feature_steps} of train.total_steps={self.train.total_steps} leave none for "
+                "the autoencoder; lower the first or raise the second"
             )
         if w.objective == "factor" and self.train.batch_size % 2:
             raise UserError(
@@ -123,7 +125,7 @@ class Config:
 
     @property
     def vae_steps(self) -> int:
-        """Steps in which the autoencoder itself learns."""
+        """Number of training steps of the autoencoder."""
         return self.train.total_steps - self.loss.feature_steps
 
     @property

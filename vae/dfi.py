@@ -1,8 +1,10 @@
-"""The mode `dfi`: deep feature interpolation as published (Upchurch et al. 1611.05507), beside the VAE's edit.
+"""The mode `dfi`: deep feature interpolation, beside the VAE's edit.
 
-No code and no decoder: the features of a fixed network, those of the run's own `loss.features`. Of the K nearest
-training faces with and without the attribute the mean features are subtracted, w; the picture y is sought whose
-features are phi(x) + alpha w.
+Paper: "Deep Feature Interpolation for Image Content Changes", https://arxiv.org/abs/1611.05507
+
+No code and no decoder. phi are features of a fixed network, the one of the run's `loss.features`. w is the mean feature
+of the K nearest training faces with the attribute minus that of the K nearest without. The result is the image y with
+features phi(y) = phi(x) + alpha w.
 """
 
 import argparse
@@ -18,17 +20,17 @@ from engine import Grid, UserError
 from vae.editor import Editor
 from vae.model import FeatureNet, VGG19Features
 
-TV = 10.0  # weight of the total variation
-STEPS = 500  # of L-BFGS, at most
+TV_WEIGHT = 10.0  # of the total variation
+MAX_STEPS = 500  # of L-BFGS
 Features = Callable[[Tensor], list[Tensor]]
 
 
 def run_dfi(editor: Editor, args: argparse.Namespace) -> None:
-    """Input, the VAE's edit, DFI: one row each."""
+    """A grid with three rows: input, the VAE's edit, DFI."""
     take_images(args.attr, args.images)
     request = editor.parse(args.attr).require("set", "flip", method="dfi")
     if len(request.moves) != 1:
-        raise UserError("dfi: takes one request at a time, as --attr Smiling=1")
+        raise UserError("dfi: expected one attribute, as --attr Smiling=1")
     net, latent = feature_network(editor), editor.latent_editor("transport")
     faces = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes, args.source)
     x, k = faces.images, editor.options.num_neighbors
@@ -62,41 +64,43 @@ def feature_network(editor: Editor) -> Features:
 
 
 def feature_step(editor: Editor, net: Features, x: Tensor, target: Tensor, k: int) -> list[Tensor]:
-    """w per tap, (1, C, h, w): mean features of the k nearest training faces with minus those without. Near means in
-    the last tap. x (1, C, H, H); target (N,) in {0, 1, NaN}: the training faces' labels."""
+    """w per tap, (1, C, h, w): mean features of the k nearest training faces with the attribute, minus those without.
+
+    Distances are taken in the last tap. x (1, C, H, H). target (N,) in {0, 1, NaN}: labels of the training faces.
+    """
     faces, last = editor.split("train"), net(x)[-1]
     distance = torch.cat([(net(b["image"].cpu())[-1] - last).square().flatten(1).sum(1) for b in faces.once(256)])
     ends = []
     for side in (1.0, 0.0):
         rows = torch.nonzero((target == side) & (distance > 0)).flatten()  # never the face itself
         if not len(rows):
-            raise UserError("dfi: no training face on one side")
+            raise UserError("dfi: no training face without, or none with the attribute; choose another --attr")
         near = rows[distance[rows].topk(min(k, len(rows)), largest=False).indices]
         ends.append([maps.mean(0, keepdim=True) for maps in net(faces.take(near.numpy())["image"])])
     return [a - b for a, b in zip(*ends, strict=True)]
 
 
 def step_square(step: list[Tensor]) -> float:
-    """The mean square of a feature step over all taps: published alphas are in its units."""
+    """Mean square of a feature step over all taps. The paper gives alpha in units of its inverse."""
     return sum(w.square().sum().item() for w in step) / sum(w.numel() for w in step)
 
 
 @torch.enable_grad()
-def invert(features: Features, x: Tensor, goal: list[Tensor], tv: float = TV, steps: int = STEPS) -> Tensor:
-    """The picture (1, C, H, H) in [-1, 1] that minimises sum |phi(y) - goal|^2 + tv TV(y), from y = x by L-BFGS.
+def invert(features: Features, x: Tensor, goal: list[Tensor], tv: float = TV_WEIGHT, steps: int = MAX_STEPS) -> Tensor:
+    """The image y (1, C, H, H) in [-1, 1] that minimises sum |phi(y) - goal|^2 + tv TV(y - x), from y = x by L-BFGS.
 
-    TV is the sum of squared differences of neighbouring pixels *of the change* y - x: noise is not invented, and the
-    picture's own grain stays (the paper smooths y itself; README, deviations).
+    TV is the sum of squared differences of neighbouring pixels. Deviation: the paper smooths y, here the change y - x
+    is smoothed, so the photo keeps its texture (README).
     """
     y = x.clone().requires_grad_()
     solver = torch.optim.LBFGS([y], max_iter=steps, line_search_fn="strong_wolfe", tolerance_change=1e-9)
 
     def loss() -> Tensor:
         solver.zero_grad()
-        far = sum((a - b).square().sum() for a, b in zip(features(y), goal, strict=True))
+        feature_error = sum((a - b).square().sum() for a, b in zip(features(y), goal, strict=True))
         change = y - x
-        rough = change.diff(dim=2).square().sum() + change.diff(dim=3).square().sum()
-        total = far + tv * rough
+        total_variation = change.diff(dim=2).square().sum() + change.diff(dim=3).square().sum()
+        total = feature_error + tv * total_variation
         total.backward()
         return total
 
@@ -108,6 +112,6 @@ def add_dfi(parser: argparse.ArgumentParser) -> None:
     """The options of `dfi`."""
     add_faces(parser, 6)
     parser.add_argument("--attr", nargs="+", required=True, help="one request, as Smiling=1")
-    parser.add_argument("--alpha", type=float, default=1.0, help="length of the step in features")
-    parser.add_argument("--tv", type=float, default=TV, help="weight of smoothness")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of L-BFGS, at most")
+    parser.add_argument("--alpha", type=float, default=1.0, help="step size in feature space")
+    parser.add_argument("--tv", type=float, default=TV_WEIGHT, help="weight of the total variation")
+    parser.add_argument("--steps", type=int, default=MAX_STEPS, help="L-BFGS iterations, at most")

@@ -1,4 +1,4 @@
-"""How a VAE makes codes and changes them: codes are mu of the averaged encoder, moved among training codes."""
+"""The VAE's `Editor`: codes are mu of the averaged encoder. Edits move a code relative to the training codes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from vae.train import BetaVAE
 
 @dataclass(frozen=True)
 class Options:
-    """How a VAE's codes move, and what unseen faces are drawn from."""
+    """Options of edits and samples."""
 
-    kind: Literal["transport", "knn", "ols", "balanced", "mean"] = "transport"  # similar faces, or one vector for all
-    num_neighbors: int = NUM_NEIGHBORS  # on either side (knn); a matched group has at least twice as many faces
-    match: tuple[str, ...] = MATCH  # attributes on which the compared faces agree
-    keep: tuple[str, ...] = ()  # attributes whose directions are left out of the move
-    density: Literal["normal", "gmm"] = "normal"  # of drawn codes: N(0, I), or a mixture fitted to the training codes
+    kind: Literal["transport", "knn", "ols", "balanced", "mean"] = "transport"  # transport, knn: by similar faces
+    num_neighbors: int = NUM_NEIGHBORS  # neighbours on each side; a matched group has twice as many or more
+    match: tuple[str, ...] = MATCH  # attributes on which the matched faces agree
+    keep: tuple[str, ...] = ()  # attributes to keep: their directions are projected out of the edit
+    density: Literal["normal", "gmm"] = "normal"  # of sampled codes: N(0, I), or a fitted mixture
 
 
 class Editor(editor.Editor):
@@ -56,11 +56,11 @@ class Editor(editor.Editor):
         return {"z": torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(s)) for s in seeds])}
 
     def interpolate(self, a: Code, b: Code, t: Tensor, drawn: bool) -> Code:
-        """A straight line; an arc between draws of the prior, which all lie at about one distance from 0."""
+        """Linear for encoded faces; spherical for samples, since samples of N(0, I) lie near a sphere."""
         return {"z": along(slerp if drawn else lerp, a["z"], b["z"], t)}
 
     def predict_labels(self, faces: Subjects) -> Tensor:
-        """Unknown labels are read from the code by their scores."""
+        """Unknown labels are predicted from the code by their scores."""
         if not self.label_names():
             return self.labels(faces)
         return self.latent_editor("ols").complete(self.codes(faces)["z"], self.labels(faces))
@@ -72,11 +72,11 @@ class Editor(editor.Editor):
         return {"own features": weights_sha256(self.method.feature_net)} if w.features == "own" else {}
 
     def training_codes(self, split: str = "train") -> Codes:
-        """Codes and labels of a whole split, kept in the run directory."""
+        """Codes and labels of a whole split, cached in the run directory."""
         return cached_codes(self.method, self.split(split), self.faces.meta["fingerprint"], self.run_dir, split)
 
     def latent_editor(self, kind: str) -> LatentEditor:
-        """What moves codes, with the run's codes and vectors; they are made where they are missing."""
+        """The `LatentEditor` of `kind`, with the run's codes and vectors, which are made if missing."""
         train, val = self.training_codes("train"), self.training_codes("val")
         vectors = get_vectors(self.method, self.run_dir, kind if kind in ("mean", "balanced") else "ols", train, val)
         keep = parse_names(self.options.keep, self.classes, self.attributes)

@@ -1,9 +1,9 @@
-"""A code and a request -> the moved code. Local moves, taken from training faces that are like the face in question.
+"""Edits in code space: a code and a request in, the edited code out.
 
-A global vector bends with pose and place. So a face is compared with its likes: faces of its own side that share its
-expression and what `match` names, and faces of the other side that share what they can. Between the two crowds a code
-moves by optimal transport (`transport`), or along differences of nearest neighbours (`pairs`, `knn`: deep feature
-interpolation, 1611.05507, in code space). Figures: README.
+One global vector ignores pose and expression. So a face is compared with matched groups of training faces. One group
+has the face's own label, its expression and the attributes in `match`. The other group has the target label and matches
+as far as possible. Between the two groups a code moves by optimal transport of Gaussians (`transport`), or by the
+difference of nearest neighbours (`knn`, deep feature interpolation in code space, https://arxiv.org/abs/1611.05507).
 """
 
 from collections import Counter
@@ -22,15 +22,15 @@ from vae.attributes import MIN_SIDE, AttributeVectors, Codes
 
 KINDS = ("transport", "knn", "ols", "balanced", "mean")
 LOCAL = KINDS[:2]
-MATCH = ("Mouth_Slightly_Open", "Male")  # faces are compared with faces that agree on these, where they exist
+MATCH = ("Mouth_Slightly_Open", "Male")  # attributes on which matched faces agree, if the data have them
 NUM_NEIGHBORS = 100
-FACES_PER_LATENT = 4  # codes a latent that a crowd needs for its covariance, and for its mean to be steady
-MAX_EXTRAPOLATION = 2.0  # transports: how far along its move a face may go until its score is on the side's mean
+FACES_PER_LATENT = 4  # least faces of a matched group per latent, for a stable mean and covariance
+MAX_EXTRAPOLATION = 2.0  # transport: largest factor on a step, until the score reaches the target side's mean
 
 
 @dataclass
 class LatentEditor:
-    """Moves codes of one run. `codes`: training faces; `vectors`: directions (of `kind`, or OLS) and readers."""
+    """Edits codes of one run. codes: training faces. vectors: directions (of `kind`, or OLS) and scores."""
 
     codes: Codes
     vectors: AttributeVectors
@@ -41,12 +41,13 @@ class LatentEditor:
     keep: Sequence[str] = ()
 
     def move(self, mu: Tensor, request: Request, labels: Tensor | None = None) -> Tensor:
-        """mu (Q, Z) -> moved codes (Q, Z). labels (Q, L) in {0, 1, NaN} where known; what is not known is read.
+        """mu (Q, Z) -> edited codes (Q, Z). labels (Q, L) in {0, 1, NaN}; unknown ones are predicted.
 
-        `transport` carries each face to its place on the other side, one request after the other, and further on the
-        same line, at most twice as far, until its score is the mean of that side. The other kinds are directions:
-        requests for a side are solved together, so that every requested score lands on its side's mean. A step
-        (`Smiling=+1.5`, in whole moves) is taken first, and as it is.
+        `transport` moves each face to the corresponding place of the target group, one attribute after the other. It
+        then extends the step on the same line, at most twofold, until the score equals the target side's mean. The
+        other kinds are directions. Their step sizes are solved together, so that every requested score equals its
+        target side's mean. A step request (`Smiling=+1.5`, in units of the direction) is applied first and without
+        scaling.
         """
         labels = self.complete(mu, labels)
         directions, scores, targets = [], [], []
@@ -60,8 +61,10 @@ class LatentEditor:
             score, (without, with_) = self.vectors.score[row], self.vectors.class_mean[row]
             if self.kind == "transport":
                 strength = self.strength(edit, labels)  # (Q,)
-                reach = (torch.where(strength > 0, with_, without) - start @ score) / (strength.sign() * (v @ score))
-                start = start + (strength * reach.nan_to_num(1).clamp(1, MAX_EXTRAPOLATION))[:, None] * v
+                extension = (torch.where(strength > 0, with_, without) - start @ score) / (
+                    strength.sign() * (v @ score)
+                )
+                start = start + (strength * extension.nan_to_num(1).clamp(1, MAX_EXTRAPOLATION))[:, None] * v
                 continue
             directions.append(v)
             scores.append(score)
@@ -73,33 +76,33 @@ class LatentEditor:
         return start + (alpha[..., None] * v).sum(1)
 
     def strength(self, edit: AttributeEdit, labels: Tensor) -> Tensor:
-        """How much of the whole move from without to with each face is to make: (Q,) in [-1, 1]."""
+        """Signed share of the full step from without to with, (Q,) in [-1, 1]. For a step request: its value."""
         if edit.form == "step":
             return torch.full((len(labels),), float(edit.value))
         return self.target_shares(edit, labels) - labels[:, label_names(self.meta).index(edit.name)]
 
     def orthogonalize_kept(self, v: Tensor) -> Tensor:
-        """v without the directions of the attributes to keep."""
+        """v with the directions of the attributes to keep projected out."""
         if not self.keep:
             return v
         return orthogonalize(v, self.vectors.direction[[self.vectors.row(name) for name in self.keep]])
 
     def edits(self, request: Request) -> list[AttributeEdit]:
-        """The moves of a request; leaving an expression means going to neutral."""
+        """The edits of a request. `happy=0` becomes an edit to neutral."""
         request.require("set", "amount", "flip", "step", method="vae")
         edits = []
         for edit in request:
             if edit.is_class and edit.form == "flip":
-                raise UserError(f"{edit}: an expression has no other side; ask for another expression")
+                raise UserError(f"{edit}: `flip` needs an attribute with two sides; name another expression")
             if edit.is_class and edit.form == "set" and edit.value == 0:
                 if "neutral" not in self.vectors.names:
-                    raise UserError(f"{edit}: there is no neutral face to go to; ask for another expression")
+                    raise UserError(f"{edit}: the data have no neutral faces to edit to; name another expression")
                 edit = replace(edit, name="neutral", value=1.0)
             edits.append(edit)
         return edits
 
     def complete(self, mu: Tensor, labels: Tensor | None) -> Tensor:
-        """Labels (Q, L) with what is unknown read from the code by its score; unreadable ones stay NaN."""
+        """Labels (Q, L) with unknown ones predicted from the code by the scores. Labels without a score stay NaN."""
         names, v = label_names(self.meta), self.vectors
         labels = torch.full((len(mu), len(names)), float("nan")) if labels is None else labels.clone()
         for row, name in enumerate(v.names):
@@ -107,7 +110,7 @@ class LatentEditor:
                 column = labels[:, names.index(name)]
                 column.copy_(torch.where(column.isnan(), side_of(mu, v.score[row], v.class_mean[row]).float(), column))
         rows = [row for row, name in enumerate(v.names) if name in self.meta["classes"]]
-        if rows:  # the expression whose score is the furthest towards its own side
+        if rows:  # predict the expression with the highest normalised score
             without, with_ = v.class_mean[rows].unbind(1)
             reading = (mu @ v.score[rows].T - without) / (with_ - without)  # (Q, K)
             columns = torch.tensor([names.index(v.names[row]) for row in rows])
@@ -117,15 +120,15 @@ class LatentEditor:
         return labels
 
     def target_shares(self, edit: AttributeEdit, labels: Tensor) -> Tensor:
-        """Where each face shall stand between the sides' means, 0 without to 1 with: (Q,)."""
+        """Target position between the sides' means for each face, 0 = without, 1 = with: (Q,)."""
         if edit.form == "flip":
             return 1 - labels[:, label_names(self.meta).index(edit.name)]
         return torch.full((len(labels),), float(edit.value))
 
     def direction(self, mu: Tensor, edit: AttributeEdit, request: Request, labels: Tensor) -> Tensor:
-        """From without to with, one a face: (Q, Z). An expression is left for another, not for its absence."""
+        """Direction from without to with, (Q, Z). For an expression: from the current to the target one."""
         if self.kind in LOCAL:
-            return self.local(mu, edit, request, labels)
+            return self.local_directions(mu, edit, request, labels)
         v = self.vectors.direction[self.vectors.row(edit.name)].repeat(len(mu), 1)
         if edit.is_class and "neutral" in self.vectors.names:
             for name in self.meta["classes"]:
@@ -134,28 +137,30 @@ class LatentEditor:
                     v[rows] = v[rows] - self.vectors.direction[self.vectors.row(name)]
         return v
 
-    def local(self, mu: Tensor, edit: AttributeEdit, request: Request, labels: Tensor) -> Tensor:
-        """Directions (Q, Z) from the crowds around each face; faces that are alike share theirs."""
-        self.vectors.row(edit.name)  # or a sentence: too few faces
+    def local_directions(self, mu: Tensor, edit: AttributeEdit, request: Request, labels: Tensor) -> Tensor:
+        """Local directions (Q, Z) from matched groups. Faces with equal labels share their groups."""
+        self.vectors.row(edit.name)  # raises UserError if it has too few faces
         names, classes = label_names(self.meta), self.meta["classes"]
-        asked = [names.index(n) for n in self.match if n in names and n not in request]
-        if not any(n in request for n in classes):  # an attribute: the expression is held where it can be
-            asked = [names.index(n) for n in classes] + asked
+        match_columns = [names.index(n) for n in self.match if n in names and n not in request]
+        if not any(n in request for n in classes):  # an attribute edit: also match the expression
+            match_columns = [names.index(n) for n in classes] + match_columns
         column = names.index(edit.name)
-        alike = labels[:, [column, *asked]].nan_to_num(-1)
-        shown = labels[:, [names.index(n) for n in classes]].nan_to_num(0) if edit.is_class else labels[:, :0]
+        match_key = labels[:, [column, *match_columns]].nan_to_num(-1)
+        source_class = labels[:, [names.index(n) for n in classes]].nan_to_num(0) if edit.is_class else labels[:, :0]
         v, relaxed = torch.empty_like(mu), Counter()
-        for key in torch.cat([alike, shown], 1).unique(dim=0):
-            mine = (torch.cat([alike, shown], 1) == key).all(1)
+        for key in torch.cat([match_key, source_class], 1).unique(dim=0):
+            same_key = (torch.cat([match_key, source_class], 1) == key).all(1)
             side = 0 if edit.is_class and key[0] != 1 else int(key[0])
-            matched_groups = self.matched_groups(edit, labels[mine][0], side, asked, relaxed, int(mine.sum()))
-            v[mine] = self.between(mu[mine], matched_groups, side)
+            matched_groups = self.matched_groups(
+                edit, labels[same_key][0], side, match_columns, relaxed, int(same_key.sum())
+            )
+            v[same_key] = self.group_directions(mu[same_key], matched_groups, side)
         for name, count in relaxed.items():
-            print(f"{edit}: too few training faces share {name} with {count} faces; it was not asked of them")
+            print(f"{edit}: too few training faces share {name} with {count} faces; they are not matched on it")
         return v
 
-    def between(self, mu: Tensor, matched_groups: list[Tensor], side: int) -> Tensor:
-        """From without to with for codes (Q, Z) of `side`; crowds: rows (N,) bool of training faces without, with."""
+    def group_directions(self, mu: Tensor, matched_groups: list[Tensor], side: int) -> Tensor:
+        """Directions from without to with for codes (Q, Z) of `side`. matched_groups: masks (N,) of training faces."""
         rows = matched_groups[0] | matched_groups[1]
         codes, target = self.codes.mu[rows], matched_groups[1][rows].float()
         if self.kind == "transport":
@@ -163,27 +168,27 @@ class LatentEditor:
         return knn_vectors(mu, None, codes, target[:, None], 0, self.k)
 
     def matched_groups(
-        self, edit: AttributeEdit, face: Tensor, side: int, asked: list[int], relaxed: Counter, faces: int
+        self, edit: AttributeEdit, face: Tensor, side: int, match_columns: list[int], relaxed: Counter, faces: int
     ) -> list[Tensor]:
-        """Training faces without and with, as like `face` (L,) as they can be: two masks (N,).
+        """Training faces without and with the attribute, matched to `face` (L,): two masks (N,).
 
-        Each column of `asked` on which the face is 1 (or, for attributes, 0) is asked of both sides if enough faces
-        are left on each (2 k, and for transports four a latent); of the face's own side alone where the other has
-        none to speak of (no angry face smiles); else of neither, which `relaxed` counts under its name. Where it is
-        the face's expression that the other side lacks, the other side's neutral faces are taken if there are enough:
-        who stops smiling is not to look afraid.
+        Both groups must agree with the face on each of `match_columns` (an expression counts only if the face has it),
+        as long as enough faces are left in each: 2 k, and for `transport` four per latent. If the target group has
+        almost none (no angry face smiles), only the face's own group must agree. Where that column is an expression,
+        the target group is then restricted to neutral faces if enough exist. In every other case the column is
+        dropped and counted in `relaxed`.
         """
         names, classes, known = label_names(self.meta), self.meta["classes"], self.codes.labels
         target = known[:, names.index(edit.name)]
         sides = [target == 0, target == 1]
         enough = max(2 * self.k, FACES_PER_LATENT * self.codes.mu.shape[1] if self.kind == "transport" else 0)
-        if edit.is_class:  # another expression is left, not the absence of this one
-            shown = [n for n in classes if face[names.index(n)] == 1 and n != edit.name]
-            if shown:
-                sides[0] = known[:, names.index(shown[0])] == 1
+        if edit.is_class:  # the source is the face's own expression, not the absence of the target
+            source_class = [n for n in classes if face[names.index(n)] == 1 and n != edit.name]
+            if source_class:
+                sides[0] = known[:, names.index(source_class[0])] == 1
         if not (sides[0].any() and sides[1].any()):
-            raise UserError(f"{edit}: no training face on one side; ask for something else")
-        for column in asked:
+            raise UserError(f"{edit}: no training face without, or none with it; choose another edit")
+        for column in match_columns:
             if face[column].isnan() or (names[column] in classes and face[column] == 0):
                 continue
             agree = known[:, column] == face[column]
@@ -193,8 +198,8 @@ class LatentEditor:
             elif counts[1 - side] < MIN_SIDE and counts[side] >= enough:
                 sides[side] = sides[side] & agree
                 if names[column] in classes and "neutral" in classes:
-                    plain = sides[1 - side] & (known[:, names.index("neutral")] == 1)
-                    sides[1 - side] = plain if plain.sum() >= enough else sides[1 - side]
+                    neutral = sides[1 - side] & (known[:, names.index("neutral")] == 1)
+                    sides[1 - side] = neutral if neutral.sum() >= enough else sides[1 - side]
             else:
                 relaxed[names[column]] += faces
         return sides

@@ -1,6 +1,6 @@
-"""The networks: five encoder / decoder pairs from one table, the feature networks, and FactorVAE's discriminator.
+"""Networks: five encoder / decoder pairs in one table, the feature networks, and FactorVAE's discriminator.
 
-Images are (N, C, H, H) in [-1, 1], codes (N, Z). Every network returns float32, whatever autocast computed in.
+Images are (N, C, H, H) in [-1, 1], codes (N, Z). Every network returns float32, also under autocast.
 """
 
 import logging
@@ -15,10 +15,10 @@ from engine.files import sha256
 
 
 class Arch(NamedTuple):
-    """One row: how the picture shrinks, what stands between the last map and the code, and how it grows again."""
+    """One architecture: downsampling, layers between the last map and the code, upsampling."""
 
-    channels: tuple[int, ...]  # of the stages, the last repeated for larger pictures; `residual`: times width
-    side: int  # of the last map: a picture of twice the size gets one stage more
+    channels: tuple[int, ...]  # per stage, the last repeated for larger images; `residual`: times width
+    side: int  # of the last map; an image of twice the size has one more stage
     down: int  # kernel of the stride-2 convolution (padding 1)
     up: str  # "transpose4" | "transpose3" | "nearest"
     slope: float = 0.0  # of the (leaky) ReLU
@@ -27,16 +27,20 @@ class Arch(NamedTuple):
 
 
 ARCHS = {
-    "residual": Arch((1, 2, 4, 4), side=4, down=4, up="nearest"),  # ours: GroupNorm and SiLU in residual blocks
-    "burgess": Arch((32, 32, 32, 32), side=4, down=4, up="transpose4", hidden=(256, 256)),  # 1804.03599
+    "residual": Arch((1, 2, 4, 4), side=4, down=4, up="nearest"),  # not from a paper: GroupNorm, SiLU, residual blocks
+    "burgess": Arch((32, 32, 32, 32), side=4, down=4, up="transpose4", hidden=(256, 256)),  # arxiv.org/abs/1804.03599
     "higgins": Arch((32, 32, 64, 64), side=4, down=4, up="transpose4", hidden=(256,)),  # beta-VAE, ICLR 2017
-    "vanilla": Arch((32, 64, 128, 256, 512), side=2, down=3, up="transpose3", slope=0.01, norm_eps=1e-5),  # AntixK
-    "dfc": Arch((32, 64, 128, 256, 256), side=4, down=4, up="nearest", slope=0.2, norm_eps=1e-3),  # 1610.00291
+    "vanilla": Arch(
+        (32, 64, 128, 256, 512), side=2, down=3, up="transpose3", slope=0.01, norm_eps=1e-5
+    ),  # AntixK/PyTorch-VAE
+    "dfc": Arch(
+        (32, 64, 128, 256, 256), side=4, down=4, up="nearest", slope=0.2, norm_eps=1e-3
+    ),  # DFC-VAE, arxiv.org/abs/1610.00291
 }
 
 
 def stage_channels(cfg, image_size: int) -> tuple[int, ...]:
-    """Channels after each halving. `cfg.stages` None: as many as bring `image_size` to the table's last side."""
+    """Channels after each halving. `cfg.stages` None: as many stages as lead to the last side in the table."""
     arch = ARCHS[cfg.arch]
     stages = cfg.stages or (image_size // arch.side).bit_length() - 1
     if stages < 1 or image_size % 2**stages:
@@ -47,7 +51,7 @@ def stage_channels(cfg, image_size: int) -> tuple[int, ...]:
 
 
 class ResidualBlock(nn.Module):
-    """x + Conv3(SiLU(GN(Conv3(SiLU(GN(x)))))), the identity at birth. (N, C, H, W) -> the same."""
+    """x + Conv3(SiLU(GN(Conv3(SiLU(GN(x)))))), initialised to the identity. (N, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,7 +90,7 @@ class Encoder(nn.Module):
             flat = size
         head.append(nn.Linear(flat, 2 * cfg.latent_dim))
         self.head = nn.Sequential(*head)
-        if cfg.arch == "residual":  # unit posterior variance at birth: the rate starts at |mu|^2 / 2 alone
+        if cfg.arch == "residual":  # initial posterior variance 1, so the KL starts at |mu|^2 / 2
             nn.init.zeros_(head[-1].weight[cfg.latent_dim :])
             nn.init.zeros_(head[-1].bias)
 
@@ -96,7 +100,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z (N, Z) -> the mean image (N, C, H, H) in [-1, 1]; `logits(z)` before the squashing."""
+    """z (N, Z) -> the mean image (N, C, H, H) in [-1, 1]; `logits(z)` before the tanh."""
 
     def __init__(self, channels: int, image_size: int, cfg) -> None:
         super().__init__()
@@ -127,14 +131,14 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def logits(self, z: Tensor) -> Tensor:
-        """z (N, Z) -> (N, C, H, H); the mean picture is tanh(logits / 2)."""
+        """z (N, Z) -> (N, C, H, H); the mean image is tanh(logits / 2)."""
         return self.layers(z).float()
 
     def forward(self, z: Tensor) -> Tensor:
         return torch.tanh(self.logits(z) / 2)  # 2 sigmoid(logits) - 1
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what `logits` and `forward` share."""
+        """Compile the layers that `logits` and `forward` share."""
         self.layers.compile(*args, **kwargs)
 
 
@@ -149,15 +153,15 @@ def _grow(up: str, width: int, target: int) -> list[nn.Module]:
         return [nn.ConvTranspose2d(width, target, 4, stride=2, padding=1)]
     if up == "transpose3":
         return [nn.ConvTranspose2d(width, target, 3, stride=2, padding=1, output_padding=1)]
-    # Nearest, then convolve: no checkerboard. The border is repeated, not blackened.
+    # Nearest upsampling and convolution: no checkerboard. Replicated border: no dark frame.
     return [nn.Upsample(scale_factor=2), nn.Conv2d(width, target, 3, padding=1, padding_mode="replicate")]
 
 
 class FeatureNet(nn.Module):
-    """A small classifier taught in the run; its maps say what matters in a face (specifics: README, "own features").
+    """A small classifier that is trained in the run. Its maps are the features of `loss.features=own`.
 
-    `features(x)` -> three post-ReLU maps; `forward(x)` -> (N, num_outputs) logits. No normalisation layers: once
-    its optimiser rests, nothing in it drifts.
+    `features(x)` -> three maps after ReLU. `forward(x)` -> logits (N, num_outputs). No normalisation layers, so nothing
+    in it changes once its optimiser stops.
     """
 
     def __init__(self, channels: int, image_size: int, num_outputs: int) -> None:
@@ -179,10 +183,10 @@ class FeatureNet(nn.Module):
 
 
 class VGG19Features(nn.Module):
-    """VGG-19's maps after the ReLUs `taps` (indices of torchvision's `features`), from a local state dict.
+    """Maps of VGG-19 after the ReLUs `taps` (indices of torchvision's `features`), from a local state dict.
 
-    The weights are buffers outside of the state: they never enter an optimiser or a checkpoint. The plain network
-    (without BatchNorm), cut after its last tap; input in [-1, 1], grey repeated to three channels.
+    The weights are non-persistent buffers: not in an optimiser and not in a checkpoint. The plain network without
+    BatchNorm, cut after its last tap. Input in [-1, 1]; grey is repeated to three channels.
     """
 
     PLAN = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512)  # 0: pool
@@ -230,7 +234,7 @@ class VGG19Features(nn.Module):
 
 
 class LatentDiscriminator(nn.Module):
-    """FactorVAE's (1802.05983): a code (N, Z) -> 2 logits; class 0 = drawn jointly, 1 = dimensions permuted."""
+    """FactorVAE's discriminator: a code (N, Z) -> 2 logits; class 0 = code of an image, 1 = dimensions permuted."""
 
     def __init__(self, latent_dim: int, hidden: int = 1000) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""What the five objectives charge for a code: formulas, tensors in and tensors out; nats, batch means.
+"""The KL terms of the five objectives: tensors in, tensors out. Nats, batch means.
 
-z, mu, logvar: (B, Z), one sample and its posterior a row. Symbols and equations: README, "The mathematics".
+z, mu, logvar: (B, Z), one sample and its posterior per row. Symbols and equations: README, "The mathematics".
 """
 
 import math
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 LOG_2PI = math.log(2 * math.pi)
-CHUNK = 2**26  # elements of the (B, B, Z) table of densities that may exist at once
+CHUNK = 2**26  # largest number of elements of a (B, B, Z) table of densities in memory
 
 
 def decompose_kl(
@@ -18,17 +18,20 @@ def decompose_kl(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """KL(q(z|x) || p(z)) split into mutual information, total correlation and dimension-wise KL: three scalars.
 
-    Chen et al. 1802.04942, eq. 2, with the aggregate posterior q(z) estimated from the batch: `mss`, stratified
-    (the batch drawn without replacement from `num_train` images: MI <= log(num_train) always), or `mws`, weighted.
-    The three sum to mean(log q(z|x) - log p(z)) exactly. Above `chunk` elements the table is made in slices of Z,
-    recomputed in the backward pass. Needs 2 <= B <= num_train.
+    Paper: "Isolating Sources of Disentanglement in Variational Autoencoders", https://arxiv.org/abs/1802.04942, eq. 2.
+    The aggregate posterior q(z) is estimated from the batch. `mss`: stratified, for a batch drawn without replacement
+    from `num_train` images; MI is then at most log(num_train). `mws`: weighted. The three terms sum to
+    mean(log q(z|x) - log p(z)) exactly. Above `chunk` elements the table is computed in slices of Z, and again in the
+    backward pass. Needs 2 <= B <= num_train.
     """
     batch, latent_dim = z.shape
     assert 2 <= batch <= num_train, f"a batch of {batch} of {num_train} images: the total correlation needs 2 <= B <= N"
     dtype = torch.promote_types(z.dtype, torch.float32)
     z, mu, logvar = z.to(dtype), mu.to(dtype), logvar.to(dtype)
     if estimator == "mss":
-        log_weight = mss_log_weights(batch, num_train).to(z)  # (B, B): into the joint once, into each marginal once
+        log_weight = mss_log_weights(batch, num_train).to(
+            z
+        )  # (B, B), added once to the joint and once to each marginal
     else:
         log_weight = z.new_full((batch, batch), -math.log(num_train * batch))
 
@@ -51,15 +54,15 @@ def decompose_kl(
 
 
 def log_density(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    """log N(z; mu, exp(logvar)), element by element, broadcasting."""
+    """log N(z; mu, exp(logvar)), elementwise, with broadcasting."""
     return -0.5 * ((z - mu).square() * torch.exp(-logvar) + logvar + LOG_2PI)
 
 
 def mss_log_weights(batch: int, num_train: int) -> Tensor:
     """Logarithms of the (B, B) stratified weights, in float64; each row of weights sums to 1.
 
-    Row i belongs to the code of image i. Its own density stands for itself alone, 1/N; the other B - 1 images stand
-    for the N - 1 remaining ones, one of them (the next) with the odd share that makes the estimate unbiased.
+    Row i belongs to the code of image i. Its own density has weight 1 / N. The other B - 1 images stand for the
+    remaining N - 1. One of them, the next, has the weight that makes the estimate unbiased.
     """
     n, m = num_train, batch - 1
     weights = torch.full((batch, batch), 1 / m, dtype=torch.float64)
@@ -70,30 +73,32 @@ def mss_log_weights(batch: int, num_train: int) -> Tensor:
 
 
 def permute_dims(z: Tensor) -> Tensor:
-    """Each column of z (B, Z) shuffled by itself, over the batch: a sample of the product of marginals
-    (Kim & Mnih 1802.05983, algorithm 1)."""
+    """Shuffle each column of z (B, Z) over the batch: a sample of the product of marginals (FactorVAE, algorithm 1)."""
     return z.gather(0, torch.rand_like(z).argsort(0))
 
 
 def linear_capacity(step: int, capacity: float, steps: int) -> float:
-    """C(t) in nats: from 0 at step 0 to `capacity` at `steps`, constant afterwards (1804.03599, section 5)."""
+    """C(t) in nats: from 0 at step 0 to `capacity` at `steps`, constant afterwards (capacity annealing, section 5)."""
     return capacity * min(1.0, step / max(1, steps))
 
 
 def warm_up(step: int, steps: int) -> float:
-    """min(1, t / T): the share of the rate that is charged at step t; 1 at once for T = 0 (1511.06349)."""
+    """KL warm-up min(1, t / T); 1 for T = 0. After https://arxiv.org/abs/1511.06349."""
     return min(1.0, step / steps) if steps else 1.0
 
 
 def beta_effective(beta: float, sigma: float) -> float:
-    """The weight of the KL against *half the squared error summed over an image in [0, 1]*: the one number by which
-    VAEs of different authors compare. `sigma` in units of the [-1, 1] image, hence the half."""
+    """Weight of the KL relative to half the squared error, summed over an image in [0, 1]. Comparable between
+    codebases.
+
+    sigma is in units of the [-1, 1] image, hence the factor 1/2.
+    """
     return beta * (sigma / 2) ** 2
 
 
 def peer_weights(beta_eff: float, dimensions: int) -> dict[str, float]:
-    """`beta_eff` in the units of well-known code, `dimensions` = C H W. Each value is the weight that its loss puts
-    before the KL: the mean squared error, 255 times the squared error, and the plain squared error, on [0, 1]."""
+    """`beta_eff` in the conventions of public code: the KL weight beside the mean squared error, beside 255 times the
+    squared error, and beside the squared error, on [0, 1]. dimensions = C H W."""
     return {
         "AntixK kld_weight": 2 * beta_eff / dimensions,
         'YannDubs "gaussian" beta': 510 * beta_eff,

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians fitted to the training codes: it knows better than N(0, I) where codes of faces are."""
+"""A Gaussian mixture fitted to the training codes: an alternative to N(0, I) for sampling faces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Mixture:
     scale: Tensor
 
     def draw(self, seeds: Sequence[int]) -> Tensor:
-        """(N, Z); row i depends on seeds[i] alone."""
+        """Samples (N, Z). Row i depends on seeds[i] only."""
         rows = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
@@ -29,7 +29,7 @@ class Mixture:
 
 
 def fit_mixture(codes: Tensor) -> Mixture:
-    """Expectation maximisation on codes (N, Z), full covariances, from a fixed start."""
+    """Fit by expectation maximisation to codes (N, Z), with full covariances and a fixed seed."""
     from sklearn.mixture import GaussianMixture
 
     fitted = GaussianMixture(COMPONENTS, covariance_type="full", random_state=0, reg_covar=1e-4).fit(

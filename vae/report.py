@@ -1,4 +1,4 @@
-"""The mode `report`: how good a run is, in figures: distortion, rate, readability, entanglement, disentanglement."""
+"""The mode `report`: distortion, rate, label prediction from codes, leakage, disentanglement."""
 
 import argparse
 import json
@@ -17,33 +17,33 @@ from latents.roc_auc import roc_auc
 from losses.gaussian import gaussian_nll, kl_standard_normal
 from vae.attributes import AttributeVectors, Codes
 from vae.editor import Editor
-from vae.train import ACTIVE
+from vae.train import ACTIVE_KL
 from vae.vectors import leakage
 
-# Factors of drawn faces that scores of disentanglement ask for; independent with data.independent.
+# Factors of drawn faces for the disentanglement scores; independent if data.independent is true.
 FACTORS = ("shift_x", "shift_y", "scale", "roll", "yaw", "tone", "face_w", "male", "glasses", "expr")
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
     """Write report.json and report.png."""
     facts, kl = distortion_and_rate(editor, args.split)
-    known = editor.label_names()
+    names = editor.label_names()
     codes = editor.training_codes(args.split)
-    if known:
+    if names:
         vectors = editor.latent_editor("ols").vectors
-        facts["attributes"] = readability(vectors, codes, editor.label_names())
-        facts["entanglement"] = entanglement(vectors)
+        facts["attributes"] = label_auc(vectors, codes, names)
+        facts["leakage"] = direction_leakage(vectors)
     facts["disentanglement"] = disentanglement(editor, args, codes)
     path = output_path(editor, args, "report")
-    draw(kl, facts.get("attributes", {}), path)
+    plot(kl, facts.get("attributes", {}), path)
     write_record(editor, args, path, split=args.split, **facts)
-    said = {k: v for k, v in facts.items() if not isinstance(v, (dict, list))}
-    print(json.dumps(said | {"disentanglement": facts["disentanglement"]}, indent=1))
+    scalars = {k: v for k, v in facts.items() if not isinstance(v, (dict, list))}
+    print(json.dumps(scalars | {"disentanglement": facts["disentanglement"]}, indent=1))
     print(f"wrote {path}")
 
 
 def distortion_and_rate(editor: Editor, split: str) -> tuple[dict, Tensor]:
-    """Mean figures of a split's faces, and KL per latent (Z,) in nats; pictures rounded to 8 bits, codes mu."""
+    """Mean metrics of a split, and KL per latent (Z,) in nats. Images are rounded to 8 bits, codes are mu."""
     from evaluation.pictures import psnr, ssim
 
     method, rows = editor.method, []
@@ -63,16 +63,16 @@ def distortion_and_rate(editor: Editor, split: str) -> tuple[dict, Tensor]:
         "sigma": round(float(method.sigma()), 5),
         "kl_nats": round(per_latent.sum().item(), 2),
         "beta_eff": method.beta_eff(),
-        "active": int((per_latent > ACTIVE).sum()),
+        "active": int((per_latent > ACTIVE_KL).sum()),
         "latents": len(per_latent),
         "kl_per_latent": [round(v, 3) for v in per_latent.tolist()],
     }
     return facts, per_latent
 
 
-def readability(vectors: AttributeVectors, codes: Codes, names: list[str]) -> dict[str, dict[str, float]]:
-    """Per label: AUC along its OLS direction, of its score, of the best single latent, and that latent's lead over the
-    next (the term of TAD, Yeats et al. 2022)."""
+def label_auc(vectors: AttributeVectors, codes: Codes, names: list[str]) -> dict[str, dict[str, float]]:
+    """Per label: AUC of its OLS direction, of its score, of the best single latent, and that latent's lead over the
+    next one (the summand of TAD, Yeats et al. 2022)."""
     found = {}
     for a, name in enumerate(vectors.names):
         label = codes.labels[:, names.index(name)]
@@ -88,8 +88,8 @@ def readability(vectors: AttributeVectors, codes: Codes, names: list[str]) -> di
     return found
 
 
-def entanglement(vectors: AttributeVectors, least: float = 0.1) -> dict[str, dict[str, float]]:
-    """What else a whole move along each OLS direction moves, in class distances, where it is more than `least`."""
+def direction_leakage(vectors: AttributeVectors, least: float = 0.1) -> dict[str, dict[str, float]]:
+    """Change of other scores by one step along each OLS direction, in class distances, if more than `least`."""
     leak, table = leakage(vectors), {}
     for a, name in enumerate(vectors.names):
         rows = {other: round(leak[a, b].item(), 2) for b, other in enumerate(vectors.names) if b != a}
@@ -98,12 +98,12 @@ def entanglement(vectors: AttributeVectors, least: float = 0.1) -> dict[str, dic
 
 
 def disentanglement(editor: Editor, args: argparse.Namespace, codes: Codes) -> dict[str, float] | str:
-    """MIG, DCI-lin, SAP and FactorVAE's score where the factors are known and independent; else why not."""
+    """MIG, DCI-lin, SAP and FactorVAE's score if the factors are known and independent, else the reason."""
     cfg = editor.method.cfg.data
     if editor.meta["dataset"] != "synthetic":
-        return "not measured: true factors are known of drawn faces only"
+        return "not measured: only drawn faces have known factors"
     if not cfg.independent:
-        return "not measured: these factors depend on each other; train with data.independent=true"
+        return "not measured: these factors are correlated; train with data.independent=true"
     from evaluation.disentanglement import all_scores, factor_vae_score
 
     drawn = DrawnFaces(editor.method.cfg.data).factors_of(codes.index.numpy())
@@ -125,8 +125,8 @@ def disentanglement(editor: Editor, args: argparse.Namespace, codes: Codes) -> d
     return {key: round(float(value), 4) for key, value in scores.items()}
 
 
-def draw(kl: Tensor, attributes: dict[str, dict[str, float]], path: Path) -> None:
-    """KL per latent in order, and how well labels are read: along the direction, by the score, by one latent."""
+def plot(kl: Tensor, attributes: dict[str, dict[str, float]], path: Path) -> None:
+    """Plot KL per latent, and the AUC of each label by direction, score and best latent."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,7 +134,7 @@ def draw(kl: Tensor, attributes: dict[str, dict[str, float]], path: Path) -> Non
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if attributes else 1, squeeze=False)[0]
     axes[0].bar(range(len(kl)), kl.sort(descending=True).values.tolist(), color="0.4")
-    axes[0].axhline(ACTIVE, color="tab:red", lw=0.8)
+    axes[0].axhline(ACTIVE_KL, color="tab:red", lw=0.8)
     axes[0].set(xlabel="latents, by KL", ylabel="KL, nats", title=f"{kl.sum():.0f} nats")
     if attributes:
         names = sorted(attributes, key=lambda name: attributes[name]["auc_score"])
@@ -151,4 +151,4 @@ def draw(kl: Tensor, attributes: dict[str, dict[str, float]], path: Path) -> Non
 def add_report(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
     parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
-    parser.add_argument("--votes", type=int, default=800, help="of FactorVAE's score, 64 drawn faces each")
+    parser.add_argument("--votes", type=int, default=800, help="votes of FactorVAE's score, each from 64 drawn faces")

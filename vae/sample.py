@@ -1,7 +1,8 @@
-"""What one does with a trained VAE: `python vae/sample.py MODE --run-dir runs/vae/NAME ...`.
+"""Use a trained VAE: `python vae/sample.py MODE --run-dir runs/vae/NAME ...`.
 
-Every mode writes a picture and, beside it, a JSON with its command, step, seed and the hash of the weights. A face is a
-file (your own photo), `test:12` (a face of the run's data) or `seed:7` (a generated face).
+Every mode writes an image, and beside it a JSON with command, step, seed and the hash of the weights. A face is a file
+(your own photo), `test:12` (a face of the run's data) or `seed:7` (a generated face).
+
 """
 
 import argparse
@@ -24,7 +25,7 @@ from vae.vectors import add_vectors, run_vectors
 
 
 def traverse(editor: Editor, args: argparse.Namespace) -> None:
-    """One face; each row moves one latent, in the order of their KL, named by the label that it predicts best."""
+    """One face; each row varies one latent, sorted by KL and labelled with the attribute that it predicts best."""
     code = editor.codes(editor.subjects([args.image], args.eyes))["z"][0]
     codes = editor.training_codes("val")
     kl = torch.cat(kl_of(editor, "val")).mean(0)
@@ -42,20 +43,20 @@ def traverse(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def kl_of(editor: Editor, split: str) -> list[Tensor]:
-    """KL per face and latent, in batches, on the CPU."""
+    """KL per face and latent, one tensor per batch, on the CPU."""
     encoder = editor.method.ema_encoder
     return [kl_standard_normal(*encoder(b["image"])).cpu() for b in editor.split(split).once(256, editor.device)]
 
 
 def average(editor: Editor, args: argparse.Namespace) -> None:
-    """The average person without and with a feature: decoded mean codes, and their signed difference."""
+    """Decoded mean codes of faces without and with an attribute, and their signed difference."""
     codes, names = editor.training_codes("train"), editor.label_names()
     generator = torch.Generator().manual_seed(args.seed)
     given, caption = rows_with(editor, codes, args.given)
     if args.attr == ["all"]:
         sides = [(name, given & (codes.labels[:, names.index(name)] == 1)) for name in editor.classes]
         if not sides:
-            raise UserError(f"--attr all: {editor.meta['dataset']} has no expressions; name attributes instead")
+            raise UserError(f"--attr all: {editor.meta['dataset']} has no expressions; give attributes instead")
         z, counts = mean_faces([rows for _, rows in sides], codes.mu, args.equal_counts, generator)
         columns = [f"{name} n {n}" for (name, _), n in zip(sides, counts, strict=True)]
         grid = Grid(editor.images({"z": z})[None], [caption.strip(", ")], columns)
@@ -73,11 +74,11 @@ def average(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def rows_with(editor: Editor, codes: Codes, requests: list[str]) -> tuple[Tensor, str]:
-    """Rows (N,) bool of the faces that have all of `requests` (Smiling, Male=0, happy), and a caption of them."""
+    """Mask (N,) of the faces that fulfil all `requests` (Smiling, Male=0, happy), and a caption."""
     names, rows, caption = editor.label_names(), torch.ones(len(codes.mu), dtype=torch.bool), ""
     for text in requests:
-        asked = parse_request(text if "=" in text else f"{text}=1", editor.classes, editor.attributes)
-        for item in asked.require("set", method="a group of faces"):
+        request = parse_request(text if "=" in text else f"{text}=1", editor.classes, editor.attributes)
+        for item in request.require("set", method="a group of faces"):
             rows &= codes.labels[:, names.index(item.name)] == item.value
             caption += f", {item.name}" if item.value else f", not {item.name}"
     return rows, caption
@@ -90,11 +91,11 @@ def opposite(request: str) -> str:
 
 
 def mean_faces(sides: list[Tensor], mu: Tensor, equal: bool, generator: torch.Generator) -> tuple[Tensor, list[int]]:
-    """Mean codes (K, Z) of K sets of rows (N,) bool, and their sizes; `equal`: of the smallest one's size, by lot."""
+    """Mean codes (K, Z) of K masks (N,), and their sizes. `equal`: random subsets of the smallest size."""
     rows = [torch.nonzero(side).flatten() for side in sides]
     smallest = min(len(r) for r in rows)
     if smallest == 0:
-        raise UserError("--attr, --given: no training face on one side; ask for less at once")
+        raise UserError("--attr, --given: no training face fits one side; use fewer conditions")
     if equal:
         rows = [r[torch.randperm(len(r), generator=generator)[:smallest]] for r in rows]
     return torch.stack([mu[r].mean(0) for r in rows]), [len(r) for r in rows]
@@ -103,22 +104,22 @@ def mean_faces(sides: list[Tensor], mu: Tensor, equal: bool, generator: torch.Ge
 def _add_traverse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default="test:0", help="a photo, test:N or seed:N")
     parser.add_argument("--eyes", help="x1,y1,x2,y2 of a photo in px, or whole; none: look for the face")
-    parser.add_argument("--dims", default="8", help="how many latents, or all")
+    parser.add_argument("--dims", default="8", help="number of latents, or all")
     parser.add_argument("--range", type=float, default=3.0, help="each goes from -range to range")
 
 
 def _add_average(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--attr", nargs="+", required=True, help="features, or all: the average expressions")
-    parser.add_argument("--given", nargs="*", default=[], help="only faces with these, as Male=1")
-    parser.add_argument("--equal-counts", action="store_true", help="as many faces on both sides, by lot")
+    parser.add_argument("--attr", nargs="+", required=True, help="attributes, or all: every expression")
+    parser.add_argument("--given", nargs="*", default=[], help="only faces that fulfil these, as Male=1")
+    parser.add_argument("--equal-counts", action="store_true", help="random subsets of equal size")
 
 
 MODES = {
-    "traverse": Mode(traverse, "what each latent does to a face", _add_traverse),
-    "vectors": Mode(run_vectors, "attribute directions and their card", add_vectors),
-    "average": Mode(average, "the average person with and without a feature", _add_average),
-    "dfi": Mode(run_dfi, "deep feature interpolation as published, beside the VAE's edit", add_dfi),
-    "report": Mode(run_report, "distortion, rate, readability, entanglement in figures", add_report),
+    "traverse": Mode(traverse, "vary each latent of a face", _add_traverse),
+    "vectors": Mode(run_vectors, "fit attribute directions, and show their effect and quality", add_vectors),
+    "average": Mode(average, "average faces with and without an attribute", _add_average),
+    "dfi": Mode(run_dfi, "deep feature interpolation, beside the VAE's edit", add_dfi),
+    "report": Mode(run_report, "distortion, rate, label prediction, leakage, disentanglement", add_report),
 }
 
 

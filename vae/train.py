@@ -1,7 +1,7 @@
 """Train a variational autoencoder: `python vae/train.py --config configs/vae/synthetic32.yaml [key=value ...]`.
 
-Beta-VAE (ICLR 2017), capacity annealing (1804.03599), beta-TCVAE (1802.04942), FactorVAE (1802.05983) and the plain
-autoencoder share one step; they differ in `BetaVAE.rate`. Sum over pixels, sum over latents, mean over the batch.
+Beta-VAE, capacity annealing, beta-TCVAE, FactorVAE and the plain autoencoder share one step. They differ in
+`BetaVAE.rate`. Sum over pixels, sum over latents, mean over the batch. Papers: README.md.
 """
 
 import logging
@@ -21,11 +21,11 @@ from vae.model import Decoder, Encoder, FeatureNet, LatentDiscriminator, VGG19Fe
 from vae.objective import beta_effective, decompose_kl, linear_capacity, peer_weights, permute_dims, warm_up
 
 logger = logging.getLogger("faces")
-ACTIVE = 0.05  # nats: a latent with less is not used (after Burda 1509.00519)
+ACTIVE_KL = 0.05  # nats; a latent with less is unused (after arxiv.org/abs/1509.00519)
 
 
 class BetaVAE(Method):
-    """Encoder, decoder, and what their objective needs; `ema_*` are the weights that codes and pictures come from."""
+    """Encoder, decoder and the networks of their objective. Codes and images come from the averaged weights `ema_*`."""
 
     compilable = ("encoder", "decoder")
 
@@ -36,38 +36,38 @@ class BetaVAE(Method):
         self.encoder, self.decoder = Encoder(channels, size, cfg.model), Decoder(channels, size, cfg.model)
         self.ema_encoder, self.ema_decoder = EMA(self.encoder), EMA(self.decoder)
         self.boxes = face_boxes(cfg, meta) if w.lambda_face else None
-        if self.boxes:  # for sets without landmarks; (1, 1, H, H)
+        if self.boxes:  # for data without landmarks; (1, 1, H, H)
             self.register_buffer("mean_weight", face_weight(size, w.lambda_face, boxes=self.boxes), persistent=False)
         betas = (cfg.train.beta1, cfg.train.beta2)
         self.optimizers["vae"] = adam([*self.encoder.parameters(), *self.decoder.parameters()], cfg.train.lr, betas)
         if w.features == "own":
             num_outputs = len(meta["attributes"]) + len(meta["classes"])
             if not num_outputs:
-                raise UserError(f"loss.features: {meta['dataset']} has no labels to teach own features; use none")
+                raise UserError(f"loss.features: {meta['dataset']} has no labels to train own features; set it to none")
             self.needs = ("image", *(k for k, names in (("attr", "attributes"), ("label", "classes")) if meta[names]))
             self.feature_net = FeatureNet(channels, size, num_outputs)
             self.optimizers["features"] = adam(self.feature_net.parameters(), 1e-3)
         elif w.features == "vgg19":
-            self.feature_net = None  # read at the first step: pictures of a finished run need no VGG-19
+            self.feature_net = None  # loaded at the first step: a trained run works without VGG-19
         if w.objective == "factor":
             self.discriminator = LatentDiscriminator(cfg.model.latent_dim)
             self.optimizers["discriminator"] = adam(self.discriminator.parameters(), w.lr_discriminator, (0.5, 0.9))
-        # log sigma^2 that evaluation uses: the mean of the last hundred steps where sigma is calibrated.
+        # log sigma^2 for evaluation. If sigma is calibrated: a moving average over about 100 steps.
         self.register_buffer("log_sigma2", torch.tensor(2 * math.log(w.sigma or 1.0)))
-        # The same faces in every grid of prior draws.
+        # The same noise in every grid of prior samples.
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("prior_noise", torch.randn(64, cfg.model.latent_dim, generator=generator))
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         w = self.cfg.loss
-        # 1. With own features, the first steps teach that network the labels; then it is fixed for good.
+        # 1. With own features, the first steps train the feature network on the labels. Then it is fixed.
         if step < w.feature_steps:
-            return self.teach_features(batch)
+            return self.train_features(batch)
         step -= w.feature_steps
         self.halve_rate(step)
 
-        # 2. Encode, sample, decode. FactorVAE keeps the other half of the batch for its discriminator.
-        batch, other = halves(batch) if w.objective == "factor" else (batch, None)
+        # 2. Encode, sample, decode. FactorVAE uses the other half of the batch for its discriminator.
+        batch, other = split_batch(batch) if w.objective == "factor" else (batch, None)
         x = batch["image"]  # (N, C, H, H) in [-1, 1]
         mu, logvar = self.encoder(x)  # (N, Z), (N, Z)
         z = mu if w.objective == "autoencoder" else reparameterize(mu, logvar)  # (N, Z)
@@ -84,27 +84,27 @@ class BetaVAE(Method):
         loss = w.lambda_pixel * recon + w.lambda_feature * feature + rate
         self.minimize(loss, "vae", w.max_norm)
 
-        # 5. FactorVAE's discriminator learns to tell codes from codes with permuted dimensions.
+        # 5. FactorVAE's discriminator: codes against codes with permuted dimensions.
         if other is not None:
-            terms |= self.teach_discriminator(z.detach(), other["image"])
+            terms |= self.update_discriminator(z.detach(), other["image"])
 
-        decay = min(self.cfg.train.ema_decay, (1 + step) / (10 + step))  # short memory while everything moves
+        decay = min(self.cfg.train.ema_decay, (1 + step) / (10 + step))  # ramp: fast averaging at first
         self.ema_encoder.update(self.encoder, decay)
         self.ema_decoder.update(self.decoder, decay)
         if step + 1 == max(200, self.cfg.warmup_steps):
-            self.warn_of_collapse(kl)
-        log = {"loss": loss, "recon": recon, "kl": kl.sum(), "active": (kl > ACTIVE).sum(), "psnr": psnr(x, x_hat)}
+            self.warn_if_collapsed(kl)
+        log = {"loss": loss, "recon": recon, "kl": kl.sum(), "active": (kl > ACTIVE_KL).sum(), "psnr": psnr(x, x_hat)}
         return log | terms | {"sigma": self.sigma()} | ({"feature": feature} if w.features != "none" else {})
 
     def pixel_nll(self, x: Tensor, x_hat: Tensor, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """-log p(x|z), nats per image, batch mean; errors at mouth and eyes weigh more, the mean weight being 1."""
+        """-log p(x|z), nats per image, batch mean. Pixels at mouth and eyes weigh more; the mean weight is 1."""
         w = self.cfg.loss
         weight = None
         if w.lambda_face and "landmarks" in batch:
             weight = face_weight(x.shape[-1], w.lambda_face, batch["landmarks"], self.boxes, w.face_grow)
         elif w.lambda_face:
             weight = self.mean_weight
-        if w.pixel == "bernoulli":  # minus the entropy of x01, the least that grey values can reach
+        if w.pixel == "bernoulli":  # minus the entropy of x01, so that the minimum is 0
             x01 = (x + 1) / 2
             entropy = -(torch.xlogy(x01, x01) + torch.xlogy(1 - x01, 1 - x01))
             error = F.binary_cross_entropy_with_logits(logits, x01, reduction="none") - entropy
@@ -117,7 +117,7 @@ class BetaVAE(Method):
         return gaussian_nll(x, x_hat, log_sigma2, weight).mean()
 
     def feature_nll(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """The distance in the maps of a network that never moves, nats per image; 0 without one."""
+        """Distance in the features of a fixed network, nats per image; 0 with `features: none`."""
         w = self.cfg.loss
         if w.features == "none":
             return x.new_zeros(())
@@ -130,24 +130,24 @@ class BetaVAE(Method):
         return feature_distance(maps, target, w.feature_form, self.dimensions, mean_over_ranks)
 
     def rate(self, z: Tensor, mu: Tensor, logvar: Tensor, kl: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the code costs, in weighted nats, and the parts worth logging. kl (Z,): of the whole batch."""
+        """The weighted KL term of the objective, in nats, and its parts for the log. kl (Z,): whole-batch mean."""
         w, warm = self.cfg.loss, warm_up(step, self.cfg.warmup_steps)
         if w.objective == "autoencoder":
             return kl.new_zeros(()), {}
         if w.objective == "beta":  # beta min(1, t / T) sum_j max(free bits, KL_j)
             return w.beta * warm * kl.clamp_min(w.free_bits).sum(), {}
-        if w.objective == "capacity":  # gamma |sum_j KL_j - C(t)|, 1804.03599 eq. 8
+        if w.objective == "capacity":  # gamma |sum_j KL_j - C(t)|, capacity annealing eq. 8
             capacity = linear_capacity(step, w.capacity, w.capacity_steps)
             return w.gamma * (kl.sum() - capacity).abs(), {"capacity": torch.tensor(capacity)}
-        if w.objective == "btcvae":  # alpha MI + beta TC + gamma DWKL, 1802.04942 eq. 4
+        if w.objective == "btcvae":  # alpha MI + beta TC + gamma DWKL, beta-TCVAE eq. 4
             mi, tc, dwkl = decompose_kl(z, mu, logvar, self.meta["num_train"], w.tc_estimator)
             return w.alpha * mi + w.beta * warm * tc + w.gamma * dwkl, {"mi": mi, "tc": tc, "dwkl": dwkl}
-        joint, permuted = self.discriminator(z).unbind(1)  # KL + gamma E[D_0(z) - D_1(z)], 1802.05983 eq. 3
+        joint, permuted = self.discriminator(z).unbind(1)  # KL + gamma E[D_0(z) - D_1(z)], FactorVAE eq. 3
         tc = (joint - permuted).mean()
         return kl.sum() + w.gamma * tc, {"tc": tc}
 
-    def teach_features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step of the feature network on the labels that the data set has."""
+    def train_features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One update of the feature network on the labels of the data."""
         x = batch["image"]
         outputs = self.feature_net(x + 0.02 * torch.randn_like(x))
         attr_logits, class_logits = outputs.split([len(self.meta["attributes"]), len(self.meta["classes"])], dim=1)
@@ -157,7 +157,7 @@ class BetaVAE(Method):
             target = batch["attr"].nan_to_num()
             bce = F.binary_cross_entropy_with_logits(attr_logits, target, reduction="none")
             loss = loss + (bce * known).sum() / known.sum().clamp_min(1)
-        if class_logits.shape[1]:  # every expression weighs the same, however rare
+        if class_logits.shape[1]:  # class-balanced cross-entropy
             counts = torch.tensor(self.meta["class_counts"]["train"], dtype=torch.float32, device=x.device)
             weight = 1 / counts.clamp_min(1)
             known = batch["label"] >= 0
@@ -166,8 +166,8 @@ class BetaVAE(Method):
         self.minimize(loss, "features")
         return {"features/loss": loss}
 
-    def teach_discriminator(self, z: Tensor, other: Tensor) -> dict[str, Tensor]:
-        """1802.05983, algorithm 2: codes of this half are class 0; of the other half, dimensions permuted, class 1."""
+    def update_discriminator(self, z: Tensor, other: Tensor) -> dict[str, Tensor]:
+        """FactorVAE, algorithm 2: codes of this half are class 0; permuted codes of the other half are class 1."""
         with torch.no_grad():
             permuted = permute_dims(reparameterize(*self.encoder(other)))
         joint_logits, permuted_logits = self.discriminator(z), self.discriminator(permuted)
@@ -178,29 +178,29 @@ class BetaVAE(Method):
         return {"D/loss": loss, "D/accuracy": right.float().mean()}
 
     def halve_rate(self, step: int) -> None:
-        """DFC-VAE's schedule: half the rate after every `train.lr_halve_every` steps."""
+        """DFC-VAE's schedule: halve the learning rate after every `train.lr_halve_every` steps."""
         if self.cfg.train.lr_halve_every:
             for group in self.optimizers["vae"].param_groups:
                 group["lr"] *= 0.5 ** (step // self.cfg.train.lr_halve_every)
 
-    def warn_of_collapse(self, kl: Tensor) -> None:
-        """Say once, after the warm-up, that most of the code carries nothing."""
-        w, active = self.cfg.loss, int((kl > ACTIVE).sum())
+    def warn_if_collapsed(self, kl: Tensor) -> None:
+        """Log a warning once, after the warm-up, if most latents are unused (posterior collapse)."""
+        w, active = self.cfg.loss, int((kl > ACTIVE_KL).sum())
         if w.objective != "autoencoder" and active < len(kl) / 4:
             remedy = ("loss.sigma=null or " if w.sigma else "") + f"loss.beta={w.beta / 10:g}"
             used, beta_eff = f"{active} of {len(kl)} latents are used", self.beta_eff()
             logger.warning(f"{used}: beta_eff {beta_eff:.2g} is high here; try {remedy}")
 
     def sigma(self) -> Tensor:
-        """In units of the [-1, 1] image."""
+        """Standard deviation of p(x|z), in units of the [-1, 1] image."""
         return torch.exp(self.log_sigma2 / 2)
 
     def beta_eff(self) -> float:
-        """The run's one comparable beta; reads sigma from the device."""
+        """`beta_effective` of the run; copies sigma from the device."""
         return beta_effective(self.cfg.loss.beta, float(self.sigma()))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x_hat from mu: the same picture every time."""
+        """x_hat from mu, without sampling."""
         return self.ema_decoder(self.ema_encoder(x)[0])
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -221,23 +221,23 @@ class BetaVAE(Method):
             "traversal": self.traversal(mu[0], order[:8]),
         }
 
-    def traversal(self, code: Tensor, dims: Tensor, reach: float = 3.0, columns: int = 7) -> Grid:
-        """One face, (Z,); each row moves one latent of `dims` from -reach to reach, the others staying."""
-        values = torch.linspace(-reach, reach, columns, device=code.device)
+    def traversal(self, code: Tensor, dims: Tensor, limit: float = 3.0, columns: int = 7) -> Grid:
+        """Traversal of one code (Z,): each row varies one latent of `dims` from -limit to limit."""
+        values = torch.linspace(-limit, limit, columns, device=code.device)
         z = code.repeat(len(dims), columns, 1)  # (R, K, Z)
         z[torch.arange(len(dims)), :, dims] = values
         images = self.ema_decoder(z.flatten(0, 1)).unflatten(0, (len(dims), columns))
         return Grid(images, [f"z{int(d)}" for d in dims], [f"{v:+.1f}" for v in values.tolist()])
 
 
-def halves(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_batch(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The two halves of a batch."""
     half = len(batch["image"]) // 2
     return {k: v[:half] for k, v in batch.items()}, {k: v[half : 2 * half] for k, v in batch.items()}
 
 
 def whole_batch(value: Tensor) -> Tensor:
-    """The mean over ranks, with this rank's gradient: averaged over ranks, that is the whole batch's gradient."""
+    """The mean over ranks, with this rank's gradient. Averaged over ranks, this gives the whole batch's gradient."""
     return value + (mean_over_ranks(value) - value.detach())
 
 
@@ -248,7 +248,7 @@ def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def face_boxes(cfg: Config, meta: dict) -> list[list[float]] | None:
-    """Boxes for faces without landmarks: those of the config, else a mean face's around the set's mean eyes."""
+    """Boxes for faces without landmarks: from the config, else around the mean eyes of the data."""
     if cfg.loss.face_boxes:
         values = cfg.loss.face_boxes
         return [values[i : i + 4] for i in range(0, len(values), 4)]
@@ -263,7 +263,7 @@ def face_boxes(cfg: Config, meta: dict) -> list[list[float]] | None:
 
 
 def describe_beta(cfg: Config, meta: dict) -> str:
-    """One sentence: what beta means here, and what it would be called elsewhere."""
+    """One line for the log: beta, its effective value, and the same value in other codebases."""
     w, dimensions = cfg.loss, meta["channels"] * meta["image_size"] ** 2
     sums = "sum over pixels, sum over latents, mean over batch"
     if w.objective == "autoencoder":

@@ -1,4 +1,4 @@
-"""What a judge (a classifier of `evaluation/`, trained apart) says of each picture."""
+"""Predictions of a judge (a classifier of `evaluation/`) for edited images."""
 
 from pathlib import Path
 
@@ -13,7 +13,11 @@ from evaluation import classifier
 
 
 class Judge:
-    """A judge that knows the names a run can be asked for."""
+    """A judge, with the classes and attributes that it and a run have in common.
+
+    Raises:
+        UserError: the judge lacks a class of the run, or has none of its names.
+    """
 
     def __init__(self, run: str | Path, editor: Editor) -> None:
         self.net = classifier.load(run, role="judge", device=str(editor.device))
@@ -25,12 +29,12 @@ class Judge:
             raise UserError(f"{run}: does not know {names}; train a judge on the data of {editor.run_dir}")
 
     def probabilities(self, images: Tensor, names: list[str]) -> Tensor:
-        """(N, len(names)) of images (N, C, H, H) in [-1, 1], as a file would hold them."""
+        """Probabilities (N, len(names)) of images (N, C, H, H) in [-1, 1], rounded to 8 bits."""
         logits = self.net.logits(torch.from_numpy(to_uint8(images)))
         return self.net.probabilities(logits)[:, [self.net.names.index(name) for name in names]].cpu()
 
-    def tiles(self, images: Tensor, request: Request | None = None) -> list[str]:
-        """Captions for images (N, C, H, H): `happy .97`, or the probabilities of the attributes asked for."""
+    def captions(self, images: Tensor, request: Request | None = None) -> list[str]:
+        """Captions of images (N, C, H, H): `happy .97`, or the probabilities of the requested attributes."""
         if self.classes and (request is None or request.classes):
             p, names = self.probabilities(images, self.classes), self.classes
             best = p.argmax(1).tolist()

@@ -1,0 +1,92 @@
+"""Every option of training the generator. Weights are dimensionless.
+
+What follows training (scores, boundaries, edits) has no config: its options are those of `sample.py`'s modes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data import DataConfig
+from engine import TrainConfig, UserError
+from engine.config import require
+from losses.augment import KINDS
+
+
+@dataclass
+class ModelConfig:
+    """StyleGAN2's sizes (1912.04958)."""
+
+    latent_dim: int = 256  # size of z and of w, 8 .. 1024; 512 in the paper
+    mapping_layers: int = 2  # fully connected layers of the mapping network, 1 .. 16; 8 in the paper
+    channel_base: int = 8192  # channels at r x r pixels = min(channel_base // r, channel_max)
+    channel_max: int = 256  # 8 .. 1024
+    mbstd_group: int = 4  # faces over which the discriminator measures variety, 1 .. 64; 1 = no such channel
+
+    def __post_init__(self) -> None:
+        require(8 <= self.latent_dim <= 1024, "latent_dim", "8 .. 1024", self.latent_dim)
+        require(1 <= self.mapping_layers <= 16, "mapping_layers", "1 .. 16", self.mapping_layers)
+        require(self.channel_base >= 64, "channel_base", "at least 64", self.channel_base)
+        require(8 <= self.channel_max <= 1024, "channel_max", "8 .. 1024", self.channel_max)
+        require(1 <= self.mbstd_group <= 64, "mbstd_group", "1 .. 64", self.mbstd_group)
+
+
+@dataclass
+class LossConfig:
+    """The logistic loss has weight 1; these are its regularisers. 0 switches one off."""
+
+    gamma_r1: float = 0.0625  # of half the squared gradient at real faces (1801.04406); about (pixels / 256)^2
+    r1_every: int = 16  # steps between two R1 updates, each of that many times the weight (1912.04958, section 3.1)
+    lambda_path: float = 2.0  # of the path length regulariser (1912.04958, Eq. 4)
+    path_every: int = 4  # steps between two of its updates, weighted likewise
+    path_decay: float = 0.01  # share by which the running mean length follows each update; 0 .. 1
+    path_shrink: int = 2  # path lengths are measured on batch_size // path_shrink fakes
+    mixing_prob: float = 0.9  # share of fakes made of two styles, one up to a layer and one from there; 0 .. 1
+
+    def __post_init__(self) -> None:
+        for name in ("gamma_r1", "lambda_path"):
+            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        for name in ("r1_every", "path_every", "path_shrink"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("path_decay", "mixing_prob"):
+            require(0 <= getattr(self, name) <= 1, name, "a share in 0 .. 1", getattr(self, name))
+
+
+@dataclass
+class StyleGAN2TrainConfig(TrainConfig):
+    """Rates and averages, beside what every run has."""
+
+    lr: float = 2.5e-3  # Adam's, of both networks; the mapping network's is a hundredth of it
+    beta2: float = 0.99  # Adam's decay of the second moment; that of the first is 0
+    ema_images: int = 20_000  # half-life of the averaged generator, in images
+    ema_ramp: float = 0.05  # and never more than this share of the images seen; 0 .. 1
+    augment: str = ""  # of what the discriminator sees: color,translation,cutout or some (2006.10738); "" = nothing
+    lr_warmup: int = 0
+    lr_decay: Literal["cosine", "linear", "none"] = "none"
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", "more than 0", self.lr)
+        require(0 <= self.beta2 < 1, "beta2", "a decay in [0, 1)", self.beta2)
+        require(self.ema_images >= 1, "ema_images", "at least 1", self.ema_images)
+        require(0 < self.ema_ramp <= 1, "ema_ramp", "a share above 0, at most 1", self.ema_ramp)
+        unknown = [part for part in self.augment.split(",") if part and part not in KINDS]
+        require(not unknown, "augment", f"a list of {', '.join(KINDS)}", self.augment)
+        super().__post_init__()
+
+
+@dataclass
+class Config:
+    """A StyleGAN2 run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: StyleGAN2TrainConfig = field(default_factory=StyleGAN2TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.sets:
+            raise UserError("data.sets: this method learns from one set; give data.dataset instead")
+        if self.loss.lambda_path and self.train.batch_size < self.loss.path_shrink:
+            raise UserError(
+                f"loss.path_shrink: {self.loss.path_shrink} leaves no fake of a batch of {self.train.batch_size}; "
+                "give a smaller one, or loss.lambda_path=0"
+            )

@@ -1,0 +1,235 @@
+"""How InterFaceGAN makes codes and changes them: faces are inverted to ws, edits are steps across boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from data.request import Request, parse_names
+from editing import editor
+from editing.subjects import Code, Subjects
+from engine import UserError
+from evaluation import classifier
+from interface_gan.boundary import Boundaries, boundaries_path, load_boundaries
+from interface_gan.codes import Stats, draw_z, map_z
+from interface_gan.config import Config
+from interface_gan.inversions import invert
+from interface_gan.plan import Plan, Samples, plan
+from interface_gan.score import log_odds, read_images, read_scores
+from interface_gan.train import StyleGAN2
+from interface_gan.until import strength_until
+
+REFERENCE_FACES = 64  # validation faces that a photo's residual is compared with
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a code crosses a boundary."""
+
+    move: Literal["least", "paper", "transport", "random"] = "least"  # the shortest step, the paper's, or a baseline
+    keep: tuple[str, ...] = ("auto",)  # what stays: auto, none, or names of attributes
+    estimator: Literal["ridge_rank", "svc", "linear_svc", "logreg"] = "ridge_rank"  # how the boundaries were fitted
+    layers: str = "all"  # layers that move, as 2-5, counted from 0
+
+
+class Editor(editor.Editor):
+    """Codes {ws (N, L, Z)}, one style a layer.
+
+    Names of requests are those of the guide that the boundaries were scored by, so that faces without labels can be
+    edited too. `meta` speaks of its names.
+    """
+
+    config_class, method_class, options_class = Config, StyleGAN2, Options
+    method: StyleGAN2
+    options: Options
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.generator = self.method.ema_generator.module
+        path = boundaries_path(self.run_dir, "w", self.options.estimator)
+        if path.is_file():
+            held = self.boundaries("w")
+            self.meta = self.meta | held.provenance["names"]
+            self.classes, self.attributes = held.classes, held.attributes
+
+    def encode(self, batch: dict[str, Tensor]) -> Code:
+        return {"ws": self.inverted(batch["image"])}
+
+    def decode(self, code: Code) -> Tensor:
+        return self.generator.synthesis(code["ws"]).clamp(-1, 1)
+
+    def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
+        rows = self.layers()
+        mean = code["ws"][:, rows].mean(1)
+        if any(item.form == "probability" for item in request):
+            step = self.until(code["ws"], rows, faces, request)
+        else:
+            step = self.plan(mean, faces, request).step
+        return code | {"ws": moved(code["ws"], rows, step)}
+
+    def until(self, ws: Tensor, rows: list[int], faces: Subjects, request: Request) -> Tensor:
+        """Steps (N, Z) after which the guide sees the one name that was asked for with the probability asked for."""
+        if len(request) > 1:
+            raise UserError(f"{request}: a probability is asked for alone")
+        (item,), guide, held = request, self.guide(), self.boundaries("w")
+        row, column = held.row(item.name), guide.names.index(item.name)
+        mean = ws[:, rows].mean(1)
+        one = replace(item, form="step", value=1.0)
+        unit = self.plan(mean, faces, Request((one,))).step  # (N, Z), one standard deviation of the reading
+
+        def probability(strength: Tensor) -> Tensor:
+            images = self.images({"ws": moved(ws, rows, strength[:, None] * unit)})
+            return guide.probabilities(read_images(guide, images))[:, column]
+
+        rising = probability(torch.zeros(len(ws))) < item.value
+        unit = torch.where(rising[:, None], unit, -unit)
+        reading = held.read(mean)[:, row]
+        room = torch.where(rising, held.span[row, 1] - reading, reading - held.span[row, 0]) / held.sigma[row]
+        strength, reached = strength_until(probability, item.value, room.clamp_min(0), rising)
+        for name, done in zip(faces.names, reached.tolist(), strict=True):
+            if not done:
+                print(
+                    f"{name}: {item} is not reached among the codes that the generator draws; it goes as far as these"
+                )
+        return strength[:, None] * unit
+
+    def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
+        z = torch.cat([draw_z(1, self.method.cfg.model.latent_dim, seed) for seed in seeds])
+        return {"ws": self.generator.broadcast(map_z(self.generator, z).to(self.device)).cpu()}
+
+    def predict_labels(self, faces: Subjects) -> Tensor:
+        """Unknown labels are read from the code, those without a boundary stay unknown."""
+        labels, names = self.labels(faces), self.label_names()
+        if not boundaries_path(self.run_dir, "w", self.options.estimator).is_file():
+            return labels
+        held = self.boundaries("w")
+        readings = held.read(self.codes(faces)["ws"].mean(1))
+        for name in held.attributes:
+            column = labels[:, names.index(name)]
+            seen = (readings[:, held.names.index(name)] > 0).float()
+            labels[:, names.index(name)] = torch.where(column.isnan(), seen, column)
+        if held.classes:
+            rows = [held.names.index(name) for name in held.classes]
+            seen = (readings[:, rows] / held.sigma[rows]).argmax(1)
+            for i, name in enumerate(held.classes):
+                column = labels[:, names.index(name)]
+                labels[:, names.index(name)] = torch.where(column.isnan(), (seen == i).float(), column)
+        return labels
+
+    def facts(self, request: Request | None = None) -> dict[str, Any]:
+        facts = super().facts(request)
+        if boundaries_path(self.run_dir, "w", self.options.estimator).is_file():
+            facts |= {"boundaries": {k: v for k, v in self.boundaries("w").provenance.items() if k != "names"}}
+        return facts
+
+    def guides(self) -> dict[str, str]:
+        found = {}
+        for path in sorted(self.run_dir.glob("boundaries_*.pt")):
+            found |= torch.load(path, map_location="cpu", weights_only=True)["provenance"]["guides"]
+        return found
+
+    # Faces of the data, in the guide's names.
+
+    def take(self, split: str, places: Sequence[int]) -> Subjects:
+        faces = super().take(split, places)
+        if self.meta is self.method.meta:
+            return faces
+        return self.from_batch(faces.batch, self.method.meta, faces.names)
+
+    @cached_property
+    def typical_limit(self) -> float:
+        """Of 64 validation faces: inverting one takes a second."""
+        try:
+            faces = self.split("val")
+        except UserError as absent:
+            print(f"note: photos are not compared with the training crops: {absent}")
+            return float("inf")
+        sample = self.take("val", faces.spread_places(min(len(faces), REFERENCE_FACES)).tolist())
+        return torch.quantile(self.atypicality(sample), editor.PHOTO_PERCENTILE).item()
+
+    # What codes are read and moved by.
+
+    @cached_property
+    def stats(self) -> Stats:
+        """The distribution of w."""
+        return Stats.of(self.generator)
+
+    def inverted(self, x: Tensor) -> Tensor:
+        """ws (N, L, Z) of faces, by the discriminator's features, kept in the run directory."""
+        folder, weights = self.run_dir / "inversions", self.method.origin.sha256
+        folder.mkdir(exist_ok=True)
+        return invert(self.generator, self.method.discriminator.features, self.stats, x, folder, weights)
+
+    def boundaries(self, space: str) -> Boundaries:
+        """The run's boundaries of the options' estimator."""
+        return load_boundaries(self.run_dir, space, self.options.estimator, self.method.origin.sha256)
+
+    def plan(self, codes: Tensor, faces: Subjects, request: Request, space: str = "w") -> Plan:
+        """The step of every code (N, Z) of a space; faces tell the sides that they are on."""
+        held, names = self.boundaries(space), self.label_names()
+        labels = self.labels(faces)
+        columns = [names.index(name) if name in names else None for name in held.names]
+        unknown = torch.full((len(codes),), torch.nan)
+        own = torch.stack([unknown if c is None else labels[:, c] for c in columns], 1)
+        own = known_class(own, held, codes)
+        cov = self.stats.cov if space == "w" else torch.eye(codes.shape[1], dtype=torch.float64)
+        keep: str | list[str] = list(self.options.keep)
+        if keep == ["auto"] or keep in ([], ["none"]):
+            keep = keep[0] if keep else "none"
+        else:
+            keep = parse_names(keep, held.classes, held.attributes)
+        samples = self.samples(space) if self.options.move == "transport" else None
+        return plan(codes, request, held, cov, own, self.options.move, keep, samples)
+
+    def samples(self, space: str) -> Samples:
+        """The scored codes that the boundaries were fitted to, for transports."""
+        held = self.boundaries(space)
+        scores = read_scores(self.run_dir / "scores", held.provenance)
+        table, pairs = log_odds(scores.logits, scores.classes)
+        names, k = [*scores.names, *pairs], len(scores.classes)
+        sides = table > 0
+        if k:
+            sides[:, :k] = torch.nn.functional.one_hot(scores.logits[:, :k].argmax(1), k).bool()
+        codes = draw_z(len(sides), self.method.cfg.model.latent_dim, scores.seed)
+        codes = map_z(self.generator, codes) if space == "w" else codes
+        return Samples(codes, sides[:, [names.index(name) for name in held.names]])
+
+    def guide(self) -> Any:
+        """The classifier that scored the codes."""
+        (run,) = self.boundaries("w").provenance["guides"]
+        return classifier.load(run, role="guide", device=str(self.device))
+
+    def layers(self) -> list[int]:
+        """The layers that an edit moves."""
+        count, text = self.generator.num_ws, self.options.layers
+        if text == "all":
+            return list(range(count))
+        first, dash, last = text.partition("-")
+        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < count):
+            raise UserError(f"--layers {text}: expected all, or first-last in 0 .. {count - 1}, as 2-{count - 1}")
+        return list(range(int(first), int(last or first) + 1))
+
+
+def moved(ws: Tensor, rows: list[int], step: Tensor) -> Tensor:
+    """ws (N, L, Z) with a step (N, Z) added to some layers."""
+    ws = ws.clone()
+    ws[:, rows] += step[:, None]
+    return ws
+
+
+def known_class(own: Tensor, held: Boundaries, codes: Tensor) -> Tensor:
+    """own (N, A): classes of a face without a label as its readings say, the largest in sigma."""
+    rows = [held.names.index(name) for name in held.classes]
+    if not rows:
+        return own
+    unlabelled = own[:, rows].isnan().all(1)
+    seen = (held.read(codes)[:, rows] / held.sigma[rows]).argmax(1)
+    one_hot = torch.nn.functional.one_hot(seen, len(rows)).to(own)
+    own = own.clone()
+    own[:, rows] = torch.where(unlabelled[:, None], one_hot, own[:, rows])
+    return own

@@ -1,0 +1,195 @@
+"""interface_gan's editor and modes on a run of four steps: boundaries are fitted to scores that are linear in w."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from data import synthetic
+from engine import UserError
+from interface_gan import inversions
+from interface_gan.boundary import boundaries_path, fit_boundaries, load_boundaries, save_boundaries
+from interface_gan.codes import draw_z, map_z
+from interface_gan.editor import Editor, Options
+from interface_gan.project import Options as Steps
+from interface_gan.sample import main as sample
+from interface_gan.score import score_codes
+from interface_gan.train import main as train
+from tests.editor_contract import camera_photo, check
+
+pytestmark = pytest.mark.slow
+NAMES = ["happy", "neutral", "Smiling", "Male"]
+NUM, LATENT = 2000, 8
+CONFIG = """
+data: {dataset: synthetic, image_size: 32, num_train: 64, num_val: 16, num_test: 16}
+model: {latent_dim: 8, mapping_layers: 1, channel_base: 256, channel_max: 16}
+loss: {lambda_path: 0, mixing_prob: 0}
+train: {total_steps: 4, batch_size: 8, validate_every: 0, sample_every: 4, save_every: 4, sample_size: 4, lr_warmup: 0}
+"""
+
+
+class LinearGuide:
+    """Says of a picture how red, green, blue and bright it is: no faces are needed to read that."""
+
+    names, classes, attributes = NAMES, NAMES[:2], NAMES[2:]
+    device, role = torch.device("cpu"), "guide"
+    origin = SimpleNamespace(run="runs/guide", step=1, sha256="guide")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        means = torch.cat([x.mean((2, 3)), x[:, :, :16].mean((1, 2, 3))[:, None]], 1)  # (N, 4)
+        return 50 * (means - self.centre)
+
+    centre = torch.zeros(4)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("interface_gan")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    train(["--config", str(folder / "tiny.yaml"), "--run-dir", str(folder / "run")])
+    editor = Editor(folder / "run", device="cpu")
+    guide = LinearGuide()
+    z = draw_z(NUM, LATENT, 0)
+    guide.centre = torch.zeros(4)
+    first = score_codes(editor.generator, "centre", guide, editor.split("train"), NUM, 0, folder)
+    LinearGuide.centre = first.logits.median(0).values / 50
+    scores = score_codes(
+        editor.generator, editor.method.origin.sha256, guide, editor.split("train"), NUM, 0, folder / "run" / "scores"
+    )
+    for space, codes in (("w", map_z(editor.generator, z)), ("z", z)):
+        save_boundaries(fit_boundaries(codes, scores, space), boundaries_path(folder / "run", space, "ridge_rank"))
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def short_inversions(monkeypatch):
+    """A few steps instead of 250."""
+    few = Steps(starts=1, steps_w=4, steps_plus=4)
+    monkeypatch.setattr(inversions.invert, "__defaults__", (few,))
+    monkeypatch.setattr("interface_gan.editor.REFERENCE_FACES", 4)
+    monkeypatch.setattr("interface_gan.sample.REFERENCE_FACES", 4)
+    monkeypatch.setattr(Editor, "guide", lambda self: LinearGuide())
+
+
+@pytest.fixture
+def editor(run) -> Editor:
+    return Editor(run, device="cpu")
+
+
+def test_the_editor_keeps_its_contract(editor, tmp_path):
+    check(editor, "Smiling=1", camera_photo(str(tmp_path / "me.png")))
+
+
+def test_a_face_is_inverted_once_and_a_photo_too(run, editor, monkeypatch):
+    faces = editor.take("test", [0, 3])
+    first = editor.codes(faces)["ws"]
+    assert first.shape == (2, 8, LATENT) and len(list((run / "inversions").glob("*.npy"))) >= 2
+    monkeypatch.setattr(inversions, "project", lambda *a: pytest.fail("inverted again"))
+    again = Editor(run, device="cpu")
+    assert torch.equal(again.codes(again.take("test", [3, 0]))["ws"], first[[1, 0]])
+
+
+def test_an_edit_moves_the_layers_that_were_named(run):
+    editor = Editor(run, Options(layers="2-4"), device="cpu")
+    faces = editor.draw([1, 2])
+    before, after = editor.codes(faces)["ws"], editor.target(faces, editor.parse("Smiling=+1.0"))["ws"]
+    moved = (before != after).any(2).any(0)
+    assert moved.tolist() == [False, False, True, True, True, False, False, False]
+    reading = editor.boundaries("w")
+    row = reading.row("Smiling")
+    change = reading.read(after[:, 2:5].mean(1)) - reading.read(before[:, 2:5].mean(1))
+    assert torch.allclose(change[:, row], reading.sigma[row].expand(2), rtol=1e-3)
+    with pytest.raises(UserError, match="--layers 5-9"):
+        Editor(run, Options(layers="5-9"), device="cpu").target(faces, editor.parse("Smiling=1"))
+
+
+def test_a_probability_is_what_the_guide_says_afterwards(editor):
+    faces, guide = editor.draw(range(6)), LinearGuide()
+    after = editor.edit(faces, editor.parse("Smiling=p0.7"))[0]
+    p = guide(after).sigmoid()[:, 2]
+    assert ((p - 0.7).abs() < 0.05).float().mean() > 0.5
+    with pytest.raises(UserError, match="alone"):
+        editor.edit(faces, editor.parse("Smiling=p0.7 Male=1"))
+
+
+def test_labels_of_the_data_decide_a_flip(editor):
+    faces = editor.take("test", range(8))
+    labels = editor.labels(faces)[:, editor.label_names().index("Male")]
+    held = editor.boundaries("w")
+    row = held.row("Male")
+    step = editor.target(faces, editor.parse("Male=flip"))["ws"] - editor.codes(faces)["ws"]
+    change = (held.read(step.mean(1)) - held.offset)[:, row]
+    assert ((change >= -1e-4) | (labels == 1)).all() and ((change <= 1e-4) | (labels == 0)).all()
+
+
+def test_seeds_are_the_codes_that_were_scored(editor):
+    z = draw_z(1, LATENT, 5)
+    assert torch.equal(editor.codes(editor.draw([5]))["ws"][:, 0], map_z(editor.generator, z))
+
+
+def test_names_of_requests_are_the_guide_s(editor):
+    assert set(editor.attributes) <= {"Smiling", "Male"} and editor.meta["attributes"] == ["Smiling", "Male"]
+    faces = editor.take("test", [0, 1])
+    column = synthetic.ATTRIBUTES.index("Male")
+    known = editor.split("test").take([0, 1])["attr"][:, column]
+    assert torch.equal(faces.batch["attr"][:, 1], known.float())
+
+
+def test_a_run_without_boundaries_says_how_to_fit_them(run, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.yaml", "meta.json", "checkpoints"):
+        (bare / name).symlink_to(run / name)
+    editor = Editor(bare, device="cpu")
+    with pytest.raises(UserError, match="boundary --run-dir"):
+        editor.edit(editor.draw([0]), editor.parse("Smiling=1"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["walk", "--attr", "Smiling", "--n", "2", "--compare"],
+        ["walk", "--attr", "Smiling=-1:1:3", "--n", "2", "--space", "z"],
+        ["extremes", "--attr", "Smiling", "--n", "3"],
+        ["project", "--n", "2"],
+        ["edit", "--attr", "Smiling=flip", "--n", "2", "--detail", "decode"],
+        ["edit", "seed:3", "--attr", "Smiling=1", "--move", "transport"],
+        ["slider", "seed:3", "--attr", "Male=+1.0"],
+        ["draw", "--n", "4", "--attr", "Smiling=1"],
+        ["interpolate", "seed:1", "seed:2", "--n", "3"],
+    ],
+)
+def test_modes_write_a_picture_and_how_it_was_made(words, run, tmp_path):
+    mode, *rest = words
+    sample([mode, "--run-dir", str(run), "--device", "cpu", "--out", str(tmp_path / "x.png"), *rest])
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert (tmp_path / "x.png").is_file() and record["sha256"] and record["boundaries"]["num"] == NUM
+
+
+def test_an_export_names_its_guide(run, tmp_path):
+    out = tmp_path / "edits"
+    sample(["export", "--run-dir", str(run), "--what", "edit", "--attr", "Smiling=flip", "--n", "2", "--out", str(out)])
+    record = json.loads((out / "export.json").read_text())
+    assert record["guides"] == {"runs/guide": "guide"} and len(list(out.glob("truth_base*.png"))) == 2
+
+
+def test_boundaries_of_other_weights_are_refused(run):
+    with pytest.raises(UserError, match="other weights"):
+        load_boundaries(run, "w", "ridge_rank", "other")
+
+
+def test_scores_of_a_judge_are_refused(run, tmp_path, monkeypatch, capsys):
+    def load(path, role=None, device="auto"):
+        assert role == "guide"
+        raise UserError(f"{path} is a judge: a judge grades and must not teach")
+
+    monkeypatch.setattr("interface_gan.sample.classifier.load", load)
+    with pytest.raises(SystemExit) as left:
+        sample(["boundary", "--run-dir", str(run), "--guide", "runs/evaluation/judge"])
+    assert left.value.code == 2 and "must not teach" in capsys.readouterr().err
