@@ -28,7 +28,7 @@ from evaluation.folder import read_folders
 from evaluation.manifest import Row, read_manifest, write_export, write_manifest
 from evaluation.run import evaluate
 
-COLUMNS = {  # key of a figure -> heading
+COLUMNS = {  # key of a metric -> heading
     "attribute accuracy": "accuracy", "exact match": "exact match", "attr-L2": "attr-L2",
     "sample SSIM within": "SSIM within", "sample distance within": "distance within / real",
     "sample face-FID": "face-FID", "sample face-precision": "precision", "sample face-recall": "recall",
@@ -81,22 +81,22 @@ def sheet(folders: dict[str, Path], real: Tensor, out: Path) -> None:
     save_grid(Grid(torch.stack(rows), names), out)
 
 
-def row_of(name: str, figures: list, beside: str = "") -> list[str]:
-    """A line of the table: values, or what stands beside each under a name."""
-    found = {f.key: f for f in figures}
+def row_of(name: str, metrics: list, reference: str = "") -> list[str]:
+    """A line of the table: values, or the reference of each under a name."""
+    found = {m.key: m for m in metrics}
     cells = [name]
     for key in COLUMNS:
-        figure = found.get(key)
-        value = None if figure is None else figure.beside.get(beside) if beside else figure.value
+        metric = found.get(key)
+        value = None if metric is None else metric.references.get(reference) if reference else metric.value
         cells.append("" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}")
     return cells
 
 
 def table(results: dict[str, dict], n: int, judge: str) -> str:
     """Markdown, the real values first."""
-    first = next(iter(results.values()))["figures"]
+    first = next(iter(results.values()))["metrics"]
     lines = [row_of("real test faces", first, "real"), row_of("shuffled requests", first, "shuffled")]
-    lines += [row_of(name, result["figures"]) for name, result in results.items()]
+    lines += [row_of(name, result["metrics"]) for name, result in results.items()]
     head = ["", *COLUMNS.values()]
     text = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
     return f"N {n}, judge {judge}. Worst attribute of each: {worst(results)}\n\n" + "\n".join(text) + "\n"
@@ -106,9 +106,9 @@ def worst(results: dict[str, dict]) -> str:
     """The attribute that each system sets least often as asked."""
     found = []
     for name, result in results.items():
-        for figure in result["figures"]:
-            if figure.key == "attribute accuracy":
-                per = figure.detail["per_attribute"]
+        for metric in result["metrics"]:
+            if metric.key == "attribute accuracy":
+                per = metric.detail["per_attribute"]
                 found.append(f"{name} {min(per, key=per.get)} {min(per.values()):.2f}")
     return "; ".join(found)
 
@@ -148,7 +148,11 @@ def run_all(args: argparse.Namespace) -> None:
     sheet(folders, shown, args.out / "systems.png")
     results = {name: evaluate([folder], [args.judge], str(first)) for name, folder in folders.items()}
     plain = {
-        name: {"run": str(plan.get(name, [""])[0]), "figures": [f.plain() for f in r["figures"]], "alarms": r["alarms"]}
+        name: {
+            "run": str(plan.get(name, [""])[0]),
+            "metrics": [m.to_dict() for m in r["metrics"]],
+            "alarms": r["alarms"],
+        }
         for name, r in results.items()
     }
     atomic_text(args.out / "systems.json", json.dumps(plain, indent=1))

@@ -222,7 +222,7 @@ def test_the_table_has_real_values_first(tmp_path):
     metric = Metric(
         "attribute accuracy", "", 0.9, "high", 5, {"real": 0.95, "shuffled": 0.6}, "", {"per_attribute": {"A": 0.7}}
     )
-    text = table({"CGAN": {"figures": [metric]}}, 5, "judge")
+    text = table({"CGAN": {"metrics": [metric]}}, 5, "judge")
     lines = text.splitlines()
     assert "CGAN A 0.70" in lines[0] and "| real test faces | 0.950 |" in lines[4] and "| CGAN | 0.900 |" in lines[6]
 
