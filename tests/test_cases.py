@@ -107,7 +107,7 @@ def test_a_folder_of_other_files_is_never_replaced(tmp_path):
     from engine.files import atomic_dir
 
     put(tmp_path / "photos" / "mine.jpg", 1)
-    with pytest.raises(UserError, match="delete it or choose another folder"), atomic_dir(tmp_path / "photos"):
+    with pytest.raises(UserError, match="Delete it or choose another folder"), atomic_dir(tmp_path / "photos"):
         pass
     assert (tmp_path / "photos" / "mine.jpg").is_file()
 
@@ -133,7 +133,7 @@ def test_landmarks_of_one_stem_are_never_of_two_images(tmp_path):
     from data.landmarks import points_from_folder
 
     np.save(tmp_path / "0.npy", np.zeros((5, 2)))
-    with pytest.raises(UserError, match="would be of two images"):
+    with pytest.raises(UserError, match="belongs to two images"):
         points_from_folder(tmp_path, ["happy/0.png", "sad/0.png"], np.array([[0, 0, 9, 9]] * 2))
 
 
@@ -494,7 +494,7 @@ def test_an_empty_validation_part_stops_before_the_first_step(tmp_path):
     faces, empty = ToySet(4), ToySet(4, 0)
     method = Toy(cfg, {})
     method.step = lambda *a: pytest.fail("a step was made")
-    with pytest.raises(UserError, match="validation part has 0 images.*train.validate_every=0"):
+    with pytest.raises(UserError, match="validation set has 0 images.*train.validate_every=0"):
         engine.fit(run, method, faces, empty)
 
 
@@ -593,7 +593,7 @@ def test_a_full_disk_ends_with_a_message(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SystemExit) as caught:
         toy.main(toy_run(tmp_path))
-    assert caught.value.code == 2 and "free some space" in capsys.readouterr().err
+    assert caught.value.code == 2 and "Free some space" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoints" / "step_0000010.pt").is_file()
 
 
@@ -607,7 +607,7 @@ def test_a_disk_that_fills_inside_a_checkpoint_ends_with_a_message(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(UserError, match="step_1.pt: cannot be written .*free some space"):
+        with pytest.raises(UserError, match="step_1.pt: cannot be written .*Free some space"):
             save_checkpoint(tmp_path / "step_1.pt", {"a": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -653,7 +653,7 @@ def test_a_file_system_without_fsync_of_folders_is_enough(tmp_path, monkeypatch)
     assert (tmp_path / "a.txt").read_text() == "a"
 
 
-@pytest.mark.parametrize("number, remedy", [(13, "permissions"), (28, "free some space"), (30, "permissions")])
+@pytest.mark.parametrize("number, remedy", [(13, "permissions"), (28, "Free some space"), (30, "permissions")])
 def test_the_remedy_fits_the_fault(tmp_path, monkeypatch, number, remedy):
     from engine.files import atomic_text
 
