@@ -78,7 +78,8 @@ class Moments:
         try:
             return ols_from_moments(regression, ridge, names)
         except ValueError as error:
-            raise UserError(f"least squares: {error}; --kind mean takes one attribute at a time") from None
+            reason = str(error).rstrip(".")
+            raise UserError(f"least squares: {reason}; --kind mean takes one attribute at a time") from None
 
     def standard_error(self, start: int | None = None) -> Tensor:
         """Standard error of the difference of means, per latent: sqrt(var_1 / n_1 + var_0 / n_0). (L, D)

@@ -61,7 +61,7 @@ def of_config(config: Path, out: Path, style: str, sigma: float) -> None:
     """The faces of a config's data block as sketches in CelebA's layout: pictures, attributes, split."""
     pictures, attr, split, names = out / "img_align_celeba", [], [], []
     for part, name in enumerate(("train", "val", "test")):
-        real = open_real(config, DataConfig(), most=0, split=name)
+        real = open_real(config, DataConfig(), max_images=0, split=name)
         names = real.attributes
         if not names:
             raise UserError(f"--config {config}: these faces have no attributes; a judge of sketches needs them")

@@ -92,7 +92,7 @@ def test_guide_is_recorded_and_refused_as_judge(tmp_path, capsys):
     shutil.copytree(other, tmp_path / "guide")
     with pytest.raises(SystemExit):
         train_run(tmp_path, 2)
-    assert "has other weights than those that taught this run" in capsys.readouterr().err
+    assert "has other weights than the guide of this run" in capsys.readouterr().err
     # Gone, it is still named in an export, ...
     shutil.rmtree(tmp_path / "guide")
     sample.main(["export", "--run-dir", str(learned), "--what", "sample", "--n", "7", "--out", str(out)])
@@ -104,7 +104,7 @@ def test_guide_is_recorded_and_refused_as_judge(tmp_path, capsys):
         words = ["--fake", str(out), "--judge", str(tmp_path / name), "--out", str(tmp_path / "m.json")]
         with pytest.raises(SystemExit) if refused else contextlib.nullcontext():
             evaluate([*words, "--device", "cpu"])
-        assert ("must not have taught" in capsys.readouterr().err) == refused
+        assert ("a judge must not measure images that it helped to make" in capsys.readouterr().err) == refused
 
 
 def test_run_resumes_with_the_same_guide(tmp_path):

@@ -322,7 +322,7 @@ def test_joint_lr_scales_only_the_joint_phase():
 def test_monitor_checks_depend_on_the_phase(monkeypatch, caplog):
     """No warning while the guide is trained, since nothing else changes then. Checks start in the joint phase."""
     method = build(loss={"lambda_guide": 1.0, "guide_steps": 5})
-    monkeypatch.setattr("aae_cgan.train.symptoms", lambda *a: {"recognised": "the label is ignored"})
+    monkeypatch.setattr("aae_cgan.train.failed_checks", lambda *a: {"edit_accuracy": "the label is ignored"})
     monkeypatch.setattr("aae_cgan.train.logger.propagate", True)
     said = []
     for step in range(10):

@@ -335,7 +335,11 @@ def test_unsupported_modes_are_hidden_and_raise_user_errors(tmp_path: Path, phot
 
 @pytest.mark.parametrize(
     ("launches", "sentence"),
-    [(None, "'family' is ''"), ([{"family": "gan"}], "expected one of vae, flow, aae_cgan"), ("{", "not valid JSON")],
+    [
+        (None, "'family' is ''"),
+        ([{"family": "gan"}], "expected one of vae, interface_gan, flow"),
+        ("{", "not valid JSON"),
+    ],
 )
 def test_a_run_of_an_unknown_family_raises_a_user_error(tmp_path: Path, launches: object, sentence: str) -> None:
     with pytest.raises(UserError, match="is not a run directory"):

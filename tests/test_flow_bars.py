@@ -17,7 +17,7 @@ from data import FaceSet
 from editing.subjects import Subjects
 from families import open_editor
 from flow import train
-from flow.density import best_labels, decode_codes, image_bits_of
+from flow.density import decode_codes, image_bits_of, most_likely_labels
 from flow.density_baselines import sheet_bits
 from flow.editor import Editor, Options
 from losses.quantise import to_levels
@@ -97,7 +97,7 @@ def test_label_edits_and_bayes_classifier(conditional: Editor) -> None:
     read = expression_reader(conditional.split("train"))
     faces, label, target = faces_and_targets(conditional)
     with torch.no_grad():
-        bayes = rate(best_labels(conditional, faces.images, None).argmax(1), label)
+        bayes = rate(most_likely_labels(conditional, faces.images, None).argmax(1), label)
     nothing, done = rate(read(faces.images), target), rate(read(edited(conditional, faces, target)), target)
     print(f"{bayes=:.3f} {nothing=:.3f} {done=:.3f}")
     assert bayes > 0.5 and nothing < 0.1 and done > 0.75

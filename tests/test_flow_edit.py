@@ -127,7 +127,7 @@ def test_standard_error_of_class_differences() -> None:
 
 def test_impossible_directions_are_user_errors() -> None:
     moments = Moments(2).add(torch.randn(50, 4), torch.tensor([[1.0, float("nan")], [0.0, float("nan")]]).repeat(25, 1))
-    with pytest.raises(UserError, match="least squares: no face has all its attributes known.* --kind mean"):
+    with pytest.raises(UserError, match="least squares: there is no face with all attributes known.* --kind mean"):
         moments.ols_directions(names=["Smiling", "Male"])
     flow = small_flow(dtype=torch.float32)
     found, codes, labels = planted_directions(flow)

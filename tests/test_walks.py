@@ -112,7 +112,8 @@ import csv
 
 import numpy as np
 
-from data.raw import Index, RawFaces, decode
+from data.decode import decode
+from data.raw import Index, RawFaces
 
 
 class MySet(RawFaces):
