@@ -12,12 +12,12 @@ help: ## this list
 demo: $(READY) ## draw faces, train a small VAE on them, edit them, show where the pictures are
 	$(BIN)/python scripts/demo.py
 
-test: $(READY) ## everything that must hold (under ten minutes on two cores)
+test: $(READY) ## everything that must hold (twelve minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-fast: $(READY) ## what can be known within a minute
+test-fast: $(READY) ## all tests but the slow ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY) ## style and types, without changing anything
