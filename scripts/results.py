@@ -37,11 +37,15 @@ COLUMNS = {  # metric: (heading, digits)
     "target accuracy": ("target accuracy ↑", 2),
     "PSNR inside": ("PSNR inside, dB ↑", 2),
     "PSNR outside": ("PSNR outside, dB ↑", 1),
+    "PSNR mouth": ("PSNR mouth, dB ↑", 2),
+    "PSNR eyes": ("PSNR eyes, dB ↑", 2),
     "gap closed": ("gap closed ↑", 2),
     "identity similarity": ("identity similarity ↑", 3),
     "leakage": ("leakage ↓", 3),
     "face-FID": ("face-FID ↓", 2),
     "sharpness": ("sharpness / source", 2),
+    "Nyquist energy": ("Nyquist energy / source", 2),
+    "SSIM to source": ("SSIM to source", 3),
     "cpu_minutes": ("CPU-minutes", 0),
 }
 
@@ -72,12 +76,12 @@ def fill(text: str, results: Path = ROOT / "results") -> str:
 
 
 def read_results(folder: Path) -> pd.DataFrame:
-    """One row per run: `row` (name of the method or baseline) and its metrics."""
+    """One row per run: `row` (the method, or a row of its own that the run names; or the baseline) and its metrics."""
     rows = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         for run in record["runs"]:
-            name = run["run"] if record["method"] == "baselines" else record["method"]
+            name = run["run"] if record["method"] == "baselines" else run.get("row", record["method"])
             rows.append({"row": name, "cpu_minutes": run.get("cpu_minutes")} | run["metrics"])
     if not rows:
         raise UserError(f"{folder}: has no results; run `python scripts/benchmark.py {folder.name} METHOD RUN`")
