@@ -18,6 +18,15 @@ def coloured(y: torch.Tensor) -> torch.Tensor:
     return x.byte()
 
 
+class MixedToy(Toy):
+    """A toy in whose few faces every second one is Male."""
+
+    def take(self, split, places):
+        faces = super().take(split, places)
+        faces.batch["attr"][:, self.meta["attributes"].index("Male")] = torch.tensor([p % 2 for p in places]).float()
+        return faces
+
+
 def test_the_judge_reads_and_baselines_flip_what_is_asked() -> None:
     y = torch.randint(0, 2, (80, 2), generator=torch.Generator().manual_seed(1)).float()
     x = coloured(y)
@@ -32,7 +41,7 @@ def test_the_judge_reads_and_baselines_flip_what_is_asked() -> None:
 
 
 def test_a_run_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(fairface, "open_editor", lambda run: Toy(run))
+    monkeypatch.setattr(fairface, "open_editor", lambda run: MixedToy(run))
     monkeypatch.setattr(fairface, "ATTRIBUTES", ("Male",))
     (tmp_path / "environment.json").write_text(json.dumps([{"command": ["toy.py"], "seed": 3, "cpu_seconds": 90.0}]))
     for method in ("baselines", "toy"):
