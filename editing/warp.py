@@ -24,6 +24,7 @@ from engine.grids import to_pil
 FINE = 256  # px; side of the frame in which the flow is estimated, at least twice that of the model
 SMOOTH = 0.75  # px of the model; standard deviation of the Gaussian filter of the flow
 REST = (40.0, 90.0)  # grey levels of 255; E replaces the photo where |E - B(x + f)| is larger: from 0 to altogether
+STRIP = 128  # rows of a photo that are edited at once, so that the arrays stay in the cache
 INSTALL = "pip install 'opencv-python-headless>=4.10,<5'"
 
 
@@ -136,28 +137,38 @@ def changed_box(photo: AlignedFace, weight: np.ndarray, size: int) -> tuple[int,
 def _warped(
     photo: AlignedFace, pixels: np.ndarray, edit: Motion, weight: np.ndarray, box: tuple[int, int, int, int], size: int
 ) -> np.ndarray:
-    """The edited pixels (h, w, 3) uint8 of a box of the photo."""
+    """The edited pixels (h, w, 3) uint8 of a box of the photo: (1 - w) P + w ((1 - r) (P(x + f) + rest) + r E).
+
+    w is the weight, r is where E replaces the photo. What needs no pixel of P is summed in the K x K frame.
+    """
     cv2 = opencv()
     left, top, right, bottom = box
-    side, shape = len(weight), (right - left, bottom - top)
+    side, grey = len(weight), edit.after.shape[2] == 1
+    replace = edit.replace[..., None]
+    added = weight[..., None] * ((1 - replace) * edit.rest + replace * edit.after)  # (K, K, C)
+    # A grey model replaces the luminance and keeps the colours of the moved photo.
+    kept = weight if grey else weight * (1 - edit.replace)
+    turn = np.linalg.inv(photo.matrix[:, :2]).T * size  # shares of the crop's side -> photo px
+    maps = np.dstack([edit.flow @ turn, weight, kept]).astype(np.float32)
     # Photo px -> px of the K x K frame; OpenCV puts the middle of the first pixel at 0, `matrix` at 0.5.
     to_frame = photo.matrix * (side / size)
     to_frame[:, 2] += to_frame[:, :2] @ np.array([left + 0.5, top + 0.5]) - 0.5
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    there = lambda values: cv2.warpAffine(values, to_frame, shape, flags=flags)  # noqa: E731 - 0 beyond the frame
-    turn = np.linalg.inv(photo.matrix[:, :2]).T * size  # shares of the crop's side -> photo px
-    place = there((edit.flow @ turn).astype(np.float32))
-    place[..., 0] += np.arange(left, right, dtype=np.float32)
-    place[..., 1] += np.arange(top, bottom, dtype=np.float32)[:, None]
-    old = pixels[top:bottom, left:right].astype(np.float32)
-    new = cv2.remap(pixels, place, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    new += _coloured(there(edit.rest))
-    shown = _coloured(there(edit.after))
-    if edit.after.shape[2] == 1:  # the colours of the photo, the luminance of the edit
-        shown = new + shown - (new @ np.asarray(LUMA, np.float32))[..., None]
-    new += there(edit.replace)[..., None] * (shown - new)
-    old += there(weight)[..., None] * (new - old)
-    return np.clip(np.rint(old), 0, 255).astype(np.uint8)
+    flags, columns = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, np.arange(left, right, dtype=np.float32)
+    strips = []
+    for first in range(top, bottom, STRIP):
+        rows = np.arange(first, min(first + STRIP, bottom), dtype=np.float32)[:, None]
+        shape = (right - left, len(rows))
+        there = lambda values: cv2.warpAffine(values, to_frame, shape, flags=flags)  # noqa: E731, B023 - 0 beyond
+        placed = there(maps)
+        at = np.dstack([placed[..., 0] + columns, placed[..., 1] + rows])
+        moved = cv2.remap(pixels, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+        old = pixels[first : first + len(rows), left:right]
+        new = (1 - placed[..., 2:3]) * old + placed[..., 3:] * moved + _coloured(there(added))
+        if grey:
+            new -= there(weight * edit.replace)[..., None] * (moved @ np.asarray(LUMA, np.float32))[..., None]
+        strips.append(np.clip(np.rint(new), 0, 255).astype(np.uint8))
+        to_frame[:, 2] += to_frame[:, 1] * len(rows)
+    return np.concatenate(strips)
 
 
 def _coloured(values: np.ndarray) -> np.ndarray:
