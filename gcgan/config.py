@@ -46,6 +46,8 @@ class LossConfig:
     lambda_class_g: float = 1.0  # class loss of that head on fakes, which the generator pays
     lambda_cycle: float = 10.0  # L1 of the fake led back to its own label against x
     lambda_self: float = 0.0  # L1 of the fake under the own label against x
+    lambda_triple: float = 0.0  # L1 between the fake and a fake by way of another label (1811.03492); 2 more passes
+    lambda_face: float = 0.0  # extra pixel weight at eyes and mouth in the L1 terms, rescaled to mean 1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -137,8 +139,6 @@ class StarGANConfig:
 
     def __post_init__(self) -> None:
         w, t = self.loss, self.train
-        if self.data.sets:
-            raise UserError("data.sets: this family learns from one set; give data.dataset")
         if self.data.image_size % 4:
             raise UserError(f"data.image_size: expected a multiple of 4, got {self.data.image_size}")
         if t.batch_size < 2:
@@ -164,6 +164,8 @@ class GCGANConfig(StarGANConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         w = self.loss
+        if self.data.sets:
+            raise UserError("data.sets: GC-GAN learns from one set; give data.dataset, or use system: stargan")
         if w.pairs == "paired" and not self.data.pair:
             raise UserError("loss.pairs: paired needs two photos of a person; set data.pair=true")
         if self.geometry_steps >= self.train.total_steps:

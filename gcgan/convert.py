@@ -142,7 +142,7 @@ def convert(args: argparse.Namespace) -> None:
     g, d = read_weights(args.generator), read_weights(args.critic)
     method = build(g, d, split(args.classes), split(args.attributes), (args.generator, args.critic))
     m, size = method.cfg.model, method.meta["image_size"]
-    print(f"{size} px, {len(method.names)} labels, width {m.width}, {m.blocks} blocks, critic {m.critic_width}")
+    print(f"{size} px, {method.labels.num} labels, width {m.width}, {m.blocks} blocks, critic {m.critic_width}")
     write_run(method, args.run_dir)
     print(f"wrote {args.run_dir}")
 

@@ -4,6 +4,7 @@ StarGAN: {x, c}, and an edit is another label c. GC-GAN: {x, points}, standardis
 person's landmarks with another expression.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.emotions import canonical
 from data.labels import requested_classes, requested_labels
 from data.landmarks import GROUPS, detect, find_mediapipe, in_crop, read_landmarks
 from data.request import Request
@@ -21,6 +21,7 @@ from editing.subjects import Code, Subjects
 from engine import UserError
 from engine.config import read_system
 from engine.grids import to_uint8
+from gcgan.conditions import LabelBlock
 from gcgan.config import CONFIGS
 from gcgan.gc_gan import GCGAN
 from gcgan.geometry import NUM_POINTS
@@ -29,7 +30,10 @@ from gcgan.train import METHODS
 
 
 class Editor(editor.Editor):
-    """What both systems share: labels that are not known are read by the critic's class head."""
+    """What all systems share: labels that are not known are read by the critic's class head.
+
+    With two data sets in turn, faces of the data are the first set's, and a request names labels of one set.
+    """
 
     config_class, method_class = CONFIGS, METHODS
     method: StarGAN
@@ -41,8 +45,11 @@ class Editor(editor.Editor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names, by_attributes = self.method.names, self.method.attributes
-        self.classes, self.attributes = ([], names) if by_attributes else (names, [])
+        blocks = self.method.labels.blocks
+        self.classes = [name for block in blocks if not block.attributes for name in block.names]
+        self.attributes = [name for block in blocks if block.attributes for name in block.names]
+        if len(blocks) > 1:  # the labels that the networks know; the sets may have more
+            self.meta = self.meta | {"classes": self.classes, "attributes": self.attributes}
         has_head = self.method.critic.head is not None
         self.label_source = "read by the critic's class head" if has_head else "taken as neutral, or as absent"
 
@@ -51,54 +58,80 @@ class Editor(editor.Editor):
         system = read_system(Path(run_dir) / "config.yaml", (), CONFIGS)
         return {"stargan": StarGANEditor, "gcgan": GCGANEditor}[system]
 
-    def complete_labels(self, batch: dict[str, Tensor]) -> Tensor:
-        """c (N, K) of a batch, in [0, 1]. Unknown labels are read by the critic; without a class head they are neutral,
-        or absent."""
-        y, _ = self.method.faces(batch)[1:]
-        c = self.method.condition(y)
-        unknown = batch["attr"].isnan() if self.method.attributes else (batch["label"] < 0)[:, None]
-        if not unknown.any():
-            return c
-        return torch.where(unknown, self.guessed_labels(batch["image"]), c)
+    def take(self, split: str, places: Sequence[int]) -> Subjects:
+        faces = super().take(split, places)
+        if len(self.method.labels.blocks) == 1:
+            return faces
+        # The labels of the other set are not known; columns that the networks do not know are dropped.
+        unknown = self.from_images(faces.images, faces.names)
+        key = "attr" if self.method.labels.blocks[0].attributes else "label"
+        unknown.batch |= {name: faces.batch[name] for name in (key, "index")}
+        return unknown
 
-    def guessed_labels(self, x: Tensor) -> Tensor:
-        """c (N, K) of pictures x (N, C, H, H) whose labels are not known."""
-        critic, k = self.method.critic, len(self.method.names)
-        if critic.head is not None:
-            logits = critic.logits(critic.features(x))
-            if self.method.attributes:
-                return (logits > 0).float()
-            return torch.nn.functional.one_hot(logits.argmax(1), k).float()
-        if self.method.attributes:
-            return x.new_zeros(len(x), k)
-        neutral = [i for i, name in enumerate(self.classes) if canonical(name) == "neutral"]
-        row = torch.eye(k)[neutral[0]] if neutral else torch.full((k,), 1 / k)
-        return row.to(x).expand(len(x), -1)
+    def targets(self) -> list[Request]:
+        if len(self.method.labels.blocks) == 1:
+            return super().targets()
+        return [self.parse(name if name in self.classes else f"{name}=flip") for name in self.method.labels.names]
 
-    def labels_from(self, faces: Subjects, c: Tensor) -> Tensor:
-        """Labels (N, L): the known ones, and the others from conditions c (N, K)."""
+    def complete_labels(self, batch: dict[str, Tensor], block: LabelBlock) -> Tensor:
+        """Labels (N, K) of one data set in [0, 1]. Unknown ones are read by the critic; without a class head they are
+        neutral, or absent."""
+        y = self.method.labels.faces(batch, block)[1]
+        y = (y + 1) / 2 if block.attributes else y
+        unknown = batch["attr"].isnan() if block.attributes else (batch["label"] < 0)[:, None]
+        return torch.where(unknown, self.method.read(batch["image"], block), y) if unknown.any() else y
+
+    def labels_from(self, faces: Subjects, y: Tensor, block: LabelBlock) -> Tensor:
+        """Labels (N, L): the known ones, and those of a data set from y (N, K) in [0, 1] where they are not."""
         labels, names = self.labels(faces).clone(), self.label_names()
-        if self.attributes:
-            read = (c > 0.5).float()
+        if block.attributes:
+            read = (y > 0.5).float()
         else:
-            read = torch.nn.functional.one_hot(c.argmax(1), len(self.classes)).float()
-        columns = [names.index(name) for name in self.method.names]
+            read = torch.nn.functional.one_hot(y.argmax(1), len(block.names)).float()
+        columns = [names.index(name) for name in block.names]
         labels[:, columns] = torch.where(labels[:, columns].isnan(), read, labels[:, columns])
         return labels
 
 
 class StarGANEditor(Editor):
-    """Codes {x (N, C, H, H), c (N, K)}: c(s) = (1 - s) own + s target."""
+    """Codes {x (N, C, H, H), c (N, cond_dim)}: c(s) = (1 - s) own + s target.
+
+    Of two data sets, c is a condition of the first; an edit to a label of the second also turns the set's one-hot.
+    """
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
-        return {"x": batch["image"], "c": self.complete_labels(batch)}
+        labels = self.method.labels
+        return {"x": batch["image"], "c": labels.embed(self.complete_labels(batch, labels.blocks[0]), labels.blocks[0])}
 
     def decode(self, code: Code) -> Tensor:
         return self.method.edit(code["x"], code["c"])
 
+    def block_of(self, request: Request) -> LabelBlock:
+        """The data set whose labels a request names.
+
+        Raises:
+            UserError: it names labels of both.
+        """
+        blocks = [block for block in self.method.labels.blocks if set(request.names) & set(block.names)]
+        if len(blocks) > 1:
+            raise UserError(
+                f"{request}: names labels of both data sets; this run learned them in turn, so ask for those of one"
+            )
+        return blocks[0]
+
+    def own_condition(self, faces: Subjects, block: LabelBlock) -> Tensor:
+        """Conditions (N, cond_dim) of faces as they are, with the labels of one data set; on the CPU."""
+        if block is self.method.labels.blocks[0]:
+            return self.codes(faces)["c"]
+        parts = [self.complete_labels(part, block).cpu() for part in self._batches(faces.batch, len(faces))]
+        return self.method.labels.embed(torch.cat(parts), block)
+
     def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
-        meta = {"classes": self.classes, "attributes": self.attributes}
-        return code | {"c": requested_labels(request, code["c"], meta)}
+        block, labels = self.block_of(request), self.method.labels
+        names = list(block.names)
+        meta = {"classes": [] if block.attributes else names, "attributes": names if block.attributes else []}
+        wanted = requested_labels(request, self.own_condition(faces, block)[:, block.columns], meta)
+        return code | {"c": labels.embed(wanted, block)}
 
     def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
         raise UserError(
@@ -107,7 +140,13 @@ class StarGANEditor(Editor):
         )
 
     def predict_labels(self, faces: Subjects) -> Tensor:
-        return self.labels_from(faces, self.codes(faces)["c"])
+        labels, parts = self.labels(faces).clone(), []
+        for block in self.method.labels.blocks:
+            y = self.own_condition(faces, block)[:, block.columns]
+            parts.append(self.labels_from(faces, y, block))
+        for part in parts:
+            labels = torch.where(labels.isnan(), part, labels)
+        return labels
 
 
 @dataclass(frozen=True)
@@ -194,4 +233,4 @@ class GCGANEditor(Editor):
 
     def predict_labels(self, faces: Subjects) -> Tensor:
         z = self.method.encoder(self.codes(faces)["points"].to(self.device))
-        return self.labels_from(faces, (z @ self.method.class_codes.T).softmax(1).cpu())
+        return self.labels_from(faces, (z @ self.method.class_codes.T).softmax(1).cpu(), self.method.labels.blocks[0])

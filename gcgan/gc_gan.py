@@ -46,7 +46,7 @@ class GCGAN(StarGAN):
         self.decoder = GeometryDecoder(NUM_POINTS, cfg.model.code_dim)
         self.register_buffer("mean_shape", torch.zeros(NUM_POINTS, 2))
         self.register_buffer("shape_scale", torch.ones(()))
-        self.register_buffer("class_codes", torch.zeros(len(self.names), cfg.model.code_dim))
+        self.register_buffer("class_codes", torch.zeros(self.labels.num, cfg.model.code_dim))
         self.bank: LandmarkBank | None = None  # training landmarks, set before training
         shapes = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizers["geometry"] = adam(shapes, cfg.train.lr_geometry, (0.5, 0.999))
@@ -82,9 +82,10 @@ class GCGAN(StarGAN):
         terms = self.adversarial_terms(x_fake, target.y)
         terms["geometry"] = w.lambda_geometry * self.geometry_error(x_fake, target.z)
         if self.cfg.paired:
-            terms["pixel"] = w.lambda_pixel * (x_fake - target.x_match).abs().mean()
+            terms["pixel"] = w.lambda_pixel * self.distance(x_fake, target.x_match, rows["pair_landmarks"])
         else:
-            terms |= self.code_cycle_terms(x, x_fake, self.code(points))
+            terms |= self.cycle_terms(x, self.code(points).detach(), x_fake, points)
+        terms |= self.triple_term(x, x_fake, target.z)
         return logs | self.move_generator(terms, (done + 1) // w.n_critic - 1)
 
     # Landmarks alone.
@@ -155,7 +156,7 @@ class GCGAN(StarGAN):
 
     def one_hot(self, label: Tensor) -> Tensor:
         """Classes (N,) -> (N, K)."""
-        return torch.nn.functional.one_hot(label, len(self.names)).float()
+        return torch.nn.functional.one_hot(label, self.labels.num).float()
 
     def complete_rows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of a batch whose label and landmarks are known, of the partner too where there is one."""
@@ -185,15 +186,6 @@ class GCGAN(StarGAN):
             found = self.critic.landmarks(self.critic.features(seen, None))
             return (self.code(found) - z_target).square().sum(1).mean()
 
-    def code_cycle_terms(self, x: Tensor, x_fake: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """Back by the own code, and nothing to do under it."""
-        w, terms, z = self.cfg.loss, {}, z.detach()
-        if w.lambda_cycle:
-            terms["cycle"] = w.lambda_cycle * (self.generator(x_fake, z) - x).abs().mean()
-        if w.lambda_self:
-            terms["self"] = w.lambda_self * (self.generator(x, z) - x).abs().mean()
-        return terms
-
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         rows = self.complete_rows(batch)
         x, z = rows["image"], self.code(rows["landmarks"])
@@ -213,7 +205,7 @@ class GCGAN(StarGAN):
         named = [self.edit(x, self.path(code.expand(len(x), -1), points)) for code in self.class_codes]
         crossed = [self.edit(x, self.path(z.expand(len(x), -1), points)) for z in self.code(points)]
         return {
-            "edits": Grid(torch.stack([x, *named], 1), [], ["input", *self.names]),
+            "edits": Grid(torch.stack([x, *named], 1), [], ["input", *self.labels.names]),
             "cross": Grid(torch.stack([x, *crossed], 1), [], ["input", *(f"driver {i}" for i in range(len(x)))]),
         }
 

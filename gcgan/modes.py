@@ -19,7 +19,7 @@ from editing.subjects import SPLITS, Subjects
 from engine import Grid, UserError, save_grid
 from engine.files import atomic_dir, atomic_write
 from evaluation.manifest import Row, write_export, write_manifest
-from gcgan.editor import GCGANEditor
+from gcgan.editor import GCGANEditor, StarGANEditor
 from gcgan.probes import knn_accuracy, same_person_nearest, shape_r2
 
 PAGE = 4  # expressions on a page of `sheet`
@@ -71,22 +71,22 @@ def sheet_requests(editor: Editor) -> list[Request]:
 
 
 def own_conditions(editor: Editor, faces: Subjects) -> Tensor:
-    """The critic.s condition for the faces as they are: c (N, K)."""
-    if isinstance(editor, GCGANEditor):
-        return editor.predict_labels(faces)[:, [editor.label_names().index(name) for name in editor.classes]]
-    return editor.codes(faces)["c"]
+    """The critic's condition for the faces as they are: c (N, cond_dim)."""
+    if isinstance(editor, StarGANEditor):
+        return editor.codes(faces)["c"]
+    return editor.predict_labels(faces)[:, [editor.label_names().index(name) for name in editor.classes]]
 
 
 def conditions_of(editor: Editor, faces: Subjects, request: Request) -> Tensor:
-    """The critic.s condition for the faces after an edit: c (N, K)."""
-    if isinstance(editor, GCGANEditor):
-        return torch.eye(len(editor.classes))[editor.classes.index(request.names[0])].expand(len(faces), -1)
-    return editor.target(faces, request)["c"]
+    """The critic's condition for the faces after an edit: c (N, cond_dim)."""
+    if isinstance(editor, StarGANEditor):
+        return editor.target(faces, request)["c"]
+    return torch.eye(len(editor.classes))[editor.classes.index(request.names[0])].expand(len(faces), -1)
 
 
 @torch.no_grad()
 def critic_captions(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
-    """For images (N, C, H, H) under conditions c (N, K): D's score, and the class that its head reads with p."""
+    """For images (N, C, H, H) under conditions c (N, cond_dim): D's score, and the class that its head reads with p."""
     critic, device = editor.method.critic, editor.device
     x, c = images.to(device), c.to(device)
     h = critic.features(x, c)
@@ -94,10 +94,12 @@ def critic_captions(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
     if editor.method.cfg.loss.gan == "logistic":
         score = score.sigmoid()
     texts = [f"D {value:.2f}" for value in score.tolist()]
-    if critic.head is None or not editor.classes:
+    blocks = [block for block in editor.method.labels.blocks if not block.attributes]
+    if critic.head is None or not blocks:
         return texts
-    p, best = critic.logits(h).softmax(1).max(1)
-    return [f"{t} {editor.classes[k]} {v:.2f}" for t, k, v in zip(texts, best.tolist(), p.tolist(), strict=True)]
+    p, best = critic.logits(h)[:, blocks[0].columns].softmax(1).max(1)
+    names = blocks[0].names
+    return [f"{t} {names[k]} {v:.2f}" for t, k, v in zip(texts, best.tolist(), p.tolist(), strict=True)]
 
 
 def run_cross(editor: Editor, args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
     Returns a line for the log. Raises UserError where persons are needed and unknown.
     """
     w = method.cfg.loss
-    bank = LandmarkBank.of(faces.train, len(method.names))
+    bank = LandmarkBank.of(faces.train, method.labels.num)
     if w.geometry_decoder == "swap" and not w.geometry_from and not bank.has_persons:
         raise UserError(
             "loss.geometry_decoder: swap rebuilds another face of the same person, and these data have persons with "

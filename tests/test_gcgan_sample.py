@@ -138,7 +138,7 @@ def test_hair_colours_exclude_each_other_on_a_sheet(run_dir):
     requests = sheet_requests(editor)
     assert [r.names[0] for r in requests] == ["Black_Hair", "Blond_Hair", "Smiling", "Male"]
     target = editor.target(editor.take("test", [0]), requests[0])["c"]
-    columns = [editor.method.names.index(name) for name in ("Black_Hair", "Blond_Hair")]
+    columns = [editor.method.labels.names.index(name) for name in ("Black_Hair", "Blond_Hair")]
     assert target[0, columns].tolist() == [1.0, 0.0]
 
 
@@ -217,7 +217,9 @@ def test_a_photo_s_label_and_landmarks_are_read_by_the_critic(run_dir, tmp_path)
     faces = editor.subjects([camera_photo(tmp_path / "camera.png")], EYES)
     assert editor.label_source == "read by the critic's class head"
     assert (
-        not editor.predict_labels(faces)[:, [editor.label_names().index(n) for n in editor.method.names]].isnan().any()
+        not editor.predict_labels(faces)[:, [editor.label_names().index(n) for n in editor.method.labels.names]]
+        .isnan()
+        .any()
     )
     assert torch.isfinite(editor.reconstruct(faces)).all()
     if run_dir.name == "gcgan":

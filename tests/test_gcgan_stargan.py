@@ -13,8 +13,9 @@ from engine import Run, UserError, fit, load_config
 from engine.checkpoint import checkpoints, read_checkpoint
 from engine.config import read_system, to_yaml
 from engine.files import atomic_text
+from gcgan.conditions import target_condition
 from gcgan.config import CONFIGS, GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
-from gcgan.stargan import StarGAN, class_loss, target_condition
+from gcgan.stargan import StarGAN, class_loss
 from losses.adversarial import gradient_penalty, r1_penalty
 from losses.targets import Request
 from tests.same import equal, of_one_and_of_two_ranks
@@ -39,6 +40,11 @@ def build(model: dict | None = None, loss: dict | None = None, attributes: bool 
 
 def batch(n: int = 8) -> dict[str, Tensor]:
     return Noise().fixed(n)
+
+
+def faces(method: StarGAN, data: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Pictures and one-hot classes."""
+    return method.labels.faces(data, method.labels.blocks[0])[:2]
 
 
 def weights(method: StarGAN) -> dict[str, list[Tensor]]:
@@ -84,7 +90,7 @@ def test_the_reference_s_losses_against_numpy(monkeypatch):
     method = build({"critic": "class", "output": "tanh"}, {"gan": "wgan", "lambda_mismatch": 0.0})
     method.critic = critic = LinearCritic()
     found, data = losses_of(method, monkeypatch), batch()
-    x, y, _ = method.faces(data)
+    x, y = faces(method, data)
     y_target, x_fake = y.roll(3, 0), 0.5 * torch.randn(8, 1, 16, 16)
     method.update_critic(x, y, x_fake, y_target, Request(y_target, x.roll(3, 0), y.roll(1, 1)), False)
 
@@ -107,7 +113,7 @@ def test_the_logistic_losses_against_numpy(monkeypatch):
     method = build(loss={"gamma_r1": 0.3, "lambda_mismatch": 0.5, "lambda_class_d": 2.0})
     method.critic = critic = LinearCritic()
     found = losses_of(method, monkeypatch)
-    x, y, _ = method.faces(batch())
+    x, y = faces(method, batch())
     x_fake = 0.5 * torch.randn(8, 1, 16, 16)
     method.update_critic(x, y, x_fake, y.roll(1, 0), Request(y.roll(1, 0), x, y.roll(1, 1)), False)
     a, b = critic.a.detach().numpy(), critic.head.detach().numpy()
@@ -179,7 +185,7 @@ def test_the_generator_moves_in_every_n_critic_th_step_only():
 
 def test_each_player_s_update_leaves_the_other_without_gradient(monkeypatch):
     method = build()
-    x, y, _ = method.faces(batch())
+    x, y = faces(method, batch())
     method.update_critic(x, y, x.flip(0), y.roll(1, 0), Request(y.roll(1, 0), x.roll(1, 0), y.roll(1, 1)), False)
     assert all(p.grad is None for p in method.generator.parameters())
     method.optimizers["critic"].zero_grad()
@@ -203,7 +209,7 @@ def test_the_critic_scores_real_faces_under_their_label_fakes_under_the_target_a
     method, scored = build(), []
     score = method.critic.score
     method.critic.score = lambda h, c: scored.append(c) or score(h, c)
-    x, y, _ = method.faces(batch())
+    x, y = faces(method, batch())
     y_target, y_wrong = y.roll(1, 0), y.roll(1, 1)
     method.update_critic(x, y, x.flip(0), y_target, Request(y_target, x.roll(1, 0), y_wrong), False)
     assert all(torch.equal(a, b) for a, b in zip(scored, (y, y_target, y_wrong, y), strict=True))  # R1 at the end
@@ -225,7 +231,8 @@ def test_attributes_are_told_as_zero_and_one():
     method.step(data, 0)
     assert all(set(c.unique().tolist()) <= {0.0, 1.0} for c in conditions)
     assert torch.equal(conditions[1], data["attr"])
-    assert torch.equal(target_condition(data["attr"], 1, True)[:, 1], 1 - data["attr"][:, 1])
+    turned = target_condition(data["attr"], 1, method.labels.blocks[0])
+    assert torch.equal(turned[:, 1], 1 - data["attr"][:, 1]) and torch.equal(turned[:, 0], data["attr"][:, 0])
 
 
 @pytest.mark.parametrize("critic", ["class+projection", "class", "planes+projection"])
