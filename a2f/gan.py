@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from a2f.monitor import META_KEY, Monitor, diversity_of, failed_checks
+from a2f.monitor import META_KEY, diversity_of, failed_checks
 from a2f.requests import signed, wrong_requests
 from engine import EMA, Grid, Method, UserError, fp32, frozen
+from evaluation.monitor import Monitor
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 
 logger = logging.getLogger("faces")

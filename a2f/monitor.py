@@ -9,7 +9,6 @@ from torch import Tensor
 from engine.grids import to_uint8
 from evaluation.pictures import ssim
 
-PATIENCE = 3  # samplings in a row
 ROWS, FACES, LEAST, PAIRS = 8, 64, 32, 128  # requests; faces of each; training faces a request must have; pairs
 MORE_SSIM, LESS_DISTANCE = 0.25, 0.5  # above, times the real value
 META_KEY = "real_diversity"  # the key in `meta`
@@ -94,15 +93,3 @@ def failed_checks(diversity: dict[str, float], real: dict) -> dict[str, str]:
             f"real {real['between']:.2f}): raise loss.lambda_mismatch"
         )
     return found
-
-
-class Monitor:
-    """Counts how often in a row each check failed; a resumed run counts anew."""
-
-    def __init__(self) -> None:
-        self.lasted: dict[str, int] = {}
-
-    def update(self, found: dict[str, str]) -> list[str]:
-        """Sentences of the checks that have just failed for the third time in a row."""
-        self.lasted = {name: self.lasted.get(name, 0) + 1 for name in found}
-        return [found[name] for name, times in self.lasted.items() if times == PATIENCE]

@@ -17,7 +17,7 @@ from aae_cgan.figures import code_std, psnr
 from aae_cgan.guide import ExternalGuide, Guide
 from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
-from aae_cgan.monitor import Monitor, failed_checks, health_metrics
+from aae_cgan.monitor import checks_of_phase, failed_checks, health_metrics
 from aae_cgan.prepare import prepare_linear
 from aae_cgan.schedule import PHASES, PhaseState, generator_steps, phase_state
 from aae_cgan.semi_supervised import semi_supervised
@@ -26,6 +26,7 @@ from data.emotions import class_order
 from data.labels import conditions
 from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
 from engine.ranks import broadcast
+from evaluation.monitor import Monitor
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.augment import diff_augment, jitter
 from losses.pixels import boxes_from_eyes, face_weight
@@ -325,7 +326,8 @@ class AAECGAN(Method):
         classifier = self.guide or (self.d_image.class_logits if self.cfg.loss.lambda_class else None)
         if classifier is not None:
             metrics["edit_accuracy"] = float((classifier(edits.flatten(0, 1)).argmax(1) == targets).float().mean())
-        for message in self.monitor.update(self.phase, failed_checks(metrics, k)):
+        found = checks_of_phase(failed_checks(metrics, k), self.phase)
+        for message in self.monitor.update(found, self.phase):
             logger.warning(message)
 
 

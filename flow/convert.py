@@ -14,10 +14,7 @@ and the order of channels. Everything is converted in float64, so that a negativ
 """
 
 import argparse
-import json
-import pickle
 import re
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editing.convert import read_state_dict, write_run
 from engine import UserError
-from engine.checkpoint import save_checkpoint
-from engine.config import to_dict, to_yaml
 from engine.errors import exit_on_user_error
-from engine.files import atomic_text
 from flow.bijectors import LOG_SCALE, EdgeConv, InvertibleConv1x1, Step, factorise
 from flow.config import Config, LossConfig, ModelConfig
 from flow.train import Glow
@@ -53,31 +48,12 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     print(f"wrote {args.run_dir}")
 
 
-def write_run(method: Glow, run_dir: Path) -> None:
-    """config.yaml, meta.json and one checkpoint of step 0, as training would leave them."""
-    atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
-    atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))
-    atomic_text(run_dir / "environment.json", json.dumps([{"family": "flow", "command": sys.argv}], indent=1))
-    state = {"step": 0, "method": method.state_dict(), "optimizers": {}, "pending": [], "best": None}
-    state |= {"total_steps": method.cfg.train.total_steps, "meta": method.meta, "config": to_dict(method.cfg)}
-    save_checkpoint(run_dir / "checkpoints" / "step_0000000.pt", state)
-
-
 # --- rosinality ------------------------------------------------------------------------------------------------------
 
 
 def read_torch(path: Path) -> Weights:
-    """Read a state dict of tensors; code in the file is not executed."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: expected an intact state dict of tensors ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: expected a state dict (names and tensors); save model.state_dict() alone")
-    return {key.removeprefix("module."): value.double() for key, value in state.items()}
+    """Read a state dict of tensors in float64; code in the file is not executed."""
+    return {key: value.double() for key, value in read_state_dict(path).items()}
 
 
 def from_rosinality(weights: Weights, size: int, n_bits: int, source: str) -> Glow:

@@ -154,7 +154,7 @@ class GeometryOptions:
     """Whose landmarks, and which of them move."""
 
     region: Literal["all", "jaw", "brows", "nose", "eyes", "mouth"] = "all"  # the part of the face that moves
-    landmarks: str = ""  # file (.npy, .csv, .pts) with the 68 points of the --like photo; "" = look for them
+    landmarks: str = ""  # the other face's 68 points: a file (.npy, .csv, .pts), or a folder of them; "" = find them
 
 
 class GCGANEditor(Editor):
@@ -201,35 +201,64 @@ class GCGANEditor(Editor):
     def retargeted(self, z: Tensor, g: Tensor) -> Tensor:
         """The persons' own shapes g (N, 68, 2) with the expressions z (N, code_dim), on the CPU; other regions than
         the one asked for stay."""
-        moved = self.method.retarget(z, g)
-        if self.options.region != "all":
-            here = torch.zeros(NUM_POINTS, 1, dtype=torch.bool, device=g.device)
-            here[list(GROUPS[self.options.region])] = True
-            moved = torch.where(here, moved, g)
-        return moved.cpu()
+        return self.keep_region(self.method.retarget(z, g), g).cpu()
+
+    def keep_region(self, moved: Tensor, g: Tensor) -> Tensor:
+        """`moved` (N, 68, 2) in the region asked for, g elsewhere."""
+        if self.options.region == "all":
+            return moved
+        here = torch.zeros(NUM_POINTS, 1, dtype=torch.bool, device=g.device)
+        here[list(GROUPS[self.options.region])] = True
+        return torch.where(here, moved, g)
 
     def landmarks_of(self, reference: Subjects) -> Tensor:
-        """Points (N, 68, 2) of reference faces: of the data, of --landmarks FILE, or found by mediapipe.
+        """Points (N, 68, 2) of reference faces.
 
         Raises:
-            UserError: no detector is installed, or it finds no face.
+            UserError: no detector is installed, or a face has no landmarks.
         """
-        points = reference.batch.get("landmarks")
-        if points is not None and points.isfinite().all():
-            return points
-        size = self.meta["image_size"]
-        if self.options.landmarks:
-            read, photo = read_landmarks(self.options.landmarks), reference.photos[0]
-            if len(reference) != 1 or photo is None or len(read) != NUM_POINTS:
-                raise UserError(f"--landmarks {self.options.landmarks}: expected the {NUM_POINTS} points of one photo")
-            return torch.from_numpy(in_crop(read, photo.matrix, size).astype(np.float32))[None]
-        found, known = detect(to_uint8(reference.images), find_mediapipe())
+        points, known = self.find_landmarks(reference)
         if not known.all():
             raise UserError(
-                f"--like {reference.names[int(np.argmin(known))]}: no landmarks were found in it; give them with "
+                f"--like {reference.names[int(known.float().argmin())]}: no landmarks were found in it; give them with "
                 "--landmarks FILE"
             )
-        return torch.from_numpy(found)
+        return points
+
+    def find_landmarks(self, faces: Subjects) -> tuple[Tensor, Tensor]:
+        """Points (N, 68, 2) in [-1, 1], and known (N,): those of the data, of --landmarks, or found by mediapipe.
+
+        Raises:
+            UserError: neither file nor detector, or a file without 68 points.
+        """
+        points = faces.batch.get("landmarks")
+        if points is None:
+            points = torch.full((len(faces), NUM_POINTS, 2), torch.nan)
+        points, given = points.clone(), self.options.landmarks
+        if given and not Path(given).is_dir() and len(faces) > 1:
+            raise UserError(f"--landmarks {given}: expected a folder with one file for each of {len(faces)} photos")
+        for i, photo in enumerate(faces.photos):
+            if photo is not None and (file := self.landmarks_file(faces.names[i])) is not None:
+                read = read_landmarks(file)
+                if len(read) != NUM_POINTS:
+                    raise UserError(f"{file}: expected {NUM_POINTS} points, found {len(read)}")
+                at = in_crop(read, photo.matrix, self.meta["image_size"])
+                points[i] = torch.from_numpy(at.astype(np.float32))
+        missing = ~points.isfinite().all(2).all(1)
+        if missing.any() and not given:
+            found, _ = detect(to_uint8(faces.images[missing]), find_mediapipe())
+            points[missing] = torch.from_numpy(found)
+        return points, points.isfinite().all(2).all(1)
+
+    def landmarks_file(self, name: str) -> Path | None:
+        """The file of --landmarks for a photo: the one given, or the one of its name in the folder given."""
+        if not self.options.landmarks:
+            return None
+        given = Path(self.options.landmarks)
+        if not given.is_dir():
+            return given
+        files = [given / f"{Path(name).stem}{suffix}" for suffix in (".npy", ".csv", ".pts")]
+        return next((file for file in files if file.is_file()), None)
 
     def predict_labels(self, faces: Subjects) -> Tensor:
         z = self.method.encoder(self.codes(faces)["points"].to(self.device))

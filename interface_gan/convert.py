@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import pickle
 from collections import OrderedDict
@@ -28,11 +27,9 @@ import torch
 from torch import Tensor
 
 from data import DataConfig
+from editing.convert import write_run
 from engine import UserError
-from engine.checkpoint import save_checkpoint
-from engine.config import to_dict, to_yaml
 from engine.errors import exit_on_user_error
-from engine.files import atomic_text
 from interface_gan.codes import draw_z, map_z
 from interface_gan.config import Config, ModelConfig
 from interface_gan.train import StyleGAN2
@@ -214,17 +211,6 @@ def empty_method(weights: Weights, path: Path, eyes: tuple[float, ...] | None) -
     return StyleGAN2(cfg, meta | {"keys": ["image"], "fingerprint": "imported"})
 
 
-def write_run(method: StyleGAN2, run_dir: Path) -> None:
-    """config.yaml, meta.json and one checkpoint of step 0, as training would leave them."""
-    if (run_dir / "config.yaml").exists():
-        raise UserError(f"{run_dir}: there is a run already; give another --run-dir")
-    atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
-    atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))
-    state = {"step": 0, "method": method.state_dict(), "optimizers": {}, "pending": [], "best": None}
-    state |= {"total_steps": method.cfg.train.total_steps, "meta": method.meta, "config": to_dict(method.cfg)}
-    save_checkpoint(run_dir / "checkpoints" / "step_0000000.pt", state)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="a .pkl or .pt with a StyleGAN2 generator")
@@ -236,6 +222,8 @@ def main(argv: list[str] | None = None) -> None:
         eyes = None
         if args.eyes:
             eyes = tuple(float(v) for v in args.eyes.split(","))
+        if (args.run_dir / "config.yaml").exists():
+            raise UserError(f"{args.run_dir}: there is a run already; give another --run-dir")
         method = convert(args.file, args.layout, eyes)
         write_run(method, args.run_dir)
         m = method.cfg.model

@@ -8,12 +8,13 @@ import torch
 from a2f_toy import ATTRIBUTES, Toys, batch, build, chain, config, meta, run
 
 from a2f.config import CONFIGS
-from a2f.monitor import META_KEY, Monitor, diversity_of, failed_checks, pairs_within, real_diversity
+from a2f.monitor import META_KEY, diversity_of, failed_checks, pairs_within, real_diversity
 from a2f.train import METHODS
 from a2f.upstream import SAME, resolve_upstream
 from engine import UserError, load
 from engine.config import describe
 from engine.method import Grid
+from evaluation.monitor import Monitor
 from tests.same import equal, of_one_and_of_two_ranks
 
 

@@ -201,7 +201,7 @@ def test_a_region_moves_alone(run_dir):
 
 
 def test_drivers_are_other_persons_of_the_class(run_dir):
-    from gcgan.modes import other_persons
+    from gcgan.transfer import other_persons
 
     if run_dir.name != "gcgan":
         return
