@@ -39,7 +39,7 @@ class DataConfig:
     dedup: bool = False  # leave out training images that are pixel-identical to a val or test image
     labels: Literal["hard", "soft", "intensity"] = "hard"  # soft: also FER+ votes; intensity: also drawn strengths
     sketch: str = ""  # folder of companion sketches with the names of the faces: adds `sketch`; "" = none
-    landmarks: Literal["own", "file"] = "own"  # own: those of the set; file: landmarks.npz beside the pack
+    landmarks: Literal["own", "file", "found"] = "own"  # file: landmarks.npz by the pack; found: train only with them
 
     # How training batches are drawn.
     flip: Literal["random", "both", "none"] = "random"  # both: an epoch shows each face and its mirror image once

@@ -35,7 +35,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def write_run(method: Method, run_dir: Path) -> None:
-    """config.yaml, meta.json, environment.json and one checkpoint of step 0, as training would leave them."""
+    """config.yaml, meta.json, environment.json and one checkpoint of step 0, as training would leave them.
+
+    Raises:
+        UserError: the folder holds a run.
+    """
+    if (run_dir / "config.yaml").exists():
+        raise UserError(f"{run_dir}: holds a run already; give another --run-dir")
     family = type(method).__module__.partition(".")[0]
     atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
     atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))

@@ -35,8 +35,6 @@ Weights = dict[str, Tensor]
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
     """Read a checkpoint, print the inferred settings, write the run directory --run-dir."""
-    if (args.run_dir / "config.yaml").exists():
-        raise UserError(f"{args.run_dir}: holds a run already; give another --run-dir")
     read, convert = LAYOUTS[args.layout]
     method = convert(read(Path(args.checkpoint)), args.image_size, args.n_bits, args.checkpoint)
     model = method.cfg.model

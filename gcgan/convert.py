@@ -105,8 +105,6 @@ def build(g: Weights, d: Weights, classes: list[str], attributes: list[str], sou
 
 def convert(args: argparse.Namespace) -> None:
     """Read both checkpoints, say what they are, write the run directory."""
-    if (args.run_dir / "config.yaml").exists():
-        raise UserError(f"{args.run_dir}: there is a run already; give another --run-dir")
     if bool(args.classes) == bool(args.attributes):
         raise UserError("give --classes or --attributes: the labels in the order of the training command")
     split = lambda text: [name.strip() for name in text.split(",") if name.strip()] if text else []  # noqa: E731

@@ -25,6 +25,7 @@ from gcgan.conditions import LabelBlock
 from gcgan.config import CONFIGS
 from gcgan.gc_gan import GCGAN
 from gcgan.geometry import NUM_POINTS
+from gcgan.paper import PaperGCGAN
 from gcgan.stargan import StarGAN
 from gcgan.train import METHODS
 
@@ -56,7 +57,7 @@ class Editor(editor.Editor):
     @classmethod
     def of(cls, run_dir: str | Path) -> "type[Editor]":
         system = read_system(Path(run_dir) / "config.yaml", (), CONFIGS)
-        return {"stargan": StarGANEditor, "gcgan": GCGANEditor}[system]
+        return {"stargan": StarGANEditor, "gcgan": GCGANEditor, "gcgan_paper": PaperEditor}[system]
 
     def take(self, split: str, places: Sequence[int]) -> Subjects:
         faces = super().take(split, places)
@@ -150,66 +151,35 @@ class StarGANEditor(Editor):
 
 
 @dataclass(frozen=True)
-class GeometryOptions:
-    """Whose landmarks, and which of them move."""
+class LandmarkOptions:
+    """Whose landmarks."""
 
-    region: Literal["all", "jaw", "brows", "nose", "eyes", "mouth"] = "all"  # the part of the face that moves
     landmarks: str = ""  # the other face's 68 points: a file (.npy, .csv, .pts), or a folder of them; "" = find them
 
 
-class GCGANEditor(Editor):
-    """Codes {x (N, C, H, H), points (N, 68, 2)}: standardised landmarks, from which G receives the code E(points).
+class LandmarkEditor(Editor):
+    """What both GC-GANs share: the expression may come from another face's landmarks, its code from E."""
 
-    Strength s moves the points to g + s (g' - g), where g' are the person's own points with the target's expression.
-    Landmarks that are not known are read by the critic.
-    """
+    options_class = LandmarkOptions
+    method: GCGAN | PaperGCGAN
 
-    options_class = GeometryOptions
-    method: GCGAN
+    def codes_of_classes(self, request: Request, z: Tensor) -> Tensor:
+        """Codes (N, code_dim) of a request for faces with codes z: class codes, and the rest of z.
 
-    def encode(self, batch: dict[str, Tensor]) -> Code:
-        x, critic = batch["image"], self.method.critic
-        points = batch.get("landmarks")
-        if points is None:
-            points = torch.full((len(x), NUM_POINTS, 2), torch.nan, device=x.device)
-        known = points.isfinite().all(2).all(1)
-        if not known.all():
-            found = critic.landmarks(critic.features(x))
-            points = torch.where(known[:, None, None], points, found)
-        return {"x": x, "points": self.method.standardise(points)}
-
-    def decode(self, code: Code) -> Tensor:
-        return self.method.edit(code["x"], self.method.encoder(code["points"]))
-
-    def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
+        Raises:
+            UserError: the request names an attribute, or is no amount of a class.
+        """
         request.require("set", "amount", method="GC-GAN")
         if request.attributes:
             raise UserError(f"{request.attributes[0]}: GC-GAN knows expressions, no attributes; ask for a class")
         amounts = requested_classes(request, {"classes": self.classes, "attributes": []})  # (K,)
-        g = code["points"].to(self.device)
-        z = self.method.encoder(g)
-        wanted = amounts.to(z) @ self.method.class_codes + (1 - amounts.sum()).to(z) * z
-        return code | {"points": self.retargeted(torch.nn.functional.normalize(wanted, dim=1), g)}
+        return amounts.to(z) @ self.method.class_codes + (1 - amounts.sum()).to(z) * z
 
-    def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
+    def codes_of_reference(self, faces: Subjects, reference: Subjects) -> Tensor:
+        """Codes (N, code_dim) of one reference face, or of one for each face."""
         if len(reference) not in (1, len(faces)):
             raise UserError(f"--like: expected one reference face, or one for each of {len(faces)} faces")
-        points = self.landmarks_of(reference).to(self.device)
-        z = self.method.code(points).expand(len(faces), -1)
-        return code | {"points": self.retargeted(z, code["points"].to(self.device))}
-
-    def retargeted(self, z: Tensor, g: Tensor) -> Tensor:
-        """The persons' own shapes g (N, 68, 2) with the expressions z (N, code_dim), on the CPU; other regions than
-        the one asked for stay."""
-        return self.keep_region(self.method.retarget(z, g), g).cpu()
-
-    def keep_region(self, moved: Tensor, g: Tensor) -> Tensor:
-        """`moved` (N, 68, 2) in the region asked for, g elsewhere."""
-        if self.options.region == "all":
-            return moved
-        here = torch.zeros(NUM_POINTS, 1, dtype=torch.bool, device=g.device)
-        here[list(GROUPS[self.options.region])] = True
-        return torch.where(here, moved, g)
+        return self.method.code(self.landmarks_of(reference).to(self.device)).expand(len(faces), -1)
 
     def landmarks_of(self, reference: Subjects) -> Tensor:
         """Points (N, 68, 2) of reference faces.
@@ -260,6 +230,96 @@ class GCGANEditor(Editor):
         files = [given / f"{Path(name).stem}{suffix}" for suffix in (".npy", ".csv", ".pts")]
         return next((file for file in files if file.is_file()), None)
 
+
+@dataclass(frozen=True)
+class GeometryOptions(LandmarkOptions):
+    """And which of them move."""
+
+    landmarks: str = ""  # the other face's 68 points: a file (.npy, .csv, .pts), or a folder of them; "" = find them
+    region: Literal["all", "jaw", "brows", "nose", "eyes", "mouth"] = "all"  # the part of the face that moves
+
+
+class GCGANEditor(LandmarkEditor):
+    """Codes {x (N, C, H, H), points (N, 68, 2)}: standardised landmarks, from which G receives the code E(points).
+
+    Strength s moves the points to g + s (g' - g), where g' are the person's own points with the target's expression.
+    Landmarks that are not known are read by the critic.
+    """
+
+    options_class = GeometryOptions
+    method: GCGAN
+
+    def encode(self, batch: dict[str, Tensor]) -> Code:
+        x, critic = batch["image"], self.method.critic
+        points = batch.get("landmarks")
+        if points is None:
+            points = torch.full((len(x), NUM_POINTS, 2), torch.nan, device=x.device)
+        known = points.isfinite().all(2).all(1)
+        if not known.all():
+            found = critic.landmarks(critic.features(x))
+            points = torch.where(known[:, None, None], points, found)
+        return {"x": x, "points": self.method.standardise(points)}
+
+    def decode(self, code: Code) -> Tensor:
+        return self.method.edit(code["x"], self.method.encoder(code["points"]))
+
+    def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
+        g = code["points"].to(self.device)
+        wanted = self.codes_of_classes(request, self.method.encoder(g))
+        return code | {"points": self.retargeted(torch.nn.functional.normalize(wanted, dim=1), g)}
+
+    def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
+        z = self.codes_of_reference(faces, reference)
+        return code | {"points": self.retargeted(z, code["points"].to(self.device))}
+
+    def retargeted(self, z: Tensor, g: Tensor) -> Tensor:
+        """The persons' own shapes g (N, 68, 2) with the expressions z (N, code_dim), on the CPU; other regions than
+        the one asked for stay."""
+        return self.keep_region(self.method.retarget(z, g), g).cpu()
+
+    def keep_region(self, moved: Tensor, g: Tensor) -> Tensor:
+        """`moved` (N, 68, 2) in the region asked for, g elsewhere."""
+        if self.options.region == "all":
+            return moved
+        here = torch.zeros(NUM_POINTS, 1, dtype=torch.bool, device=g.device)
+        here[list(GROUPS[self.options.region])] = True
+        return torch.where(here, moved, g)
+
     def predict_labels(self, faces: Subjects) -> Tensor:
         z = self.method.encoder(self.codes(faces)["points"].to(self.device))
         return self.labels_from(faces, (z @ self.method.class_codes.T).softmax(1).cpu(), self.method.labels.blocks[0])
+
+
+class PaperEditor(LandmarkEditor):
+    """Codes {x (N, C, 64, 64), z (N, code_dim)}: z(s) = (1 - s) own + s target. The authors' GC-GAN.
+
+    The own code of a face whose landmarks are not known is that of the class that the critic reads.
+    """
+
+    method: PaperGCGAN
+
+    def encode(self, batch: dict[str, Tensor]) -> Code:
+        x, critic = batch["image"], self.method.critic
+        points = batch.get("landmarks")
+        if points is None:
+            points = torch.full((len(x), NUM_POINTS, 2), torch.nan, device=x.device)
+        known = points.isfinite().all(2).all(1)[:, None]
+        own = self.method.code(points.nan_to_num())
+        if not known.all():
+            read = critic.logits(critic.features(x)).argmax(1)
+            own = torch.where(known, own, self.method.class_codes[read])
+        return {"x": x, "z": own}
+
+    def decode(self, code: Code) -> Tensor:
+        return self.method.edit(code["x"], code["z"])
+
+    def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
+        return code | {"z": self.codes_of_classes(request, code["z"].to(self.device)).cpu()}
+
+    def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
+        return code | {"z": self.codes_of_reference(faces, reference).cpu()}
+
+    def predict_labels(self, faces: Subjects) -> Tensor:
+        critic = self.method.critic
+        logits = [critic.logits(critic.features(part["image"])) for part in self._batches(faces.batch, len(faces))]
+        return self.labels_from(faces, torch.cat(logits).softmax(1).cpu(), self.method.labels.blocks[0])

@@ -57,7 +57,7 @@ class GCGAN(StarGAN):
             return self.geometry_step(step)
         if step == first:
             self.fix_class_codes()
-        done = step - first
+        done, self.image_steps = step - first, step - first + 1
         turn = (done + 1) % w.n_critic == 0  # does the generator move in this step?
         logging_now = (step + 1) % self.cfg.train.log_every == 0
 
@@ -204,6 +204,9 @@ class GCGAN(StarGAN):
         x, points = rows["image"][:8], rows["landmarks"][:8]
         named = [self.edit(x, self.path(code.expand(len(x), -1), points)) for code in self.class_codes]
         crossed = [self.edit(x, self.path(z.expand(len(x), -1), points)) for z in self.code(points)]
+        if self.image_steps:
+            mask = self.ema_generator(x, self.class_codes[rows["label"][:8].roll(1, 0)], with_mask=True)[1]
+            self.check_health(x, self.code(points), torch.cat(named), mask)
         return {
             "edits": Grid(torch.stack([x, *named], 1), [], ["input", *self.labels.names]),
             "cross": Grid(torch.stack([x, *crossed], 1), [], ["input", *(f"driver {i}" for i in range(len(x)))]),

@@ -11,7 +11,7 @@ from editing.modes import add_faces
 from editing.record import write_grid
 from editing.subjects import Subjects
 from engine import Grid, UserError, save_grid
-from gcgan.editor import GCGANEditor, StarGANEditor
+from gcgan.editor import GCGANEditor, LandmarkEditor, StarGANEditor
 
 PAGE = 4  # expressions on a page of `sheet`
 
@@ -71,7 +71,7 @@ def critic_captions(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
     x, c = images.to(device), c.to(device)
     h = critic.features(x, c)
     score = critic.score(h, c).mean((1, 2))
-    if editor.method.cfg.loss.gan == "logistic":
+    if editor.method.scores_are_logits:
         score = score.sigmoid()
     texts = [f"D {value:.2f}" for value in score.tolist()]
     blocks = [block for block in editor.method.labels.blocks if not block.attributes]
@@ -84,7 +84,7 @@ def critic_captions(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
 
 def run_cross(editor: Editor, args: argparse.Namespace) -> None:
     """Rows: persons. Columns: references. Each tile: the row's person with the column's expression."""
-    editor = need_gcgan(editor, "cross")
+    editor = need_landmarks(editor, "cross")
     faces = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes)
     references = editor.subjects(args.references or editor.spread(args.split, args.n), args.eyes)
     columns = [editor.edit(faces, references.select([j]))[0] for j in range(len(references))]
@@ -95,10 +95,17 @@ def run_cross(editor: Editor, args: argparse.Namespace) -> None:
     write_grid(editor, args, Grid(images, ["reference", *faces.names], captions), "cross", faces=faces.names)
 
 
-def need_gcgan(editor: Editor, mode: str) -> GCGANEditor:
+def need_landmarks(editor: Editor, mode: str) -> LandmarkEditor:
     """The editor, if it takes expressions from landmarks."""
-    if not isinstance(editor, GCGANEditor):
+    if not isinstance(editor, LandmarkEditor):
         raise UserError(f"{mode}: takes expressions from other faces, which `system: stargan` does not; train gcgan")
+    return editor
+
+
+def need_gcgan(editor: Editor, mode: str) -> GCGANEditor:
+    """The editor, if it moves a person's own landmarks."""
+    if not isinstance(editor, GCGANEditor):
+        raise UserError(f"{mode}: moves a person's own landmarks, which only `system: gcgan` does; train one")
     return editor
 
 

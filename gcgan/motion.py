@@ -58,7 +58,8 @@ def path_of(editor: Editor, path: str) -> str:
     Raises:
         UserError: the system has no such way.
     """
-    ways = ("label",) if isinstance(editor, StarGANEditor) else ("landmarks", "code")
+    ways = ("landmarks", "code") if isinstance(editor, GCGANEditor) else ("code",)
+    ways = ("label",) if isinstance(editor, StarGANEditor) else ways
     if path and path not in ways:
         raise UserError(f"transition --path {path}: expected {' or '.join(ways)} for this system")
     return path or ways[0]
@@ -67,9 +68,9 @@ def path_of(editor: Editor, path: str) -> str:
 def between(editor: Editor, a: Code, b: Code, t: Tensor, path: str) -> Tensor:
     """Pictures (T, C, H, H) of one face between codes a and b (one row each) at times t (T,) in [0, 1].
 
-    label, landmarks: straight from a to b. code: from E(a) to E(b) on the sphere.
+    label, landmarks: straight from a to b. code: GC-GAN's from E(a) to E(b) on the sphere, its authors' straight.
     """
-    if path != "code":
+    if path != "code" or not isinstance(editor, GCGANEditor):
         return torch.cat([editor.images(partway(a, b, value)) for value in t.tolist()])
     method, device = editor.method, editor.device
     z_a, z_b = (method.encoder(code["points"].to(device)) for code in (a, b))

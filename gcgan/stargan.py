@@ -4,6 +4,7 @@ One step is one batch and one critic update; the generator moves in every n_crit
 each set counts its own steps.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -12,13 +13,17 @@ from torch import Tensor
 
 from data.emotions import canonical
 from engine import EMA, Grid, Method, UserError, adam, fp32, frozen
+from evaluation.monitor import Monitor
 from gcgan.conditions import LabelBlock, Labels, target_condition
 from gcgan.config import StarGANConfig
 from gcgan.model import Critic, Generator
+from gcgan.monitor import FIRST_SHARE, failed_checks, health_metrics
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.augment import diff_augment
 from losses.pixels import boxes_from_eyes, face_weight
 from losses.targets import Request, draw_request, mix_labels
+
+logger = logging.getLogger("faces")
 
 
 class StarGAN(Method):
@@ -39,12 +44,18 @@ class StarGAN(Method):
         if cfg.loss.lambda_face and not (meta["eyes"] or meta["landmarks"]):
             raise UserError(f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; set it to 0")
         self.boxes = boxes_from_eyes(meta["eyes"]) if cfg.loss.lambda_face and meta["eyes"] else None
+        self.monitor, self.image_steps = Monitor(), 0  # steps of images done in this process' run
         betas = (t.beta1, t.beta2)
         self.optimizers["generator"] = adam(self.generator.parameters(), t.lr, betas)
         self.optimizers["critic"] = adam(self.critic.parameters(), t.lr_critic, betas)
 
+    @property
+    def scores_are_logits(self) -> bool:
+        """Whether the sigmoid of D's score is a probability."""
+        return self.cfg.loss.gan == "logistic"
+
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        w = self.cfg.loss
+        w, self.image_steps = self.cfg.loss, step + 1
         block, num_sets = self.labels.block_of(batch), len(self.labels.blocks)
         done = step // num_sets  # earlier steps of this data set
         turn = (done + 1) % w.n_critic == 0  # does the generator move in this step?
@@ -256,11 +267,25 @@ class StarGAN(Method):
                 edits.append(self.edit(x, c_target))
                 masks.append(self.ema_generator(x, c_target, with_mask=True)[1] * 2 - 1)
         cycle = self.ema_generator(self.ema_generator(x, c.roll(1, 0)), c)
+        self.check_health(x, c, torch.cat(edits[1:]), torch.stack(masks) / 2 + 0.5)
         return {
             "edits": Grid(torch.stack(edits, 1), [], ["input", *self.labels.names]),
             "cycle": Grid(torch.stack([x, cycle]), ["input", "cycle"]),
             "mask": Grid(torch.stack(masks, 1), [], self.labels.names),
         }
+
+    def check_health(self, x: Tensor, c: Tensor, edits: Tensor, mask: Tensor) -> None:
+        """Log a warning for each check that keeps failing.
+
+        x (N, C, H, H) with conditions c (N, cond_dim), their edits (M, C, H, H), and the masks of the edits.
+        """
+        if self.image_steps < FIRST_SHARE * self.cfg.train.total_steps:
+            return
+        sensitivity = label_sensitivity(self.ema_generator, x, c, c.roll(1, 0))
+        masked = self.cfg.model.output in ("mask", "warp")
+        metrics = health_metrics(x, edits, sensitivity, mask if masked else None)
+        for message in self.monitor.update(failed_checks(metrics)):
+            logger.warning(message)
 
 
 def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:

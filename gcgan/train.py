@@ -1,4 +1,4 @@
-"""Train StarGAN or GC-GAN: `python gcgan/train.py --config FILE [key=value ...]`; the file's `system` says which."""
+"""Train a system of this family: `python gcgan/train.py --config FILE [key=value ...]`; `system` says which."""
 
 import logging
 
@@ -7,10 +7,11 @@ from engine import Method, UserError, fit, load, start
 from gcgan.config import CONFIGS
 from gcgan.gc_gan import GCGAN
 from gcgan.geometry import LandmarkBank
+from gcgan.paper import PaperGCGAN
 from gcgan.stargan import StarGAN
 
 logger = logging.getLogger("faces")
-METHODS = {"stargan": StarGAN, "gcgan": GCGAN}
+METHODS = {"stargan": StarGAN, "gcgan": GCGAN, "gcgan_paper": PaperGCGAN}
 
 
 def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
@@ -42,8 +43,11 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
 
 
 def prepare(method: Method, faces: Faces) -> None:
-    """What comes before step 0 of either system."""
+    """What comes before step 0 of each system."""
     cfg = method.cfg
+    if isinstance(method, PaperGCGAN):
+        logger.info(f"gcgan_paper: {cfg.train.total_steps} batches, {cfg.loss.n_critic} critic updates on each")
+        return
     first = 0
     if isinstance(method, GCGAN):
         logger.info(prepare_landmarks(method, faces))

@@ -14,8 +14,8 @@ from editing.subjects import SPLITS, Subjects
 from engine import UserError
 from engine.files import atomic_dir
 from evaluation.manifest import Row, write_export, write_manifest
-from gcgan.editor import GCGANEditor
-from gcgan.modes import need_gcgan
+from gcgan.editor import LandmarkEditor
+from gcgan.modes import need_landmarks
 
 
 def run_transfer(editor: Editor, args: argparse.Namespace) -> None:
@@ -23,7 +23,7 @@ def run_transfer(editor: Editor, args: argparse.Namespace) -> None:
 
     On drawn faces the ground truth is the source drawn with the driver's action units.
     """
-    editor = need_gcgan(editor, "transfer")
+    editor = need_landmarks(editor, "transfer")
     if args.out is None:
         raise UserError("transfer: give a folder with --out")
     faces, drivers = editor.subjects(editor.spread(args.split, args.n)), editor.split(args.split)
@@ -61,7 +61,7 @@ def other_persons(faces: Subjects, labels: dict[str, np.ndarray], k: int, seed: 
 
 
 def drawn_truth(
-    editor: GCGANEditor, folder: Path, drawn: DrawnFaces, faces: Subjects, reference: Subjects, k: int
+    editor: LandmarkEditor, folder: Path, drawn: DrawnFaces, faces: Subjects, reference: Subjects, k: int
 ) -> dict[str, list[str]]:
     """Files of the ground truth and of its landmarks: the source's factors with the driver's action units."""
     source = drawn.factors_of(faces.batch["index"].numpy())

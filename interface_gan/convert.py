@@ -222,8 +222,6 @@ def main(argv: list[str] | None = None) -> None:
         eyes = None
         if args.eyes:
             eyes = tuple(float(v) for v in args.eyes.split(","))
-        if (args.run_dir / "config.yaml").exists():
-            raise UserError(f"{args.run_dir}: there is a run already; give another --run-dir")
         method = convert(args.file, args.layout, eyes)
         write_run(method, args.run_dir)
         m = method.cfg.model

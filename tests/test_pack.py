@@ -1,5 +1,6 @@
 """Packs: made once, whole or not at all, true to their source; and which rows of them a run sees."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -289,6 +290,42 @@ def test_landmarks_found_afterwards(fer):
     np.savez(pack.landmarks_file, points=points, fingerprint="other")
     with pytest.raises(UserError, match="another pack"):
         build_faces(fer)
+
+
+def test_training_faces_without_landmarks_leave_before_pairs_are_made(tmp_path, caplog, monkeypatch):
+    cfg = DataConfig(image_size=32, num_train=60, num_val=20, num_test=20, pair=True, cache=str(tmp_path))
+    pack = open_pack(cfg)
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (100, 68, 2))
+    split = pack.labels["split"]
+    lost = np.r_[np.flatnonzero(split == 0)[[3, 11, 12]], np.flatnonzero(split == 2)[[5]]]
+    points[lost] = np.nan
+    np.savez(pack.landmarks_file, points=points, fingerprint=pack.meta["fingerprint"])
+    said = []
+    monkeypatch.setattr("data.faces.rank_zero_info", said.append)
+    faces = build_faces(dataclasses.replace(cfg, landmarks="found"))
+    assert any("leaves out 3 training faces without landmarks" in text for text in said)
+    assert not set(lost) & set(faces.train.rows) and lost[-1] in faces.test.rows
+    for batch, _ in zip(faces.train.batches(8), range(20), strict=False):
+        assert batch["landmarks"].isfinite().all() and batch["pair_landmarks"].isfinite().all()
+    kept = build_faces(dataclasses.replace(cfg, landmarks="file"))
+    assert set(lost[:3]) <= set(kept.train.rows) and kept.meta["fingerprint"] != faces.meta["fingerprint"]
+
+
+def test_landmarks_are_found_for_a_folder_of_raw_files(tmp_path, monkeypatch, capsys):
+    from data import landmarks
+
+    layouts.write_folders(tmp_path / "faces", ["happy", "sad"])
+    monkeypatch.setattr(landmarks, "find_mediapipe", lambda: lambda rgb: np.full((68, 2), 4.0))
+    options = ["data.dataset=folder", "data.image_size=32", f"data.cache={tmp_path / 'cache'}"]
+    landmarks.main(["--root", str(tmp_path / "faces"), *options])
+    assert "8 of 8 faces have landmarks" in capsys.readouterr().out
+    cfg = DataConfig(dataset="folder", root=str(tmp_path / "faces"), image_size=32, cache=str(tmp_path / "cache"))
+    faces = build_faces(dataclasses.replace(cfg, landmarks="found"))
+    assert faces.meta["landmarks"] == 68 and np.allclose(faces.train.labels["landmarks"], 4 / 16 - 1)
+    with pytest.raises(SystemExit):
+        landmarks.main(["--root", str(tmp_path / "faces")])
+    assert "of which set?" in capsys.readouterr().err
 
 
 # Drawn faces
