@@ -40,7 +40,7 @@ def failed_checks(metrics: dict[str, float]) -> dict[str, str]:
         )
     if metrics["sharpness"] > MOST_SHARPNESS:
         found["sharpness"] = (
-            f"edits have {metrics['sharpness']:.2f} times the high frequencies of real faces (texture artefacts): lower "
+            f"edits have {metrics['sharpness']:.2f} times the high frequencies of real faces (artefacts): lower "
             "loss.lambda_class_g, or set train.augment=translation"
         )
     return found

@@ -44,7 +44,7 @@ def run_transition(editor: Editor, args: argparse.Namespace) -> None:
         print(f"to {name}: Spearman {correlation:.2f} of time and p({name}), largest step of p {step:.2f}")
     reader = str(args.judge) if args.judge else "the critic's class head, which was part of the training"
     print(f"p is read by {reader}")
-    facts = {"faces": faces.names, "to": names, "path": path, "p_read_by": reader}
+    facts = {"faces": faces.names, "to": names, "way": path, "p_read_by": reader}
     facts |= {"spearman": [c for c, _ in evenness], "largest_step": [s for _, s in evenness]}
     grid = Grid(torch.stack(rows), [f"to {name}" for name in names], [f"{v:.2g}" for v in t.tolist()])
     written = write_grid(editor, args, grid, "transition", **facts)
@@ -111,7 +111,7 @@ def run_drive(editor: Editor, args: argparse.Namespace) -> None:
     """One face with the expressions of another person's frames: the head, its place and its light stay."""
     editor = need_gcgan(editor, "drive")
     face = editor.subjects([args.image], args.eyes)
-    frames = editor.subjects(args.driving)
+    frames = editor.subjects(args.driving, "whole" if args.eyes == "whole" else None)
     z, seen = driver_codes(editor, frames)
     if len(seen) < len(frames):
         print(f"{len(frames) - len(seen)} of {len(frames)} frames have no landmarks and are left out")

@@ -257,7 +257,7 @@ def test_a_transition_passes_its_keyframes(run_dir, tmp_path, capsys):
     at = ("--run-dir", run_dir)
     if run_dir.name == "stargan_attr":
         say("transition", *at, "test:0", "--to", "Smiling=1,Male=flip", "--n", 3, "--out", tmp_path / "t.png")
-        assert json.loads((tmp_path / "t.json").read_text())["path"] == "label"
+        assert json.loads((tmp_path / "t.json").read_text())["way"] == "label"
         return
     say("transition", *at, "test:0", "--to", "happy,sad", "--n", 4, "--out", tmp_path / "t.png")
     record = json.loads((tmp_path / "t.json").read_text())
