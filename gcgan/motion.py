@@ -10,7 +10,7 @@ from data.emotions import canonical
 from editing.editor import Editor, partway
 from editing.judge import Judge
 from editing.paint import paint_photo
-from editing.record import output_path, write_grid
+from editing.record import check_outputs, output_path, write_grid
 from editing.sheets import animate
 from editing.subjects import Code, Subjects
 from engine import Grid, UserError, save_image
@@ -126,7 +126,9 @@ def run_drive(editor: Editor, args: argparse.Namespace) -> None:
         points = editor.retargeted(z, g)
     images = editor.images({"x": code["x"].expand(len(z), -1, -1, -1), "points": points})  # (T, C, H, H)
     path = output_path(editor, args, "drive")
-    write_frames(editor, face, images, path.with_suffix(""))
+    paths = [path.with_suffix("") / f"frame_{i:04d}.png" for i in range(len(images))]
+    check_outputs(paths, [*face.names, *frames.names])
+    write_frames(editor, face, images, paths)
     grid = Grid(torch.stack([frames.images, images]), ["driver", "driven"], frames.names)
     facts = {"faces": face.names, "driving": frames.names, "relative": args.relative}
     write_grid(editor, args, grid, "drive", **facts, driver_neutral=str(args.driver_neutral or ""))
@@ -154,13 +156,13 @@ def neutral_code(editor: GCGANEditor, neutral: str | None) -> Tensor:
     return editor.method.class_codes[places[0]][None]
 
 
-def write_frames(editor: Editor, face: Subjects, images: Tensor, folder: Path) -> None:
+def write_frames(editor: Editor, face: Subjects, images: Tensor, paths: list[Path]) -> None:
     """Write each frame (T, C, H, H) as a PNG; a photo at its own size, unchanged where the edit changes nothing."""
     photo, before = face.photos[0], editor.reconstruct(face)
-    for i, image in enumerate(images):
+    for image, path in zip(images, paths, strict=True):
         picture = to_pil(image) if photo is None else paint_photo(photo, before, image[None], "blend")
-        save_image(picture, folder / f"frame_{i:04d}.png")
-    print(f"wrote {len(images)} frames into {folder}")
+        save_image(picture, path)
+    print(f"wrote {len(images)} frames into {paths[0].parent}")
 
 
 def add_transition(parser: argparse.ArgumentParser) -> None:

@@ -174,6 +174,17 @@ def test_strength_runs_from_the_own_to_the_target_label(run_dir):
         assert torch.allclose(half, method.edit(code["x"], z), atol=1e-5)
 
 
+def test_a_mixture_does_not_depend_on_its_order(run_dir):
+    if run_dir.name == "stargan_attr":
+        return
+    editor = sharpened(families.open_editor(run_dir))
+    faces = editor.take("test", [0, 1])
+    one, other = (
+        editor.edit(faces, editor.parse(words)) for words in (["happy=0.5", "sad=0.3"], ["sad=0.3", "happy=0.5"])
+    )
+    assert torch.equal(one, other) and not torch.equal(one, editor.edit(faces, editor.parse("happy=0.5")))
+
+
 def test_transfer_has_the_truth_of_the_driver_s_muscles(run_dir, tmp_path):
     at = ("--run-dir", run_dir)
     if run_dir.name != "gcgan":

@@ -216,6 +216,18 @@ def test_the_critic_scores_real_faces_under_their_label_fakes_under_the_target_a
     assert all(torch.equal(a, b) for a, b in zip(scored, (y, y_target, y_wrong, y), strict=True))  # R1 at the end
 
 
+def test_no_wrong_label_is_the_right_one(monkeypatch):
+    method, asked = build(), []
+    monkeypatch.setattr(
+        method, "update_critic", lambda x, c, x_fake, c_target, request, *a, **k: asked.append((c, request))
+    )
+    monkeypatch.setattr(method.cfg.loss, "n_critic", 1000)
+    for step in range(10):
+        method.step(batch(), step)
+    for c, request in asked:
+        assert torch.equal(request.y_wrong.sum(1), torch.ones(8)) and not (request.y_wrong * c).any()
+
+
 def test_unlabelled_faces_leave():
     method, data, seen = build(), batch(), []
     data["label"][:3] = -1
