@@ -35,7 +35,9 @@ SYSTEMS = {
         f"loss: {{gan: wgan, n_critic: 2, lambda_mismatch: 0}}\ntrain: {{total_steps: 12, {CADENCE}}}\n"
     ),
     "gcgan_paper": (
-        f"system: gcgan_paper\n{DATA.replace('32', '64', 1)}, pair: true}}\ntrain: {{total_steps: 12, {CADENCE}}}\n"
+        f"system: gcgan_paper\n{DATA.replace('32', '64', 1)}, pair: true}}\n"
+        "train: {total_steps: 2, batch_size: 4, log_every: 2, validate_every: 2, sample_every: 2, save_every: 2, "
+        "val_images: 4, sample_size: 8}\n"  # the authors' sizes: a step takes seconds
     ),
     "gcgan": (
         f"system: gcgan\n{DATA}, pair: true}}\nmodel: {{{SMALL}}}\nloss: {{geometry_steps: 6}}\n"
@@ -133,7 +135,8 @@ def test_every_mode_writes_a_picture_and_how_it_was_made(run_dir, tmp_path, caps
         assert (tmp_path / f"{name}.png").is_file() and "sha256" in json.loads((tmp_path / f"{name}.json").read_text())
     tiles = json.loads((tmp_path / "sheet.json").read_text())["critic_captions"]
     assert all(text.startswith("D ") for row in tiles for text in row)
-    assert {"step_0000012_edits.png"} <= {p.name for p in (run_dir / "samples").iterdir()}
+    steps = 2 if run_dir.name == "gcgan_paper" else 12
+    assert f"step_{steps:07d}_edits.png" in {p.name for p in (run_dir / "samples").iterdir()}
 
 
 def test_hair_colours_exclude_each_other_on_a_sheet(run_dir):
