@@ -15,9 +15,9 @@ from data.emotions import class_order
 from data.labels import conditions
 from editing.judge import Judge
 from editing.logs import plot_log
-from editing.record import output_path, write_grid, write_record
+from editing.record import output_path, write_record
 from editing.subjects import SPLITS
-from engine import Grid, UserError
+from engine import Grid, UserError, save_grid
 
 NUM_WORST = 8  # worst edits in the grid
 TERMS = {  # panels of the plot, and their log keys
@@ -143,7 +143,8 @@ def judge_metrics(
     worst = (probabilities[at, target] + ~counted).argsort()[:NUM_WORST]
     pairs = torch.stack([x.repeat(num, 1, 1, 1)[worst], edited[worst]])
     captions = [f"{names[source[i % len(x)]]} to {names[target[i]]}" for i in worst.tolist()]
-    write_grid(editor, args, Grid(pairs, ["source", "edit"], captions), "report", judge=str(args.judge))
+    grid = Grid(pairs, ["source", "edit"], captions)
+    print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
     recall = {name: float((real.argmax(1) == k)[source == k].float().mean()) for k, name in enumerate(names)}
     return {
         "judge_on_real": float((real.argmax(1) == source).float().mean()),

@@ -116,14 +116,9 @@ def run_drive(editor: Editor, args: argparse.Namespace) -> None:
     if len(seen) < len(frames):
         print(f"{len(frames) - len(seen)} of {len(frames)} frames have no landmarks and are left out")
         frames = frames.select(seen)
-    code, method = editor.codes(face), editor.method
-    g = code["points"].to(editor.device).expand(len(z), -1, -1)
-    if args.relative:
-        z_neutral = neutral_code(editor, args.driver_neutral).expand(len(z), -1)
-        moved = g + method.retarget(z, g) - method.retarget(z_neutral, g)
-        points = editor.keep_region(moved, g).cpu()
-    else:
-        points = editor.retargeted(z, g)
+    code = editor.codes(face)
+    z_neutral = neutral_code(editor, args.driver_neutral) if args.relative else None
+    points = driven_points(editor, code["points"].to(editor.device), z, z_neutral)
     images = editor.images({"x": code["x"].expand(len(z), -1, -1, -1), "points": points})  # (T, C, H, H)
     path = output_path(editor, args, "drive")
     paths = [path.with_suffix("") / f"frame_{i:04d}.png" for i in range(len(images))]
@@ -133,6 +128,20 @@ def run_drive(editor: Editor, args: argparse.Namespace) -> None:
     facts = {"faces": face.names, "driving": frames.names, "relative": args.relative}
     write_grid(editor, args, grid, "drive", **facts, driver_neutral=str(args.driver_neutral or ""))
     print(f"wrote {animate(torch.stack([frames.images, images], 1), path.with_suffix('.webp'), back=False)}")
+
+
+def driven_points(editor: GCGANEditor, g: Tensor, z: Tensor, z_neutral: Tensor | None) -> Tensor:
+    """Shapes (T, 68, 2) of one person with the drivers' expressions, on the CPU; in the region asked for.
+
+    g (1, 68, 2): the person's own shape. z (T, code_dim): codes of the drivers. With z_neutral (1, code_dim), the
+    driver's neutral face, the change of the retargeted shape is added to g: g + decode(z, g) - decode(z_neutral, g).
+    """
+    g = g.expand(len(z), -1, -1)
+    if z_neutral is None:
+        return editor.retargeted(z, g)
+    retarget = editor.method.retarget
+    moved = g + retarget(z, g) - retarget(z_neutral.expand(len(z), -1), g)
+    return editor.keep_region(moved, g).cpu()
 
 
 def driver_codes(editor: GCGANEditor, frames: Subjects) -> tuple[Tensor, list[int]]:

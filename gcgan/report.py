@@ -11,9 +11,9 @@ from data.emotions import class_order
 from editing.editor import Editor
 from editing.judge import Judge
 from editing.logs import plot_log
-from editing.record import output_path, write_grid, write_record
+from editing.record import output_path, write_record
 from editing.subjects import SPLITS, Subjects
-from engine import Grid, UserError
+from engine import Grid, UserError, save_grid
 from evaluation.expression import by_target
 from evaluation.pictures import sharpness
 from gcgan.modes import need_gcgan
@@ -77,7 +77,8 @@ def judge_metrics(editor: Editor, args: argparse.Namespace, faces: Subjects, edi
     worst = (of_target + ~counted).argsort()[:NUM_WORST].tolist()
     pairs = torch.stack([faces.images[[i % n for i in worst]], torch.cat(edited)[worst]])
     captions = [f"{names[source[i % n]]} to {names[target[i]]}" for i in worst]
-    write_grid(editor, args, Grid(pairs, ["source", "edit"], captions), "report", judge=str(args.judge))
+    grid = Grid(pairs, ["source", "edit"], captions)
+    print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
     shares = table / table.sum(1, keepdim=True).clamp_min(1)
     recall = {name: float((real.argmax(1) == k)[source == k].float().mean()) for k, name in enumerate(names)}
     return {

@@ -108,7 +108,7 @@ FAULTS = {
         Fault("weights of eyes and mouth ignored", "gcgan/stargan.py", "error = error * face_weight(",
               "error * face_weight("),
         Fault("relative driving takes the driver's neutral face, too", "gcgan/motion.py",
-              "moved = g + method.retarget(z, g) - method.retarget(z_neutral, g)", "moved = method.retarget(z, g)"),
+              "moved = g + retarget(z, g) - retarget(z_neutral.expand(len(z), -1), g)", "moved = retarget(z, g)"),
         Fault("the truth of a transfer keeps the source's muscles", "gcgan/transfer.py",
               "synthetic.action_units(driver)", "synthetic.action_units(source)"),
         Fault("the authors' contrast with its sides exchanged", "gcgan/paper.py",

@@ -17,7 +17,7 @@ from engine import UserError
 from evaluation.manifest import read_export, read_manifest
 from gcgan import sample, train
 from gcgan.editor import GCGANEditor, GeometryOptions, LandmarkOptions, PaperEditor, StarGANEditor
-from gcgan.motion import between, evenness_of
+from gcgan.motion import between, driven_points, evenness_of
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -314,21 +314,17 @@ def test_driving_moves_the_own_landmarks_by_the_driver_s_expression(run_dir, tmp
     expected = ((editor.edit(face, third)[0, 0] + 1) * 127.5).round().permute(1, 2, 0).numpy()
     assert np.abs(np.asarray(Image.open(tmp_path / "drive" / "frame_0002.png"), int) - expected).max() <= 1
 
-    # Relative: a driver that is its own neutral moves nothing.
-    say(
-        "drive",
-        *at,
-        "test:0",
-        "--driving",
-        "test:1",
-        "--relative",
-        "--driver-neutral",
-        "test:1",
-        "--out",
-        tmp_path / "r.png",
-    )
-    own = ((editor.reconstruct(face)[0] + 1) * 127.5).round().permute(1, 2, 0).numpy()
-    assert np.abs(np.asarray(Image.open(tmp_path / "r" / "frame_0000.png"), int) - own).max() <= 1
+    # Relative: a driver that is its own neutral moves nothing; any other one by his change.
+    g, (z, other) = editor.codes(face)["points"], editor.method.code(third.batch["landmarks"]).expand(2, -1).clone()
+    other = torch.nn.functional.normalize(-other, dim=0)
+    with torch.no_grad():
+        assert torch.allclose(driven_points(editor, g, z[None], z[None]), g, atol=1e-6)
+        change = editor.method.retarget(z[None], g) - editor.method.retarget(other[None], g)
+        assert torch.allclose(driven_points(editor, g, z[None], other[None]), g + change, atol=1e-5)
+        assert torch.equal(driven_points(editor, g, z[None], None), editor.retargeted(z[None], g))
+        assert not torch.allclose(g + change, editor.retargeted(z[None], g), atol=1e-3)
+    same = ("--relative", "--driver-neutral", "test:1")
+    say("drive", *at, "test:0", "--driving", "test:1", *same, "--out", tmp_path / "r.png")
     capsys.readouterr()
     say("drive", *at, "test:0", "--driving", "test:1", "--relative", "--region", "mouth", "--out", tmp_path / "m.png")
     assert "neutral face is not given" in capsys.readouterr().out
