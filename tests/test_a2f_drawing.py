@@ -58,7 +58,7 @@ def test_a_page_of_another_shape_is_padded(tmp_path):
 def test_an_empty_page_is_refused_and_a_photo_named(tmp_path, capsys):
     with pytest.raises(UserError, match="the page is empty"):
         read(Image.new("RGB", (200, 200), "white"), tmp_path / "empty.png")
-    with pytest.raises(UserError, match="no such photo"):
+    with pytest.raises(UserError, match="does not exist"):
         load_drawing(tmp_path / "no.png", 32, 0.95)
     read(face(), tmp_path / "drawing.png")
     assert capsys.readouterr().err == ""

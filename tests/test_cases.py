@@ -116,7 +116,7 @@ def test_two_images_of_one_name_in_a_zip_are_refused(tmp_path):
     layouts.write_celeba(tmp_path, archive=True)
     with zipfile.ZipFile(tmp_path / "img_align_celeba.zip", "a") as archive:
         archive.writestr("img_celeba/000001.jpg", layouts.encoded(layouts.pictures(1, 90, 90)[0]))
-    with pytest.raises(UserError, match="two images of one name"):
+    with pytest.raises(UserError, match="two images have the same name"):
         celeba(tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_one_sketch_is_never_of_two_faces(tmp_path):
     put(tmp_path / "faces" / "happy" / "a.jpg", 2)
     put(tmp_path / "faces" / "happy" / "b.jpg", 3)
     put(tmp_path / "sketches" / "happy" / "a.png", 4)
-    with pytest.raises(UserError, match="sketch of two faces"):
+    with pytest.raises(UserError, match="belongs to two faces"):
         folder(tmp_path / "faces", sketch=str(tmp_path / "sketches"))
 
 
@@ -171,12 +171,12 @@ def test_a_misspelt_root_takes_no_other_pack(tmp_path, capsys):
     options = {"cache": str(tmp_path / "cache")}
     fill(tmp_path / "faces", "happy sad")
     first = folder(tmp_path / "faces", **options).meta["fingerprint"]
-    with pytest.raises(UserError, match="face: no image files here"):
+    with pytest.raises(UserError, match="face: there are no image files here"):
         folder(tmp_path / "face", **options)
     os.rename(tmp_path / "faces", tmp_path / "gone")
     capsys.readouterr()
     assert folder(tmp_path / "faces", **options).meta["fingerprint"] == first
-    assert "the pack that was made from this data.root is used" in capsys.readouterr().err
+    assert "the pack made from this data.root is used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dataset", ["folder", "celeba", "fer2013"])
@@ -316,7 +316,7 @@ def test_links_are_followed_once_and_a_loop_ends(tmp_path, capsys):
     (root / "neutral" / "again").symlink_to(tmp_path / "outer")
     faces = folder(root, merge_val=True)
     said = capsys.readouterr().err
-    assert "1 broken links" in said and "links to folders that are read elsewhere" in said
+    assert "1 broken links" in said and "links to folders that are read anyway" in said
     counts = np.sum([faces.meta["class_counts"][part] for part in ("train", "test")], axis=0)
     assert dict(zip(faces.meta["classes"], counts.tolist(), strict=True)) == {"happy": 5, "sad": 10, "neutral": 7}
 
@@ -378,9 +378,9 @@ def test_one_person_of_everything_is_refused(tmp_path):
 def test_loose_pictures_are_counted_and_alone_they_are_named(tmp_path, capsys):
     fill(tmp_path, "happy sad")
     put(tmp_path / "loose.png", 1)
-    assert total(folder(tmp_path)) == 12 and "1 images that lie beside" in capsys.readouterr().err
+    assert total(folder(tmp_path)) == 12 and "1 images outside the class folders" in capsys.readouterr().err
     put(tmp_path / "flat" / "a.png", 1)
-    with pytest.raises(UserError, match="its 1 images lie in no folder of a class"):
+    with pytest.raises(UserError, match="1 images are not in a class folder"):
         folder(tmp_path / "flat")
 
 
@@ -823,7 +823,7 @@ def test_a_bom_and_overrides_are_read(tmp_path, capsys):
     assert data_config(path, ["data.root=a #1"]).root == "a #1"
     with pytest.raises(SystemExit):
         landmarks(["--config", str(path), f"data.root={tmp_path / 'here'}"])
-    assert "here: no image files" in capsys.readouterr().err
+    assert "here: there are no image files" in capsys.readouterr().err
 
 
 HEADER = "file,kind,source,source_index,source_label,target,truth,landmarks,strength,seed\n"
@@ -863,8 +863,8 @@ def test_manifests_of_any_form_say_the_same(tmp_path, case):
     (lambda t: t.replace(",0\n", ",inf\n"), "line 2"),
     (lambda t: t.replace("truth,", ""), "'truth' is missing"),
     (lambda t: "", "'file' is missing"),
-    (lambda t: t + '"', "no table|line 3"),
-    (lambda t: "\0" * 50, "no text"),
+    (lambda t: t + '"', "expected a CSV table|line 3"),
+    (lambda t: "\0" * 50, "not a text file"),
 ])  # fmt: skip
 def test_faults_of_a_manifest_have_their_line(tmp_path, change, said):
     from evaluation.manifest import read_manifest
@@ -946,7 +946,7 @@ def test_signs_that_only_look_like_digits_are_letters(tmp_path, name):
 
     assert sorted([name, "a2", "a10"], key=natural)
     fill(tmp_path, [name, "happy"], 3)
-    with pytest.raises(UserError, match="no known expression"):
+    with pytest.raises(UserError, match="not a known expression"):
         folder(tmp_path)
     with pytest.raises(UserError):
         DataConfig(crop=name)
@@ -1040,7 +1040,7 @@ def test_a_folder_that_is_not_whole_does_not_hide_the_zip(tmp_path, unpacked, ca
         for name in archive.namelist()[:unpacked]:
             archive.extract(name, tmp_path)
     assert total(celeba(tmp_path)) == 12
-    assert not unpacked or "holds 5 of the 12 images" in capsys.readouterr().err
+    assert not unpacked or "has 5 of the 12 images" in capsys.readouterr().err
 
 
 def test_rows_that_contradict_each_other_are_refused(tmp_path):
@@ -1051,7 +1051,7 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path):
     assert total(celeba(tmp_path)) == 12
     flipped = rows[2].replace(" 1", " x").replace("-1", "1").replace(" x", " -1")
     path.write_text("\n".join([*rows, flipped]))
-    with pytest.raises(UserError, match="line 15: 000001.jpg stands on line 3 too"):
+    with pytest.raises(UserError, match="line 15: 000001.jpg is also on line 3"):
         celeba(tmp_path)
 
 
@@ -1110,7 +1110,7 @@ def test_a_csv_that_is_not_read_is_named(tmp_path, capsys):
     layouts.write_fer(tmp_path, layouts.fer_faces(), "fer2013")
     (tmp_path / "val.csv").write_text("emotion,pixels\n")
     build_faces(DataConfig(dataset="fer2013", root=str(tmp_path), image_size=48))
-    assert "fer2013.csv is read, val.csv not" in capsys.readouterr().err
+    assert "fer2013.csv is used; val.csv is ignored" in capsys.readouterr().err
 
 
 def test_a_set_without_training_images_is_one_message(tmp_path):

@@ -88,10 +88,10 @@ def test_a_second_opening_reads_no_raw_file_and_survives_without_them(cfg, monke
     assert open_pack(cfg).meta == first.meta
     # Another root is another set, even if this is the only pack there.
     cfg.root = "/somewhere/else"
-    with pytest.raises(UserError, match="/somewhere/else: no CelebA files here"):
+    with pytest.raises(UserError, match="/somewhere/else: there are no CelebA files here"):
         open_pack(cfg)
     cfg.image_size = 48
-    with pytest.raises(UserError, match="no CelebA files here"):
+    with pytest.raises(UserError, match="there are no CelebA files here"):
         open_pack(cfg)
 
 

@@ -224,8 +224,8 @@ def test_unusable_files_have_a_sentence(tmp_path, meta):
     data = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
     Image.new("RGB", (12, 300)).save(tmp_path / "tiny.png")
-    cases = {"absent.jpg": "no such photo", "empty.jpg": "not a readable picture", "text.jpg": "not a readable"}
-    cases |= {"cut.jpg": "not a readable picture", "tiny.png": "12 x 300 px show no face"}
+    cases = {"absent.jpg": "does not exist", "empty.jpg": "cannot be read", "text.jpg": "cannot be read"}
+    cases |= {"cut.jpg": "cannot be read", "tiny.png": "the photo has 12 x 300 px"}
     for name, sentence in cases.items():
         with pytest.raises(UserError, match=sentence):
             load_face(tmp_path / name, meta, "whole")
@@ -239,7 +239,7 @@ def test_unusable_files_have_a_sentence(tmp_path, meta):
         ("10,20,nan,20", "expected four numbers"),
         ("10,20,900,20", "outside .* 700 x 500 px"),
         ("-5,20,60,20", "outside"),
-        ("10,20,11,20", "less than 4 px apart"),
+        ("10,20,11,20", "less than 4 px"),
     ],
 )
 def test_impossible_eyes_have_a_sentence(turned, meta, eyes, sentence):
@@ -260,7 +260,7 @@ def test_without_a_detector_square_photos_are_taken_whole(face, turned, meta, tm
     Image.fromarray(face[0]).save(path)
     assert torch.equal(load_face(path, meta).image, straight(face))
     assert "no face detector is installed" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no face detector is installed and the photo is not square.*--eyes"):
+    with pytest.raises(UserError, match="no face detector is installed, and the photo is not square.*--eyes"):
         load_face(turned[0], meta)
 
 

@@ -72,9 +72,9 @@ def test_a_pair_brings_its_own_sketch(cfg: DataConfig) -> None:
 
 def test_a_folder_that_does_not_serve_is_named(cfg: DataConfig, tmp_path: Path) -> None:
     cfg.sketch = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         build_faces(cfg)
     (tmp_path / "empty").mkdir()
     cfg.sketch = str(tmp_path / "empty")
-    with pytest.raises(UserError, match="no sketch of any face; expected names as 000001.jpg"):
+    with pytest.raises(UserError, match="no sketch of any face; expected the names of the faces, such as 000001.jpg"):
         build_faces(cfg)
