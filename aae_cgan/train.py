@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aae_cgan.config import Config
-from aae_cgan.figures import code_std, psnr
+from aae_cgan.figures import code_std
 from aae_cgan.guide import ExternalGuide, Guide
 from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
@@ -24,10 +24,11 @@ from aae_cgan.semi_supervised import semi_supervised
 from data import build_faces
 from data.emotions import class_order
 from data.labels import conditions
-from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
+from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, ramped_decay, start
 from engine.ranks import broadcast
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.augment import diff_augment, jitter
+from losses.image_metrics import psnr
 from losses.pixels import boxes_from_eyes, face_weight
 from losses.targets import Request, draw_request, mix_labels
 
@@ -134,7 +135,7 @@ class AAECGAN(Method):
 
     def update_ema(self, phase: PhaseState) -> None:
         """Update the averages, with a ramp of the decay at first."""
-        decay = min(self.cfg.train.ema_decay, (1 + phase.generator_updates) / (10 + phase.generator_updates))
+        decay = ramped_decay(self.cfg.train.ema_decay, phase.generator_updates)
         self.ema_encoder.update(self.encoder, decay)
         self.ema_generator.update(self.generator, decay)
 
@@ -272,7 +273,7 @@ class AAECGAN(Method):
         x, y, _ = self.faces(batch)
         z = self.encode(x)
         x_hat = self.decode(z, y)
-        metrics = {"l1": (x_hat - x).abs().mean(), "psnr": psnr(x, x_hat), "code_std": code_std(z)}
+        metrics = {"l1": (x_hat - x).abs().mean(), "psnr": psnr(x, x_hat).mean(), "code_std": code_std(z)}
         y_target = y.roll(1, 0)
         x_edit = self.decode(z, y_target)
         if self.d_image is not None:

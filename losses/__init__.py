@@ -11,4 +11,5 @@ computed in float32 or float64, also under autocast: bf16 and fp16 inputs are co
     targets.py       target labels of fakes, wrong labels for the critic, labels between two classes
     contrastive.py   pairs of codes: alike where the label is, apart where it is not
     quantise.py      8-bit levels, dequantisation noise, bits per dimension
+    image_metrics.py PSNR and sharpness
 """

@@ -64,7 +64,7 @@ def test_an_empty_page_is_refused_and_a_photo_named(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     photo = Image.fromarray(render(factors(seed=0, index=np.arange(1)), 128)[0].transpose(1, 2, 0))
     read(photo, tmp_path / "photo.png")
-    assert "as a photo has" in capsys.readouterr().err
+    assert "looks like a photo" in capsys.readouterr().err
 
 
 def test_a_sketch_of_the_training_kind_comes_through(tmp_path):

@@ -96,7 +96,7 @@ def test_draws_keep_what_was_stated_and_follow_the_faces_elsewhere(runs):
     blond = editor.draw([7], editor.parse("Black_Hair=1"))
     edited = editor.target(blond, editor.parse("Blond_Hair=1"))
     assert edited["attr"][0, editor.attributes.index("Black_Hair")] == 0
-    with pytest.raises(UserError, match="a face cannot show both"):
+    with pytest.raises(UserError, match="these exclude each other"):
         editor.draw([0], editor.parse("Black_Hair=1 Blond_Hair=1"))
 
 
@@ -175,7 +175,7 @@ def test_own_drawings_in_faces_out(runs, tmp_path, capsys):
         ]
         main([*words, "--attr", "Male=0", "Smiling=1", str(path)])
         assert Image.open(tmp_path / f"{way}.png").width > 5 * 64
-    for system, text in (("cgan", "needs a run of system face"), ("face", "name at least one drawing")):
+    for system, text in (("cgan", "expected a run of system face"), ("face", "expected at least one drawing")):
         with pytest.raises(SystemExit) as done:
             main(["sketch", "--run-dir", str(runs[system]), *([str(path)] if system == "cgan" else [])])
         assert done.value.code == 2 and text in capsys.readouterr().err

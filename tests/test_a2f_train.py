@@ -49,7 +49,7 @@ def test_the_chain_resumes_bit_for_bit_and_outlives_its_upstream_runs(tmp_path):
     longer = dataclasses.replace(saved, train=dataclasses.replace(saved.train, total_steps=8))
     assert run(runs["face"], longer)["step"] == 8
     fresh = dataclasses.replace(longer, train=dataclasses.replace(longer.train, total_steps=9))
-    with pytest.raises(UserError, match=r"is gone, and .* has no checkpoint"):
+    with pytest.raises(UserError, match=r"does not exist, and .* has no checkpoint"):
         run(tmp_path / "new", fresh)
 
 
@@ -77,7 +77,7 @@ def test_every_upstream_mismatch_is_refused_by_name(tmp_path):
     assert set(others) == set(SAME)
     for key, value in others.items():
         data = dataclasses.replace(good.data, **{key.partition(".")[2]: value})
-        with pytest.raises(UserError, match=rf"^{key}: .* here, .* in upstream.run"):
+        with pytest.raises(UserError, match=rf"^{key}: .* here, but .* in upstream.run"):
             resolve_upstream(dataclasses.replace(good, data=data))
 
     def upstream(**change):

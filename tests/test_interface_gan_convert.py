@@ -191,7 +191,7 @@ def test_what_is_wrong_with_a_file_is_a_sentence(tmp_path):
         ("short.pt", "rosinality", "convs.3.activate.bias"),
         ("other.pt", "rosinality", "g_ema"),
         ("text.pkl", "nvlabs", "intact"),
-        ("none.pkl", "nvlabs", "no such file"),
+        ("none.pkl", "nvlabs", "does not exist"),
     ):
         with pytest.raises(UserError, match=words):
             convert(tmp_path / name, layout)

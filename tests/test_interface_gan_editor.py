@@ -10,8 +10,9 @@ from torch import Tensor
 
 from data import synthetic
 from engine import UserError
+from engine.checkpoint import save_fields
 from interface_gan import inversions
-from interface_gan.boundary import boundaries_path, fit_boundaries, load_boundaries, save_boundaries
+from interface_gan.boundary import boundaries_path, fit_boundaries, load_boundaries
 from interface_gan.codes import draw_z, map_z
 from interface_gan.editor import Editor, Options
 from interface_gan.project import Options as Steps
@@ -63,7 +64,7 @@ def run(tmp_path_factory) -> Path:
         editor.generator, editor.method.origin.sha256, guide, editor.split("train"), NUM, 0, folder / "run" / "scores"
     )
     for space, codes in (("w", map_z(editor.generator, z)), ("z", z)):
-        save_boundaries(fit_boundaries(codes, scores, space), boundaries_path(folder / "run", space, "ridge_rank"))
+        save_fields(fit_boundaries(codes, scores, space), boundaries_path(folder / "run", space, "ridge_rank"))
     return folder / "run"
 
 
@@ -114,7 +115,7 @@ def test_a_probability_is_what_the_guide_says_afterwards(editor):
     after = editor.edit(faces, editor.parse("Smiling=p0.7"))[0]
     p = guide(after).sigmoid()[:, 2]
     assert ((p - 0.7).abs() < 0.05).float().mean() > 0.5
-    with pytest.raises(UserError, match="alone"):
+    with pytest.raises(UserError, match="one item only"):
         editor.edit(faces, editor.parse("Smiling=p0.7 Male=1"))
 
 

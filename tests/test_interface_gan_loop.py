@@ -9,7 +9,8 @@ from torch import Tensor
 
 from data.request import parse_request
 from engine import UserError
-from interface_gan.boundary import Boundaries, describe, fit_boundaries, load_boundaries, save_boundaries
+from engine.checkpoint import save_fields
+from interface_gan.boundary import Boundaries, describe, fit_boundaries, load_boundaries
 from interface_gan.codes import Stats, draw_z, images_of, map_z
 from interface_gan.plan import MOVES, Plan, Samples, plan
 from interface_gan.project import Options, project
@@ -140,12 +141,12 @@ def test_scores_without_relation_to_the_codes_give_no_boundary(loop):
 def test_boundaries_are_kept_for_their_weights(loop, tmp_path):
     with pytest.raises(UserError, match="boundary --run-dir"):
         load_boundaries(tmp_path, "w", "ridge_rank", "weights")
-    save_boundaries(loop.boundaries, tmp_path / "boundaries_w_ridge_rank.pt")
+    save_fields(loop.boundaries, tmp_path / "boundaries_w_ridge_rank.pt")
     again = load_boundaries(tmp_path, "w", "ridge_rank", "weights")
     assert torch.equal(again.normal, loop.boundaries.normal) and again.names == loop.boundaries.names
     with pytest.raises(UserError, match="other weights"):
         load_boundaries(tmp_path, "w", "ridge_rank", "others")
-    with pytest.raises(UserError, match="Bald has no boundary: 0 of"):
+    with pytest.raises(UserError, match="Bald has no boundary: one side has only 0 of"):
         loop.boundaries.row("Bald")
 
 
@@ -266,7 +267,7 @@ def test_expressions_leave_neutral_along_their_own_plane(loop):
     assert torch.allclose(
         b.read(codes + p.step)[neutral, b.names.index("happy/neutral")].clamp_max(0), torch.zeros(int(neutral.sum()))
     )
-    with pytest.raises(UserError, match="no other side"):
+    with pytest.raises(UserError, match="has no opposite"):
         plan(codes, parse_request("happy=flip", b.classes, ()), b, loop.stats.cov, own)
     gone = plan(codes, parse_request("happy=0", b.classes, ()), b, loop.stats.cov, own)
     assert not torch.equal(gone.step[seen == 0], torch.zeros_like(gone.step[seen == 0]))
