@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from data.drawn_reader import DrawnFaces
 from data.pack import open_pack
 from engine.errors import UserError
 from tests import layouts
+from tests.same import run_child, start_child, wait_for
 
 
 @pytest.fixture
@@ -119,38 +121,39 @@ def test_fingerprint_is_of_the_content(cfg, tmp_path):
     assert build_faces(cfg).meta == first
 
 
-MAKER = """
-import sys, time
-import data
-import data.pack as packs
-from data import DataConfig
-made = packs._make
-def slowly(*args):
-    print("making", flush=True)
-    time.sleep(1.0)
-    made(*args)
-packs._make = slowly
-packs.open_pack(DataConfig(dataset="celeba", root=sys.argv[1], cache=sys.argv[2], image_size=32))
-print("open", flush=True)
-"""
+def make_slowly(cfg: DataConfig, log: Path) -> None:
+    """Open a pack; its making takes a second more. `log` gets a line for each event."""
+    made = packs._make
+
+    def slowly(*args):
+        with open(log, "a") as file:
+            file.write("making\n")
+        time.sleep(1.0)
+        made(*args)
+
+    packs._make = slowly
+    open_pack(cfg)
+    with open(log, "a") as file:
+        file.write("open\n")
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_pack(cfg):
-    command = [sys.executable, "-c", MAKER, cfg.root, cfg.cache]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0].split() for process in both]
-    assert sorted(said, key=len) == [["open"], ["making", "open"]]
+def test_two_processes_make_one_pack(cfg, tmp_path):
+    children = [start_child(lambda k=k: make_slowly(cfg, tmp_path / f"{k}.txt")) for k in range(2)]
+    assert [wait_for(child) for child in children] == [0, 0]
+    events = [(tmp_path / f"{k}.txt").read_text().split() for k in range(2)]
+    assert sorted(events, key=len) == [["open"], ["making", "open"]]
 
 
 @pytest.mark.slow
 def test_a_pack_killed_half_way_is_remade(cfg):
-    shot = "    packs._final_labels = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n    made(*args)"
-    killed = "import os, signal" + MAKER.replace("    made(*args)", shot)
-    process = subprocess.run([sys.executable, "-c", killed, cfg.root, cfg.cache], capture_output=True, timeout=120)
-    assert process.returncode == -signal.SIGKILL
+    def killed() -> None:
+        packs._final_labels = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+        open_pack(cfg)
+
+    assert run_child(killed) == -signal.SIGKILL
     left = list(Path(cfg.cache).glob(".*.tmpdir/images.npy"))
-    assert left, "the half-made pack should lie there under a temporary name"
+    assert left, "expected the unfinished pack under a temporary name"
     assert len(open_pack(cfg).images) == 12
     assert not left[0].exists()
 
