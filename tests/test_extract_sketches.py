@@ -19,7 +19,7 @@ def photo(folder, name, side=(60, 40), seed=0):
     return pixels
 
 
-def test_a_folder_of_photos(tmp_path, capsys):
+def test_sketches_of_a_folder_of_photos(tmp_path, capsys):
     pixels = photo(tmp_path / "in" / "sub", "a.png")
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
     main(["--in", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
@@ -33,7 +33,7 @@ def test_a_folder_of_photos(tmp_path, capsys):
     assert (tmp_path / "again" / "sub" / "a.png").read_bytes() == before
 
 
-def test_faults_are_sentences(tmp_path, capsys):
+def test_invalid_arguments_are_user_errors(tmp_path, capsys):
     for args, text in (
         (["--in", str(tmp_path / "no")], "no such folder"),
         (["--in", str(tmp_path)], "holds no photos"),
@@ -49,7 +49,7 @@ def test_faults_are_sentences(tmp_path, capsys):
     assert "two photos would become" in capsys.readouterr().err
 
 
-def test_the_faces_of_a_config_become_a_set_in_celeba_s_layout(tmp_path, capsys):
+def test_sketches_of_a_config_have_celeba_layout(tmp_path, capsys):
     text = (
         "data: {dataset: synthetic, image_size: 32, num_train: 6, num_val: 2, num_test: 3, attributes: [Male, Smiling]}"
     )

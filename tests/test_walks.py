@@ -164,7 +164,7 @@ def run(folder: Path, script: str, *words: str) -> tuple[int, str]:
     return code, (folder / "output.txt").read_text()
 
 
-def test_a_new_method_needs_one_folder_and_one_config(folder):
+def test_example_of_a_new_method(folder):
     code, output = run(folder, "mydae/train.py", "--config", "configs/synthetic32.yaml")
     assert code == 0, output
     made = folder / "runs" / "mydae" / "synthetic32"
@@ -176,7 +176,7 @@ def test_a_new_method_needs_one_folder_and_one_config(folder):
     assert code == 2 and "loss.noise: expected a number >= 0, got -1.0" in output
 
 
-def test_a_new_data_set_needs_one_file_and_one_line(folder):
+def test_example_of_a_new_data_set(folder):
     (folder / "myset.py").write_text(READER)
     raw = folder / "datasets" / "myset"
     raw.mkdir(parents=True)
