@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.grids import to_uint8
+from evaluation.diversity import random_pairs
 from evaluation.pictures import ssim
+from losses.quantise import to_bytes
 
 PATIENCE = 3  # failures in a row before a warning
 NUM_REQUESTS, NUM_FACES, NUM_PAIRS = 8, 64, 128  # requests, real faces per request, pairs of faces
@@ -19,14 +20,12 @@ META_KEY = "real_diversity"  # the key in `meta`
 
 def similarity(a: Tensor, b: Tensor) -> float:
     """Mean SSIM of row k of a and row k of b, (N, C, H, W) in [-1, 1] each, as 8-bit images."""
-    return float(ssim(*(torch.from_numpy(to_uint8(x)) for x in (a, b))).mean())
+    return float(ssim(to_bytes(a).cpu(), to_bytes(b).cpu()).mean())
 
 
 def pairs_within(x: Tensor) -> tuple[float, float]:
     """Mean SSIM and mean `distance` of pairs of different images (N, C, H, W); NUM_PAIRS fixed random pairs."""
-    g = torch.Generator().manual_seed(0)
-    first = torch.randint(len(x), (NUM_PAIRS,), generator=g)
-    second = (first + torch.randint(1, len(x), (NUM_PAIRS,), generator=g)) % len(x)
+    first, second = random_pairs(len(x), NUM_PAIRS)
     return similarity(x[first], x[second]), distance(x[first], x[second])
 
 

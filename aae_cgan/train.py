@@ -2,7 +2,6 @@
 
 One step is one batch. Both critics are updated once; encoder and generator in every n_critic-th step. Phases
 (schedule.py): guide, autoencoder, conditional GAN, joint.
-
 """
 
 import logging
@@ -207,15 +206,17 @@ class AAECGAN(Method):
         return gradient_penalty(lambda v: self.d_image(v, y_target), x_match, fake_augmented)
 
     def mismatch(self, real: Tensor, wrong: Tensor) -> Tensor:
-        """Loss of real faces with a wrong label. With wgan the plain difference is unbounded, since the penalty never
-        sees wrong labels."""
+        """Loss of real faces with a wrong label.
+
+        With wgan, the plain difference is unbounded, because the gradient penalty does not include wrong labels.
+        """
         if self.cfg.loss.gan == "logistic":
             return F.softplus(wrong).mean()
         difference = wrong - real
         return (F.softplus(difference) if self.cfg.loss.mismatch == "bounded" else difference).mean()
 
     def adversarial_loss(self, critic: nn.Module, gan: str, *pair: Tensor) -> Tensor:
-        """The generator's loss against `critic`, whose weights are frozen meanwhile."""
+        """The generator's loss against `critic`, which gets no gradient."""
         with frozen(critic):
             return generator_loss(critic(*pair), gan)
 

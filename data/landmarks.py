@@ -188,10 +188,10 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-# --- beside a pack -------------------------------------------------------------------------------------------------
+# --- write into a pack's folder ------------------------------------------------------------------------------------
 
 
-def write_beside(pack: Pack, points: np.ndarray, source: str) -> list[str]:
+def write_landmarks(pack: Pack, points: np.ndarray, source: str) -> list[str]:
     """Write `landmarks.npz` into the folder of a pack. Returns lines with the number of faces without landmarks."""
     found = np.asarray(np.isfinite(points).all((1, 2)))
     with atomic_write(pack.landmarks_file) as file:
@@ -254,7 +254,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from data.config import DataBlock
     from data.crop import crop_box
     from data.pack import open_pack, resolve_crop
-    from engine.config import load_config  # the command line alone reads configs
+    from engine.config import load_config  # only the command line reads configs
 
     cfg = load_config(DataBlock, arguments.config, arguments.overrides, only="data").data
     pack = open_pack(cfg)
@@ -275,7 +275,7 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         points, _ = detect(pack.images, find_mediapipe())
         source = BACKEND
-    print("\n".join(write_beside(pack, points, source)))
+    print("\n".join(write_landmarks(pack, points, source)))
 
 
 if __name__ == "__main__":

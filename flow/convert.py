@@ -41,7 +41,7 @@ Weights = dict[str, Tensor]
 def convert_checkpoint(args: argparse.Namespace) -> None:
     """Read a checkpoint, print the inferred settings, write the run directory --run-dir."""
     if (args.run_dir / "config.yaml").exists():
-        raise UserError(f"{args.run_dir}: holds a run already; give another --run-dir")
+        raise UserError(f"{args.run_dir}: this run directory already exists; give another --run-dir")
     read, convert = LAYOUTS[args.layout]
     method = convert(read(Path(args.checkpoint)), args.image_size, args.n_bits, args.checkpoint)
     model = method.cfg.model
@@ -76,7 +76,7 @@ def read_torch(path: Path) -> Weights:
         reason = str(error).splitlines()[0][:120]
         raise UserError(f"{path}: expected an intact state dict of tensors ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: expected a state dict (names and tensors); save model.state_dict() alone")
+        raise UserError(f"{path}: expected a state dict (names and tensors); save model.state_dict() only")
     return {key.removeprefix("module."): value.double() for key, value in state.items()}
 
 
@@ -258,7 +258,7 @@ LAYOUTS = {"rosinality": (read_torch, from_rosinality), "openai": (read_npz, fro
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="A checkpoint of another project becomes the run --run-dir.")
     parser.add_argument("checkpoint", help="a state dict (.pt), or an .npz of openai/glow's variables")
-    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="whose layout it is")
+    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="the layout of the file")
     parser.add_argument("--run-dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--n-bits", type=int, required=True, help="it was trained with; not in the file")
     parser.add_argument("--image-size", type=int, required=True, help="it was trained with, px; not in the file")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from interface_gan.plan import MOVES
 from interface_gan.project import DEFAULT, project
-from interface_gan.report import to_bytes
 from losses.image_metrics import psnr
+from losses.quantise import to_bytes
 
 FIRST_SEED = 1000  # seed of the first generated face
 

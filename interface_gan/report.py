@@ -21,6 +21,7 @@ from interface_gan.model import Generator
 from interface_gan.plan import MOVES, Plan, Samples, plan
 from interface_gan.score import log_odds, read_images
 from latents.roc_auc import roc_auc
+from losses.quantise import to_bytes
 
 SEED = 31  # of the evaluated codes; boundaries are fitted to codes of another seed
 STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # in sigma; `effects` interpolates between them
@@ -191,8 +192,3 @@ def edit_metrics(editor: Any, judge: Any, names: Sequence[str], num: int) -> tup
         tail = " ".join(f"{e['leakage']:6.3f}" for e in leak) + " | " + " ".join(f"{e['cost']:5.2f}" for e in leak)
         lines.append(f"{name:<20} {row['auc_judge']:7.3f}  {same.get(name, float('nan')):5.3f}  | {flip} | {tail}")
     return found, "\n".join(lines)
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """(N, C, H, H) in [-1, 1] -> uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()

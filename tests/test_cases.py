@@ -932,7 +932,7 @@ def test_too_few_real_faces_are_a_user_error(tmp_path, count):
 
     for k in range(count):
         put(tmp_path / f"{k}.png", k)
-    with pytest.raises(UserError, match=f"holds {count} images"):
+    with pytest.raises(UserError, match=f"has {count} images"):
         from_folder(tmp_path, 0)
 
 

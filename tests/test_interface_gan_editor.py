@@ -70,9 +70,10 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_inversions(monkeypatch):
-    """A few steps instead of 250."""
+    """Eight steps instead of 250, and the nearest of 64 start codes instead of 2,000."""
     few = Steps(starts=1, steps_w=4, steps_plus=4)
     monkeypatch.setattr(inversions.invert, "__defaults__", (few,))
+    monkeypatch.setattr("interface_gan.project.STARTS_NUM", 64)
     monkeypatch.setattr("interface_gan.editor.REFERENCE_FACES", 4)
     monkeypatch.setattr("interface_gan.sample.REFERENCE_FACES", 4)
     monkeypatch.setattr(Editor, "guide", lambda self: LinearGuide())

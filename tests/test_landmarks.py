@@ -20,7 +20,7 @@ from data.landmarks import (
     points_from_folder,
     read_landmarks,
     to_unit,
-    write_beside,
+    write_landmarks,
 )
 from engine.errors import UserError
 
@@ -146,7 +146,7 @@ def test_landmarks_in_the_folder_of_a_pack(tmp_path):
     assert np.allclose(points[2], (POINTS + 0.5 - 50) / 50 - 1)
     meta = {"fingerprint": "abc", "classes": ["happy", "sad"]}
     pack = SimpleNamespace(landmarks_file=tmp_path / "landmarks.npz", meta=meta, labels={"label": np.array([0, 0, 1])})
-    lines = write_beside(pack, points, "files")
+    lines = write_landmarks(pack, points, "files")
     assert lines[0].startswith("2 of 3 faces") and lines[1:] == ["happy: 1 of 2 not found", "sad: 0 of 1 not found"]
     with np.load(pack.landmarks_file) as stored:
         assert str(stored["fingerprint"]) == "abc" and stored["found"].tolist() == [True, False, True]

@@ -141,8 +141,10 @@ def fit_vectors(
 def _directions(
     train: Codes, meta: dict, kind: str, kept: list[str], balance: Sequence[str]
 ) -> tuple[Tensor, dict[str, str]]:
-    """Directions (A, Z), and the cells of balanced ones. Attributes are fitted with attributes and expressions with
-    expressions, since a smile with `happy` held fixed is no longer a smile."""
+    """Directions (A, Z), and the cells of balanced ones.
+
+    Attributes and expressions are fitted separately: with `happy` as a confounder, *Smiling* would lose its meaning.
+    """
     names, parts, cells = label_names(meta), [], {}
     for group, start in ((meta["attributes"], None), (meta["classes"], "neutral")):
         chosen = [name for name in group if name in kept and name != start]

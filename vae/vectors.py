@@ -10,6 +10,7 @@ from editing.record import write_grid
 from engine import Grid, UserError
 from engine.checkpoint import save_fields
 from latents.roc_auc import roc_auc
+from losses.quantise import to_bytes
 from vae.attributes import CONFOUNDERS, AttributeVectors, fit_vectors, provenance_of
 from vae.editor import Editor
 
@@ -72,7 +73,7 @@ def retention(editor: Editor, judge: Path) -> dict[str, float]:
     net = load(judge, device=str(editor.device))
     faces = editor.take("val", range(len(editor.split("val"))))
     pictures = (faces.images, editor.reconstruct(faces))
-    real, recon = (net.probabilities(net.logits(((x.cpu() + 1) * 127.5).round().byte())).cpu() for x in pictures)
+    real, recon = (net.probabilities(net.logits(to_bytes(x.cpu()))).cpu() for x in pictures)
     names, labels, found = editor.label_names(), editor.labels(faces), {}
     for i, name in enumerate(net.names):
         if name in names:
