@@ -1,8 +1,6 @@
 """a2f from the command line: tiny runs of all systems on drawn faces, the editor's contract, every mode, exports."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,9 @@ from PIL import Image, ImageDraw
 from a2f.config import CONFIGS
 from a2f.editor import Editor, FaceEditor
 from a2f.requests import AttributeTable
-from a2f.sample import MODES, main
+from a2f.sample import main
 from a2f.train import main as train
-from editing.cli import sample_parser
-from editing.modes import shared_modes
 from engine import UserError, load_config
-from engine.config import read_system
 from engine.grids import to_uint8
 from evaluation.manifest import read_manifest
 from evaluation.metric import Metric
@@ -233,18 +228,3 @@ def test_face_code_has_the_sketch_of_its_photo(runs):
     faces = editor.take("test", [0, 1])
     code = editor.codes(faces)
     assert torch.equal(code["sketch"], editor.method.chain.sketch(faces.images))
-
-
-def test_commands_of_the_readme_are_valid():
-    root = Path(__file__).parent.parent
-    text = (root / "a2f" / "README.md").read_text()
-    modes = shared_modes(FaceEditor) | MODES
-    commands = re.findall(r"^python a2f/(train|sample)\.py (.*?)(?:\s{2,}#.*)?$", text, re.M)
-    assert len(commands) >= 6
-    for kind, words in commands:
-        words = shlex.split(words)
-        if kind == "train":
-            config = root / words[words.index("--config") + 1]
-            load_config(CONFIGS[read_system(config, (), CONFIGS)], config, [w for w in words if "=" in w])
-        else:
-            sample_parser(FaceEditor, modes).parse_args(words)
