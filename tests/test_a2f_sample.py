@@ -18,7 +18,7 @@ from engine.grids import to_uint8
 from evaluation.manifest import read_manifest
 from evaluation.metric import Metric
 from scripts.a2f_systems import export_baseline, export_system, table
-from tests.editor_contract import camera_photo, check
+from tests.editor_contract import EYES, check
 
 pytestmark = pytest.mark.slow
 
@@ -60,12 +60,12 @@ def opened(run: Path, **options) -> Editor:
 
 
 @pytest.mark.parametrize("system", ["cgan", "rough", "sharp", "face"])
-def test_editor_contract(runs, system, tmp_path):
+def test_editor_contract(runs, system, photo):
     editor = opened(runs[system])
     for net in (m for m in editor.method.modules() if hasattr(m, "gain") and m.gain is not None):
         torch.nn.init.normal_(net.gain.weight, std=0.2)  # three steps have not taught it to listen
     request = "Smiling=1 Eyeglasses=1" if system != "rough" else "Eyeglasses=1 Smiling=1"
-    check(editor, request, camera_photo(str(tmp_path / "photo.png")))
+    check(editor, request, photo)
 
 
 def test_runs_have_samples_upstream_facts_and_guides(runs):
@@ -112,9 +112,9 @@ def test_a_colour_edit_does_not_change_the_sketch(runs):
     assert torch.equal(same["sketch"], moved["sketch"])
 
 
-def test_unknown_attributes_are_filled_in_with_a_note(runs, tmp_path):
+def test_unknown_attributes_are_filled_in_with_a_note(runs, photo):
     editor = opened(runs["face"])
-    faces = editor.subjects([camera_photo(str(tmp_path / "me.png"))], "65.4,65.1,90.6,65.1", "Male=1")
+    faces = editor.subjects([photo], EYES, "Male=1")
     attr = editor.codes(faces)["attr"][0]
     table = AttributeTable.load(runs["face"] / "attribute_table.npz")
     male = table.rows[:, editor.attributes.index("Male")] == 1

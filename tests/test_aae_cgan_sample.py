@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from editor_contract import EYES, camera_photo, check
+from editor_contract import EYES, check
 from layouts import write_folders
 from PIL import Image
 
@@ -54,11 +54,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Path(__file__).parent.parent / "configs/aae_cgan/synthetic32.yaml"
     train.main(["--config", str(config), "--run-dir", str(folder), *SMALL])
     return folder
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return camera_photo(tmp_path_factory.mktemp("photo") / "me.png")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from interface_gan.project import Options as Steps
 from interface_gan.sample import main as sample
 from interface_gan.score import score_codes
 from interface_gan.train import main as train
-from tests.editor_contract import camera_photo, check
+from tests.editor_contract import check
 
 pytestmark = pytest.mark.slow
 NAMES = ["happy", "neutral", "Smiling", "Male"]
@@ -84,8 +84,8 @@ def editor(run) -> Editor:
     return Editor(run, device="cpu")
 
 
-def test_editor_contract(editor, tmp_path):
-    check(editor, "Smiling=1", camera_photo(str(tmp_path / "me.png")))
+def test_editor_contract(editor, photo):
+    check(editor, "Smiling=1", photo)
 
 
 def test_faces_and_photos_are_inverted_only_once(run, editor, monkeypatch):
