@@ -84,7 +84,7 @@ FAULTS = {
               "self.norm(h)"),
         Fault("the flow's axes exchanged", "gcgan/model.py", "flow.permute(0, 2, 3, 1)",
               "flow.flip(1).permute(0, 2, 3, 1)"),
-        Fault("one person's faces pulled together too", "losses/contrastive.py", "(same_label & ~same_person & ~itself)",
+        Fault("faces of one person pulled together", "losses/contrastive.py", "(same_label & ~same_person & ~itself)",
               "(same_label & ~itself)"),
         Fault("faces aligned by all points", "gcgan/geometry.py", "points[:, INNER].mean(1, keepdim=True)",
               "points.mean(1, keepdim=True)"),

@@ -778,7 +778,7 @@ def test_a_file_that_is_not_a_picture_is_a_user_error(tmp_path, case):
 YAML = {
     "a list as key": "? [train, x]\n: 5\n",
     "a block as key": "data:\n  ? {a: b}\n  : 5\n",
-    "deep": "data: " + "[" * 1200 + "]" * 1200 + "\n",
+    "deep": "data: " + "[" * 500 + "]" * 500 + "\n",
     "UTF-16": "data: {}\n".encode("utf-16"),
     "Latin-1": "# für mich\ndata: {}\n".encode("latin-1"),
     "a list": "- a\n",
