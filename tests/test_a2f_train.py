@@ -190,12 +190,13 @@ def patches(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_cgan_follows_requests_on_toy_faces():
-    """Four patches, each shown or not: after 250 steps most are as requested (chance .5), and noises differ."""
+    """Four patches, each shown or not: after 200 steps most are as requested (chance .5), and noises differ."""
     toys = Toys(512)
     assert (patches(toys.image) == (toys.attr > 0.5)).float().mean() > 0.97
-    method = build("cgan", loss={"r1_every": 4}, total_steps=250, batch_size=32, ema_decay=0.98)
-    batches = toys.batches(32)
-    for step in range(250):
+    rates = {"lr": 2e-3, "lr_critic": 2e-3}
+    method = build("cgan", loss={"r1_every": 8}, total_steps=200, batch_size=16, ema_decay=0.98, **rates)
+    batches = toys.batches(16)
+    for step in range(200):
         torch.manual_seed(step)
         method.step(next(batches), step)
     method.eval()
@@ -203,8 +204,7 @@ def test_cgan_follows_requests_on_toy_faces():
     with torch.no_grad():
         x = method.draw(2 * toys.attr[:256] - 1, torch.randn(256, 8))
     obeyed = (patches(x) == (toys.attr[:256] > 0.5)).float().mean().item()
-    print(f"obeyed {obeyed:.2f}")
-    assert obeyed >= 0.8
+    assert obeyed >= 0.8, obeyed  # measured 1.0
     real = real_diversity(toys, [0, 2], lambda b: b["image"])
     hue = lambda v: v.mean((2, 3)).std(0).mean().item()  # noqa: E731
     assert hue(x) > 0.4 * hue(toys.image) and real["within"] > 0
