@@ -1,4 +1,4 @@
-"""Every config of a2f: it loads, its header is honest, its system takes a step on a small stand-in."""
+"""Every config of a2f: it loads, its header is complete, and its system takes a step on random faces."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A user's own drawing: any paper, any pen, the same sketch."""
+"""Drawings of users: paper, pen and format do not change the sketch."""
 
 import numpy as np
 import pytest

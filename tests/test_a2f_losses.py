@@ -1,4 +1,4 @@
-"""a2f's losses and steps: hand values in NumPy, who moves in which direction, what has which gradient."""
+"""The losses and training steps of a2f: values against NumPy, updated networks, gradients."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""a2f's networks: shapes, conditions, parameter counts of the study's nets."""
+"""The networks of a2f: shapes, conditions, parameter counts of the original networks."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What may be asked for: signs, columns, wrong requests, draws from the joint distribution of the attributes."""
+"""Requests: signs, columns, wrong requests, samples of the attributes' joint distribution."""
 
 import numpy as np
 import pytest

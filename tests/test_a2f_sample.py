@@ -1,4 +1,4 @@
-"""a2f from the command line: tiny runs of all systems on drawn faces, the editor's contract, every mode, exports."""
+"""a2f from the command line: short runs of all systems on drawn faces, the editor contract, every mode, exports."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""a2f's runs: resume, two ranks, the chain of runs, alarms, what pictures a run makes."""
+"""Runs of a2f: resume, two ranks, the chain of stages, diversity checks, sample grids."""
 
 import dataclasses
 import shutil

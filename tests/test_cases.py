@@ -1,6 +1,6 @@
-"""Inputs as people have them: each row is one form of a file, a folder or a machine, and what has to come of it.
+"""Unusual files, folders and machines.
 
-`docs/testing.md` lists the kinds. Nothing here may end in a traceback: either the right value, or one message.
+Each must give the right result or one message, not a traceback. `docs/testing.md` lists the groups.
 """
 
 import json
@@ -57,7 +57,7 @@ def total(faces) -> int:
     return sum(faces.meta[f"num_{part}"] for part in ("train", "val", "test"))
 
 
-# A. Nothing of the user's is overwritten, and a name that is a key is unique
+# A. Overwritten inputs, ambiguous names
 
 
 def export_of(root: Path, names: str = "happy") -> Path:
@@ -160,7 +160,7 @@ def test_metrics_are_not_written_over_inputs(tmp_path, name, capsys):
     assert (tmp_path / name).read_text() == "mine" and "--out" in capsys.readouterr().err
 
 
-# B. Nothing is trained or judged on anything but what was asked for
+# B. Wrong data, wrong metrics
 
 
 def celeba(root: Path, **options):
@@ -474,7 +474,7 @@ def test_predictions_of_rare_attributes_are_calibrated():
     assert judge._logits(out).item() == pytest.approx(0.5 - np.log(4), abs=1e-5)
 
 
-# C. No work is lost
+# C. Lost work
 
 
 @pytest.mark.parametrize("persons, images", [(1, 12), (2, 6), (3, 1), (1, 3)])
@@ -621,7 +621,7 @@ def test_a_disk_that_fills_during_a_checkpoint_is_a_user_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# D. Whatever the machine lacks
+# D. Machines
 
 
 def test_a_run_starts_without_git(tmp_path, monkeypatch):
@@ -713,7 +713,7 @@ def test_damaged_test_metrics_are_a_user_error(tmp_path, content):
         read_test_metrics(tmp_path)
 
 
-# E. Whatever a file holds
+# E. Files
 
 
 def tiff_block(*entries: tuple[int, int, int, bytes]) -> bytes:
@@ -958,7 +958,7 @@ def test_unicode_digits_are_not_numbers(tmp_path, name):
         DataConfig(crop=name)
 
 
-# F. Hidden files, ties, and messages
+# F. Hidden files, order, messages
 
 
 LITTER = ["._0.png", ".hidden/0.png", "__MACOSX/0.png", ".ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png"]

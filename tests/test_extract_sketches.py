@@ -1,4 +1,4 @@
-"""scripts/extract_sketches.py: companions of photos, and a data set's faces as sketches."""
+"""scripts/extract_sketches.py: sketches of a folder of photos, and of the faces of a data set."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The faults of scripts/plant_faults.py can be planted: each piece of code occurs once in its file."""
+"""Every fault of scripts/plant_faults.py fits the code: its text occurs once in its file."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Generators of other projects give the picture that their own formulas give, and a file cannot run code."""
+"""Converted generators give the same images as their own formulas, and a file cannot run code."""
 
 import math
 import os

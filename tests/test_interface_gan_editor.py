@@ -1,4 +1,4 @@
-"""interface_gan's editor and modes on a run of four steps: boundaries are fitted to scores that are linear in w."""
+"""The editor and the modes of interface_gan on a run of four steps, with boundaries of scores that are linear in w."""
 
 import json
 from pathlib import Path

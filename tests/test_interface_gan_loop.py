@@ -1,4 +1,4 @@
-"""From codes to edits on a generator with known hyperplanes: scores, boundaries, steps, projection, no training."""
+"""Scores, boundaries, steps and projection on a generator with known hyperplanes, without training."""
 
 import dataclasses
 

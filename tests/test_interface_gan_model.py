@@ -1,4 +1,4 @@
-"""StyleGAN2's networks against plain transcriptions of the paper's formulas."""
+"""The networks of StyleGAN2 against direct implementations of the paper's formulas."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""interface_gan's step: who moves when, what the regularisers measure, averages, resume, ranks."""
+"""The training step of interface_gan: updated networks, regularization, moving averages, resume, ranks."""
 
 import math
 

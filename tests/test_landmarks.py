@@ -1,4 +1,4 @@
-"""Landmarks: orders, files, units, mirrors and what lies beside a pack."""
+"""Landmarks: orders, files, units, mirroring, and the file in a pack's folder."""
 
 import builtins
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Directions and paths on toys whose truth is known."""
+"""Directions and paths on toy codes with known ground truth."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""latents.boundaries and latents.steps: against the published recipe, closed forms, and codes whose truth is known."""
+"""latents.boundaries and latents.steps against published code, closed forms, and codes with known ground truth."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Packs: made once, whole or not at all, true to their source; and which rows of them a run sees."""
+"""Packs: made once, complete or not at all, equal to their source; and the rows that a run uses."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Own photos in and out: framing, what comes back untouched, and a sentence for what cannot be used."""
+"""Own photos: alignment, pasting back, unchanged pixels, and errors for unusable photos."""
 
 import builtins
 

@@ -1,4 +1,4 @@
-"""Each reader gives every pixel and label of its format, and each fault of a file its sentence."""
+"""Each reader gives the right pixels and labels of its format, and an error message for each fault."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Every form of a request, and a sentence for everything else."""
+"""Every form of a request, and error messages for everything else."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Companion sketches: joined by name, cut, mirrored and framed with their faces."""
+"""Sketch files: joined by name, cropped, flipped and augmented with their faces."""
 
 from pathlib import Path
 

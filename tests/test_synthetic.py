@@ -1,4 +1,4 @@
-"""Drawn faces: the same bytes however drawn, true labels, exact landmarks, an oracle that changes one thing."""
+"""Drawn faces: reproducible bytes, correct labels, exact landmarks, edits that change one thing only."""
 
 import hashlib
 import subprocess
