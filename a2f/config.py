@@ -45,9 +45,7 @@ class RoughModel:
 
     width: int = 64  # channels at full resolution
     latent_dim: int = 128  # Z
-    prior: Literal["learned", "normal", "noise"] = (
-        "learned"  # p(z | a); normal: N(0, I); noise: Di & Patel's noise path
-    )
+    prior: Literal["learned", "normal", "noise"] = "learned"  # p(z | a); normal: N(0, I); noise: Di & Patel's
     texture: list[str] = field(default_factory=list)  # attributes of stages 1 and 2, in order; [] = those of TEXTURE
     sketch: Literal["dodge", "ink"] = "dodge"  # how sketches are computed from photos if data.sketch is empty
     sketch_sigma: float = SIGMA  # sigma of the blur, as a share of the image width; 0.005 .. 0.1
@@ -166,9 +164,7 @@ class SketchGANTrain(GANTrain):
     """Stages 2 and 3."""
 
     dream_share: float = 0.5  # share of a batch: stage 1's sketches for other rows' requests, without a true picture
-    noise_path: bool = (
-        False  # face: the paper's A2F-noise: sketches sampled from noise are paired with unrelated photos
-    )
+    noise_path: bool = False  # face: the paper's A2F-noise, which pairs sampled sketches with unrelated photos
 
     def __post_init__(self) -> None:
         super().__post_init__()

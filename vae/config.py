@@ -45,9 +45,7 @@ class LossConfig:
     lambda_pixel: float = 1.0  # >= 0
     lambda_face: float = 4.0  # >= 0; pixel weight at mouth and eyes is 1 + lambda_face; rescaled to mean 1
     face_grow: float = 0.35  # margin of the boxes around the landmarks of mouth and eyes, in eye distances, >= 0
-    face_boxes: list[float] | None = (
-        None  # left, top, right, bottom, ... in fractions of the side; for data without landmarks
-    )
+    face_boxes: list[float] | None = None  # left, top, right, bottom, ... as shares of the side; without landmarks
 
     # The distortion in the features of a fixed network.
     features: Literal["none", "own", "vgg19"] = "none"  # own: trained in the first feature_steps
