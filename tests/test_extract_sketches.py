@@ -35,8 +35,8 @@ def test_sketches_of_a_folder_of_photos(tmp_path, capsys):
 
 def test_invalid_arguments_are_user_errors(tmp_path, capsys):
     for args, text in (
-        (["--in", str(tmp_path / "no")], "no such folder"),
-        (["--in", str(tmp_path)], "holds no photos"),
+        (["--in", str(tmp_path / "no")], "does not exist"),
+        (["--in", str(tmp_path)], "there are no photos"),
         (["--in", str(tmp_path), "--sigma", "3"], "--sigma"),
     ):
         with pytest.raises(SystemExit) as done:
@@ -46,7 +46,7 @@ def test_invalid_arguments_are_user_errors(tmp_path, capsys):
     photo(tmp_path / "two", "a.bmp")
     with pytest.raises(SystemExit):
         main(["--in", str(tmp_path / "two"), "--out", str(tmp_path / "out")])
-    assert "two photos would become" in capsys.readouterr().err
+    assert "two photos have the same output file" in capsys.readouterr().err
 
 
 def test_sketches_of_a_config_have_celeba_layout(tmp_path, capsys):
