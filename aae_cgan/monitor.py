@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from aae_cgan.figures import code_std, diversity, sharpness
+from aae_cgan.figures import code_std, diversity
+from losses.image_metrics import sharpness
 
 CHECKS_OF_PHASE = {  # checks that apply in a phase: those of networks that are trained by then
     "guide": (),
@@ -25,7 +26,7 @@ def health_metrics(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[s
     return {
         "edit_diversity": float(edit_diversity.mean()) / real_diversity,
         "prior_diversity": float(prior_diversity.mean()) / real_diversity,
-        "sharpness": sharpness(edits.flatten(0, 1)) / sharpness(x),
+        "sharpness": float(sharpness(edits.flatten(0, 1)).mean() / sharpness(x).mean()),
         "code_std": float(code_std(z)),
     }
 

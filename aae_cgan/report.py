@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aae_cgan.editor import Editor
-from aae_cgan.figures import code_std, diversity, edit_table, mmd, psnr, sharpness
+from aae_cgan.figures import code_std, diversity, edit_table, mmd
 from aae_cgan.schedule import boundaries
 from data.emotions import class_order
 from data.labels import conditions
@@ -18,6 +18,7 @@ from editing.logs import plot_log
 from editing.record import output_path, write_record
 from editing.subjects import SPLITS
 from engine import Grid, UserError, save_grid
+from losses.image_metrics import psnr, sharpness
 
 NUM_WORST = 8  # worst edits in the grid
 TERMS = {  # panels of the plot, and their log keys
@@ -105,9 +106,9 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
     facts: dict[str, Any] = {
         "faces": len(x),
         "l1": float((x_hat - x).abs().mean()),
-        "psnr": float(psnr(x, x_hat)),
+        "psnr": float(psnr(x, x_hat).mean()),
         "code_std": float(code_std(z)),
-        "sharpness_of_edits": sharpness(edited) / sharpness(x),
+        "sharpness_of_edits": float(sharpness(edited).mean() / sharpness(x).mean()),
         "diversity_of_draws": diversity(draws, group) / diversity(x, y.argmax(1)),
         "diversity_of_rows": diversity(edited, target) / diversity(x, torch.zeros(len(x))),
     }

@@ -192,10 +192,10 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-# --- beside a pack -------------------------------------------------------------------------------------------------
+# --- write into a pack's folder ------------------------------------------------------------------------------------
 
 
-def write_beside(pack: Pack, points: np.ndarray, source: str) -> list[str]:
+def write_landmarks(pack: Pack, points: np.ndarray, source: str) -> list[str]:
     """Write `landmarks.npz` into the folder of a pack. Returns lines with the number of faces without landmarks."""
     found = np.asarray(np.isfinite(points).all((1, 2)))
     with atomic_write(pack.landmarks_file) as file:
@@ -259,7 +259,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from data.config import DataBlock
     from data.crop import crop_box
     from data.pack import open_pack, resolve_crop
-    from engine.config import load_config  # the command line alone reads configs
+    from engine.config import load_config  # only the command line reads configs
 
     overrides = [*arguments.overrides, *([f"data.root={arguments.root}"] if arguments.root else [])]
     if not arguments.config and not any(text.startswith("data.dataset=") for text in overrides):
@@ -286,7 +286,7 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         points, _ = detect(pack.images, find_mediapipe(), progress=True)
         source = BACKEND
-    print("\n".join(write_beside(pack, points, source)))
+    print("\n".join(write_landmarks(pack, points, source)))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0][:120]
         raise UserError(f"{path}: expected an intact state dict of tensors ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: expected a state dict (names and tensors); save model.state_dict() alone")
+        raise UserError(f"{path}: expected a state dict (names and tensors); save model.state_dict() only")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
@@ -38,10 +38,10 @@ def write_run(method: Method, run_dir: Path) -> None:
     """config.yaml, meta.json, environment.json and one checkpoint of step 0, as training would leave them.
 
     Raises:
-        UserError: the folder holds a run.
+        UserError: the run directory exists.
     """
     if (run_dir / "config.yaml").exists():
-        raise UserError(f"{run_dir}: holds a run already; give another --run-dir")
+        raise UserError(f"{run_dir}: this run directory already exists; give another --run-dir")
     family = type(method).__module__.partition(".")[0]
     atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
     atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))

@@ -232,7 +232,7 @@ LAYOUTS = {"rosinality": (read_torch, from_rosinality), "openai": (read_npz, fro
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="A checkpoint of another project becomes the run --run-dir.")
     parser.add_argument("checkpoint", help="a state dict (.pt), or an .npz of openai/glow's variables")
-    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="whose layout it is")
+    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="the layout of the file")
     parser.add_argument("--run-dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--n-bits", type=int, required=True, help="it was trained with; not in the file")
     parser.add_argument("--image-size", type=int, required=True, help="it was trained with, px; not in the file")

@@ -12,9 +12,10 @@ from engine import Grid, UserError, adam, fp32, frozen
 from gcgan.config import GCGANConfig
 from gcgan.geometry import NUM_POINTS, LandmarkBank, align
 from gcgan.model import GeometryDecoder, GeometryEncoder
-from gcgan.stargan import StarGAN, label_sensitivity, psnr
+from gcgan.stargan import StarGAN, label_sensitivity
 from losses.augment import diff_augment
 from losses.contrastive import pair_margin
+from losses.image_metrics import psnr
 from losses.targets import Request, wrong_labels
 
 CHUNK = 4096  # faces coded at once

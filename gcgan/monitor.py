@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from evaluation.pictures import sharpness
+from losses.image_metrics import sharpness
 
 FIRST_SHARE = 0.1  # of the image steps, without checks: outputs start as the photo
 LEAST_SENSITIVITY = 0.01  # change of a picture between two labels, over the pictures' deviation
@@ -14,7 +14,7 @@ def health_metrics(x: Tensor, edits: Tensor, sensitivity: Tensor, mask: Tensor |
     """Metrics of real faces x (N, C, H, H) and their edits (M, C, H, H). mask: of `model.output` mask and warp."""
     metrics = {
         "sensitivity": float(sensitivity),
-        "sharpness": float(sharpness(edits.cpu()).mean() / sharpness(x.cpu()).mean().clamp_min(1e-12)),
+        "sharpness": float(sharpness(edits).mean() / sharpness(x).mean().clamp_min(1e-12)),
     }
     return metrics if mask is None else metrics | {"mask": float(mask.mean())}
 

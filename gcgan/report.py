@@ -15,10 +15,9 @@ from editing.record import output_path, write_record
 from editing.subjects import SPLITS, Subjects
 from engine import Grid, UserError, save_grid
 from evaluation.expression import by_target
-from evaluation.pictures import sharpness
 from gcgan.modes import need_gcgan
 from gcgan.probes import knn_accuracy, same_person_nearest, shape_r2
-from gcgan.stargan import psnr
+from losses.image_metrics import psnr, sharpness
 
 NOISES = (0.0, 0.02, 0.045)  # on landmarks, in eye distances; found landmarks of small pictures are at the last
 NUM_WORST = 8  # edits in the grid of `report`

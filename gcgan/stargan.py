@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.emotions import canonical
-from engine import EMA, Grid, Method, UserError, adam, fp32, frozen
+from engine import EMA, Grid, Method, UserError, adam, fp32, frozen, ramped_decay
 from evaluation.monitor import Monitor
 from gcgan.conditions import LabelBlock, Labels, target_condition
 from gcgan.config import StarGANConfig
@@ -20,6 +20,7 @@ from gcgan.model import Critic, Generator
 from gcgan.monitor import FIRST_SHARE, failed_checks, health_metrics
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.augment import diff_augment
+from losses.image_metrics import psnr
 from losses.pixels import boxes_from_eyes, face_weight
 from losses.targets import Request, draw_request, mix_labels
 
@@ -95,7 +96,7 @@ class StarGAN(Method):
         """One generator update after `moves` others, and the average follows: a short memory at first."""
         loss = sum(terms.values())
         self.minimize(loss, "generator")
-        self.ema_generator.update(self.generator, min(self.cfg.train.ema_decay, (1 + moves) / (10 + moves)))
+        self.ema_generator.update(self.generator, ramped_decay(self.cfg.train.ema_decay, moves))
         return {f"G/{name}": value for name, value in terms.items()} | {"loss": loss}
 
     def update_critic(
@@ -296,11 +297,6 @@ def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
     if attributes:
         return F.binary_cross_entropy_with_logits(logits, c, reduction="sum") / len(c)
     return F.cross_entropy(logits, c)
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) dB between pictures (N, C, H, W) in [-1, 1], at most 60."""
-    return (10 * torch.log10(4 / (a - b).square().flatten(1).mean(1).clamp_min(4e-6))).clamp_max(60)
 
 
 def label_sensitivity(generator: Any, x: Tensor, c: Tensor, c_other: Tensor) -> Tensor:

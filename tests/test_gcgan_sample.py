@@ -362,4 +362,4 @@ def test_a_report_has_the_run_s_figures(run_dir, tmp_path):
     say("report", *at, "--n", 14, "--out", tmp_path / "report.json")
     record = json.loads((tmp_path / "report.json").read_text())
     assert record["faces"] == 14 and set(record["l1_of_edits"]) == set(synthetic.CLASSES[:7])
-    assert 0 < record["psnr_cycle"] <= 60 and record["sharpness_of_edits"] > 0
+    assert record["psnr_cycle"] > 0 and record["sharpness_of_edits"] > 0
