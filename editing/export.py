@@ -56,13 +56,16 @@ def export_edits(
     strengths: Sequence[float] = (1.0,),
     detail: str = "decode",
     drawn: DrawnFaces | None = None,
+    max_truths: int = 0,
 ) -> list[Row]:
     """Export edits of faces to each request, their sources and reconstructions, and the ground truth if it is known.
 
     Args:
         detail: see `editing.paint.paint`.
         drawn: reader of the drawn faces; `faces.batch["index"]` are its indices; None for other faces.
+        max_truths: reconstruct at most this many ground truths, of the first faces for each request; 0 = all.
     """
+    reconstructed = range(min(len(faces), max(1, max_truths // len(requests))) if max_truths else len(faces))
     before, table, meta = editor.reconstruct(faces), editor.labels(faces), editor.meta
     with atomic_dir(out) as folder:
         common = save_sources(editor, folder, faces)
@@ -71,9 +74,10 @@ def export_edits(
             truth = None if drawn is None else ground_truth(drawn, meta, faces.batch["index"].numpy(), request, table)
             truths = [""] * len(faces) if truth is None else save_all(truth, folder, f"truth{number}", len(faces))
             if truth is not None:
-                recon = editor.reconstruct(_with_images(editor, faces, truth, request, table))
-                names = save_all(recon, folder, f"truth_base{number}", len(faces))
-                rows += rows_of(names, "reconstruction", common, source=truths, source_label=[""] * len(faces))
+                recon = editor.reconstruct(_with_images(editor, faces, truth, request, table).select(reconstructed))
+                names = save_all(recon, folder, f"truth_base{number}", len(reconstructed))
+                n = len(reconstructed)
+                rows += rows_of(names, "reconstruction", common[:n], source=truths[:n], source_label=[""] * n)
             texts = target_texts(request, table, meta)
             for strength, after in zip(strengths, editor.edit(faces, request, strengths), strict=True):
                 edited = paint(faces.images, before, after, detail)
