@@ -75,6 +75,7 @@ class Benchmark:
     metrics: dict[str, str] = field(default_factory=lambda: EDITS)
 
 
+REFERENCES = ("real", "shuffled")  # values that `evaluation` gives beside those of samples
 BOTH = ("synthetic32", "synthetic32_identity")
 BENCHMARKS = {
     "drawn32": Benchmark("configs/evaluation/synthetic32.yaml", 300, BOTH),
@@ -166,17 +167,20 @@ def measure_samples(
         for kind in attribute_samples.BASELINES:
             attribute_samples.export_baseline(kind, requests, names, faces, 0, folder / kind)
             found.append({"run": kind} | measure(benchmark, real, folder / kind))
-        return protocol, [{"run": key, "judges": found[0]["judges"]} | found[0][key] for key in REFERENCES] + found
+        beside = [{"run": key, "judges": found[0]["judges"]} | found[0][key] for key in REFERENCES]
+        return protocol, beside + [without_references(run) for run in found]
     for run in args.runs:
         for row, entry in ENTRIES[args.method].items():
             out = attribute_samples.export_system(run, entry, benchmark.n, 0, folder / f"{row}_{run.name}")
             method = open_editor(run).method
             origin = {"row": row, "step": method.origin.step, "sha256": method.origin.sha256}
-            found.append(run_facts(run) | origin | measure(benchmark, real, out))
+            found.append(without_references(run_facts(run) | origin | measure(benchmark, real, out)))
     return protocol, found
 
 
-REFERENCES = ("real", "shuffled")  # values that `evaluation` gives beside those of samples
+def without_references(run: dict) -> dict:
+    """The results of a run without those of the real faces and shuffled requests, which are rows of the baselines."""
+    return {key: value for key, value in run.items() if key not in REFERENCES}
 
 
 def measure(benchmark: Benchmark, real: Path, folder: Path) -> dict:

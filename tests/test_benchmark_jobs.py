@@ -18,7 +18,7 @@ from benchmarks.systems import CLASSIFIERS, SYSTEMS
 from benchmarks.tables import METHODS
 from engine.checkpoint import name_of
 from engine.files import sha256
-from scripts import benchmark
+from scripts import benchmark, benchmark_all
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -199,3 +199,30 @@ def test_a_failed_training_is_the_reason_of_its_row() -> None:
     by_name["train flow/synthetic32"].state, by_name["train flow/synthetic32"].reason = "failed", "exit code 2"
     by_name["drawn32 flow"].state = "left out"
     assert failures(plan, jobs) == {"drawn32": {"flow": "train flow/synthetic32: exit code 2"}}
+
+
+def test_a_failed_system_is_written_down_until_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    calls: list[list[str]] = []
+    run = lambda words, **_: calls.append(words[1:]) or subprocess.CompletedProcess(words, 0)  # noqa: E731
+    monkeypatch.setattr(benchmark_all, "ROOT", tmp_path)
+    monkeypatch.setattr(benchmark_all.subprocess, "run", run)
+    path = tmp_path / "runs" / "benchmark_quick" / "results" / "drawn32" / "failed.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"vae": "an earlier failure of another system"}')
+    for code in (3, 0):
+        job = Job("drawn32 flow", python(f"raise SystemExit({code})"))
+        monkeypatch.setattr(benchmark_all, "plan_jobs", lambda plan, root, job=job: [job])
+        if code:
+            with pytest.raises(SystemExit) as done:
+                benchmark_all.main(["--quick", "--only", "flow"])
+            assert done.value.code == 1 and "exit code 3" in json.loads(path.read_text())["flow"]
+        else:
+            benchmark_all.main(["--quick", "--only", "flow"])
+        assert list(json.loads(path.read_text())) == (["vae", "flow"] if code else ["vae"])
+        assert "quick figures" in capsys.readouterr().out
+    assert all(words[:2] == ["scripts/results.py", "--results"] for words in calls), "the documents stay as they are"
+    with pytest.raises(SystemExit) as done:
+        benchmark_all.main(["--only", "flwo"])
+    assert done.value.code == 2 and "expected one of vae" in capsys.readouterr().err
