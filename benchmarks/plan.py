@@ -2,14 +2,16 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
 from benchmarks.jobs import Job
-from benchmarks.systems import CLASSIFIERS, GUIDE, JUDGES, SYSTEMS, System, Training
+from benchmarks.systems import CLASSIFIERS, ENTRIES, GUIDE, JUDGES, SYSTEMS, System, Training
+from benchmarks.tables import METHODS
 from engine.checkpoint import name_of
 from engine.errors import UserError
 from engine.files import sha256
@@ -159,14 +161,38 @@ def measurement_job(plan: Plan, root: Path, system: System, benchmark: str, need
     more = {
         "outputs": (path,),
         "inputs": tuple(file for run in runs for file in (root / run).glob("boundaries_*.pt")),
-        "check": lambda: is_measured(path, root, runs, plan.judges()),
+        "check": lambda: is_measured(path, root, runs, plan.judges(), page_exports(plan, system, benchmark)),
     }
     return job(plan, f"{benchmark} {system.name}", words, system.measure_minutes * len(runs), needs=needs, **more)
 
 
-def is_measured(path: Path, root: Path, runs: Sequence[Path], judges: Sequence[str]) -> bool:
-    """Whether a results file is of the present weights of these runs and judges."""
+def page_exports(plan: Plan, system: System, benchmark: str = "") -> dict[str, Path]:
+    """{title: folder} of the exports that the page shows: edits of drawn32 and samples, of the first seed."""
+    run, exports = system.run_dir(plan.runs, plan.seeds[0]).name, plan.folder / "exports"
+    found = {}
+    if "drawn32" in system.benchmarks and benchmark in ("", "drawn32"):
+        found[system.title] = exports / "drawn32" / system.name / run
+    for row in ENTRIES.get(system.name, ()):
+        found[METHODS[row]] = exports / "drawn32_attributes" / system.name / f"{row}_{run}"
+    return found
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds exported images."""
+    return (folder / "manifest.csv").is_file()
+
+
+def is_measured(
+    path: Path,
+    root: Path,
+    runs: Sequence[Path],
+    judges: Sequence[str],
+    exports: Mapping[str, Path] = MappingProxyType({}),
+) -> bool:
+    """Whether a results file is of the present weights of these runs and judges, and its exports are still there."""
     record = json.loads(path.read_text(encoding="utf-8"))
+    if any(run["metrics"] for run in record["runs"]) and not all(is_export(root / out) for out in exports.values()):
+        return False
     measured = {run["run"]: run.get("sha256") for run in record["runs"] if runs}
     graded = {judge["run"]: judge["sha256"] for judge in record["protocol"]["judges"]}
     if {str(run): weights_hash(root / run) for run in runs} != measured or not graded.keys() <= set(judges):

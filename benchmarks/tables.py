@@ -70,7 +70,7 @@ def read_results(folder: Path) -> pd.DataFrame:
         for run in record["runs"]:
             name = run["run"] if record["method"] == "baselines" else run.get("row", record["method"])
             cannot = ", ".join(run.get("cannot", {}))
-            remark = f"without {cannot}" if cannot else ""
+            remark = (f"without {cannot}" if run["metrics"] else "can do none of the targets") if cannot else ""
             rows.append({"row": name, "remark": remark, "cpu_minutes": run.get("cpu_minutes")} | run["metrics"])
     if not rows:
         raise UserError(f"{folder}: has no results; run `python scripts/benchmark.py {folder.name} METHOD RUN`")

@@ -55,10 +55,8 @@ def export_benchmark(
         max_truths: ground truths that are reconstructed if encoding is slow.
 
     Returns:
-        {target: reason} of the targets that the run cannot do. They are left out of the export.
-
-    Raises:
-        UserError: the run can do none of the targets.
+        {target: reason} of the targets that the run cannot do. They are left out of the export; if it can do none,
+        nothing is written.
     """
     subjects = editor.from_batch(faces.batch, faces.meta, faces.names)
     possible, cannot, trial = [], {}, subjects.select([0])
@@ -69,10 +67,9 @@ def export_benchmark(
             possible.append(request)
         except UserError as error:
             cannot[text] = str(error)
-    if not possible:
-        raise UserError(f"{editor.run_dir}: can do none of {', '.join(targets)}: {next(iter(cannot.values()))}")
-    limit = max_truths if editor.slow_encode else 0
-    export_edits(editor, out, subjects, possible, (1.0,), "decode", faces.drawn, limit)
+    if possible:
+        limit = max_truths if editor.slow_encode else 0
+        export_edits(editor, out, subjects, possible, (1.0,), "decode", faces.drawn, limit)
     return cannot
 
 

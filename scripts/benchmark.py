@@ -33,6 +33,7 @@ from editing.benchmark import benchmark_faces, class_targets, export_benchmark, 
 from engine.config import to_yaml
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text
+from evaluation import classifier
 from evaluation.baselines import KINDS, export_baseline, labelled
 from evaluation.metric import Metric
 from evaluation.real import data_config
@@ -145,7 +146,9 @@ def measure_edits(benchmark: Benchmark, args: argparse.Namespace, real: Path, fo
             editor, out = open_editor(run), folder / run.name
             cannot = export_benchmark(editor, out, faces, targets, *([QUICK_TRUTHS] if args.quick else []))
             origin = {"step": editor.method.origin.step, "sha256": editor.method.origin.sha256, "cannot": cannot}
-            found.append(run_facts(run) | origin | measure(benchmark, real, out))
+            able = len(cannot) < len(targets)
+            metrics = measure(benchmark, real, out) if able else {"metrics": {}, "judges": judges_of(benchmark)}
+            found.append(run_facts(run) | origin | metrics)
         return protocol, found
     sources, labels, found = export_sources(faces, targets, folder / "sources"), labelled(str(real)), []
     for kind in KINDS:
@@ -153,6 +156,12 @@ def measure_edits(benchmark: Benchmark, args: argparse.Namespace, real: Path, fo
             export_baseline([sources], kind, labels, folder / kind)
             found.append({"run": kind} | measure(benchmark, real, folder / kind))
     return protocol, found
+
+
+def judges_of(benchmark: Benchmark) -> list[dict]:
+    """The judges of a run that has nothing to measure."""
+    origins = [classifier.load(run, role="judge").origin for run in benchmark.judges]
+    return [{"name": Path(origin.run).name, "run": origin.run, "sha256": origin.sha256} for origin in origins]
 
 
 def measure_samples(

@@ -20,11 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.jobs import Job, run_jobs
-from benchmarks.plan import Plan, chosen, failures, plan_jobs
+from benchmarks.plan import Plan, chosen, failures, is_export, page_exports, plan_jobs
 from benchmarks.progress import Progress, summary
 from benchmarks.record import QUICK_NOTE, ROOT
-from benchmarks.systems import ENTRIES
-from benchmarks.tables import METHODS
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text, lock
 
@@ -85,7 +83,8 @@ def finish(plan: Plan, jobs: Sequence[Job]) -> bool:
         write_failures(ROOT / plan.results / benchmark / "failed.json", failed.get(benchmark, {}), plan)
     commands = [["scripts/results.py", "--results", str(plan.results), "--out", str(plan.folder / "tables.md")]]
     commands += [] if plan.quick else [["scripts/results.py"]]  # README.md and docs/results.md
-    exports = page_exports(plan)
+    found = [page_exports(plan, system) for system in plan.systems]
+    exports = [f"{title}={path}" for paths in found for title, path in paths.items() if is_export(ROOT / path)]
     if exports:
         page = ["scripts/compare.py", *exports, "--judge", *plan.judges(), "--out", str(plan.folder / "page")]
         commands.append([*page, "--results", str(plan.results)])
@@ -110,20 +109,6 @@ def write_failures(path: Path, failed: dict[str, str], plan: Plan) -> None:
         atomic_text(path, json.dumps(kept | failed, indent=1) + "\n")
     else:
         path.unlink(missing_ok=True)
-
-
-def page_exports(plan: Plan) -> list[str]:
-    """TITLE=FOLDER of the exports that the page shows: edits of drawn32 and samples, of the first seed."""
-    found = []
-    for system in plan.systems:
-        run = system.run_dir(plan.runs, plan.seeds[0]).name
-        if "drawn32" in system.benchmarks:
-            folders = {system.title: plan.folder / "exports" / "drawn32" / system.name / run}
-        else:
-            exports = plan.folder / "exports" / "drawn32_attributes" / system.name
-            folders = {METHODS[row]: exports / f"{row}_{run}" for row in ENTRIES.get(system.name, ())}
-        found += [f"{title}={path}" for title, path in folders.items() if (ROOT / path / "manifest.csv").is_file()]
-    return found
 
 
 if __name__ == "__main__":

@@ -94,8 +94,12 @@ def export_run(name: str, run: Path, args: argparse.Namespace) -> list[Path]:
     if not all((folder / "manifest.csv").is_file() for folder in made):
         print(f"exporting {run} into {out}", flush=True)
         editor = open_editor(run, device=args.device)
-        for target, reason in export_benchmark(editor, made[0], shared_faces(args), targets_of(editor, args)).items():
+        targets = targets_of(editor, args)
+        cannot = export_benchmark(editor, made[0], shared_faces(args), targets)
+        for target, reason in cannot.items():
             print(f"note: {name} cannot do {target}: {reason}")
+        if len(cannot) == len(targets):
+            raise UserError(f"{run}: can do none of {', '.join(targets)}; leave it out, or give other --targets")
         if args.samples:
             export_samples(editor, made[1], range(args.samples))
     return made

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.jobs import Job, chain_minutes, left_minutes, run_jobs
-from benchmarks.plan import Plan, failures, is_measured, last_checkpoint, plan_jobs, share_done
+from benchmarks.plan import Plan, failures, is_measured, last_checkpoint, page_exports, plan_jobs, share_done
 from benchmarks.progress import remaining_minutes, status_line, summary
-from benchmarks.systems import CLASSIFIERS, SYSTEMS
+from benchmarks.systems import CLASSIFIERS, SYSTEMS, System
 from benchmarks.tables import METHODS
 from engine.checkpoint import name_of
 from engine.files import sha256
@@ -132,6 +132,10 @@ def test_the_display_names_what_runs_and_how_long_it_takes() -> None:
     assert status_line(jobs, 2) == "1 of 4 done, 1 failed | running: b 50 % | 1 left | about 18 min"
 
 
+def measured(jobs: dict[str, Job], system: System) -> list[list[str]]:
+    return [list(jobs[f"{name} {system.name}"].command) for name in system.benchmarks]
+
+
 def test_every_system_is_trained_and_measured() -> None:
     jobs = {job.name: job for job in plan_jobs(Plan(seeds=(0, 1)), ROOT)}
     assert {name for system in SYSTEMS for name in system.benchmarks} <= set(benchmark.BENCHMARKS)
@@ -145,6 +149,10 @@ def test_every_system_is_trained_and_measured() -> None:
     assert jobs["train a2f/synthetic32_face_seed1"].command[-1] == "upstream.run=runs/a2f/synthetic32_sharp_seed1"
     assert jobs["train a2f/synthetic32_face"].needs == ("train a2f/synthetic32_sharp",)
     assert "boundaries of interface_gan/synthetic32" in jobs["drawn32 interface_gan"].needs
+    for system in SYSTEMS:
+        assert page_exports(Plan(), system) == page_exports(Plan(), system, system.benchmarks[0])
+        for path in page_exports(Plan(), system).values():
+            assert any(path.is_relative_to(Path(words[words.index("--keep") + 1])) for words in measured(jobs, system))
 
 
 def test_quick_commands_write_elsewhere_and_are_valid() -> None:
@@ -182,12 +190,17 @@ def test_results_of_other_weights_are_measured_again(tmp_path: Path) -> None:
         (tmp_path / name / "checkpoints" / name_of(5)).write_text(name)
         hashes[name] = sha256(tmp_path / name / "checkpoints" / name_of(5))
     judges = [{"run": "judge", "sha256": hashes["judge"]}]
-    record = {"protocol": {"judges": judges}, "runs": [{"run": "run", "sha256": hashes["run"]}]}
+    record = {"protocol": {"judges": judges}, "runs": [{"run": "run", "sha256": hashes["run"], "metrics": {"a": 1}}]}
     path = tmp_path / "vae.json"
     path.write_text(json.dumps(record))
     assert is_measured(path, tmp_path, [Path("run")], ["judge"])
     assert not is_measured(path, tmp_path, [Path("run"), Path("other")], ["judge"]), "another seed"
     assert not is_measured(path, tmp_path, [Path("run")], ["quick/judge"]), "another judge"
+    exports = {"VAE": Path("exports")}
+    assert not is_measured(path, tmp_path, [Path("run")], ["judge"], exports), "the page needs the images"
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "manifest.csv").touch()
+    assert is_measured(path, tmp_path, [Path("run")], ["judge"], exports)
     (tmp_path / "run" / "checkpoints" / name_of(9)).write_text("trained on")
     assert not is_measured(path, tmp_path, [Path("run")], ["judge"])
 

@@ -60,10 +60,12 @@ def test_a_failed_method_and_missing_targets_stand_in_the_row(tmp_path: Path) ->
     old = [{"run": "a", "metrics": {"leakage": 0.1}}]
     write(folder, "flow", old)
     write(folder, "vae", [{"run": "b", "cannot": {"fear": "no boundary"}, "metrics": {"leakage": 0.2}}])
+    write(folder, "gcgan", [{"run": "d", "cannot": {"fear": "no name"}, "metrics": {}}])
     write(folder, "a2f", [{"run": "c", "row": "a2f_noise", "metrics": {"leakage": 0.3}}])
     (folder / "failed.json").write_text(json.dumps({"flow": "train flow/synthetic32: exit code 2"}))
     text = tables.table(folder)
     assert "| Glow (failed: train flow/synthetic32: exit code 2) | - |" in text and "0.100" not in text
+    assert "| GC-GAN (can do none of the targets) | - |" in text
     assert "| VAE (without fear) | 0.200 |" in text and "| A2F-noise | 0.300 |" in text
 
 
@@ -102,8 +104,8 @@ def test_targets_that_a_run_cannot_do_are_left_out_and_named(tmp_path: Path) -> 
     reconstructed = [row.source for row in rows if row.kind == "reconstruction"]
     truths = [row.truth for row in rows if row.kind == "edit"]
     assert len(reconstructed) == 6 + 4 and len(set(reconstructed) & set(truths)) == 4, "two faces for each target"
-    with pytest.raises(UserError, match="can do none of fear, sad"):
-        export_benchmark(editor, tmp_path / "none", faces, ["fear", "sad"])
+    assert list(export_benchmark(editor, tmp_path / "none", faces, ["fear", "sad"])) == ["fear", "sad"]
+    assert not (tmp_path / "none").exists()
 
 
 def test_sources_of_a_flip_have_their_ground_truth(tmp_path: Path) -> None:
@@ -160,6 +162,19 @@ def toy_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleName
     launch = {"command": ["toy.py"], "seed": 3, "cpu_seconds": 90.0}
     (run / "environment.json").write_text(json.dumps([launch]))
     return SimpleNamespace(run=str(run), out=tmp_path / "results")
+
+
+@pytest.mark.slow
+def test_benchmark_of_a_run_that_can_do_nothing(
+    toy_benchmark: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "open_editor", lambda run: Slow(run))
+    monkeypatch.setattr(benchmark, "class_targets", lambda faces: ["fear", "sad"])
+    benchmark.main(["drawn32", "interface_gan", toy_benchmark.run, "--out", str(toy_benchmark.out)])
+    record = json.loads((toy_benchmark.out / "drawn32" / "interface_gan.json").read_text())
+    assert record["runs"][0]["metrics"] == {} and list(record["runs"][0]["cannot"]) == ["fear", "sad"]
+    assert record["protocol"]["judges"][0]["sha256"]
+    assert "InterFaceGAN (can do none of the targets)" in tables.table(toy_benchmark.out / "drawn32")
 
 
 @pytest.mark.slow
