@@ -120,7 +120,8 @@ def measurement(method: str, runs: list[str], judges: Path, out: Path, needs: tu
     """The measurement of one method or of the baselines."""
     words = ["scripts/benchmark.py", "demo", method, *runs, "--judges", str(judges), "--out", str(out / "results")]
     outputs = (ROOT / out / "results" / "demo" / f"{method}.json",)
-    return Job(f"measure {method}", [sys.executable, *words], needs=needs, outputs=outputs, minutes=0.3)
+    inputs = tuple((ROOT / run).with_suffix(".safetensors") for run in runs)  # a new release is measured again
+    return Job(f"measure {method}", [sys.executable, *words], needs, outputs, inputs, minutes=0.3)
 
 
 def train_and_measure(jobs: list[Job], out: Path) -> None:
