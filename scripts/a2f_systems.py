@@ -1,12 +1,12 @@
-"""The systems of a2f side by side: the same requests, the same judge, real faces and two baselines beside them.
+"""Compare the systems of a2f: the same requests and the same judge, with real faces and two baselines.
 
 python scripts/a2f_systems.py --cgan RUN --face RUN [--also NAME=RUN ...] --judge RUN [--n 2000] [--seed 0] --out DIR
 
-Requests are the attribute rows of test faces, spread over the test set; none is picked. It writes an export a system,
-`systems.json`, the table `systems.md`, and the sheet `systems.png` (8 requests, 6 noises each).
+Requests are the attributes of test faces, evenly spread over the test set. The script writes an export per system,
+`systems.json`, the table `systems.md`, and the grid `systems.png`.
 
-retrieval: a training face that shows the request. mean-request: the mean of the training faces that show it, the
-best possible collapse: it wins on accuracy and loses on distribution, so no bar on accuracy stands alone.
+Baselines: retrieval is a training face with the requested attributes. mean-request is the mean of all such training
+faces (mode collapse): it has a high accuracy and a bad face-FID, so accuracy alone does not rank systems.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from evaluation.folder import read_folders
 from evaluation.run import evaluate
 
 COLUMNS = {  # key of a metric: heading
-    "attribute accuracy": "accuracy", "exact match": "exact match", "attribute L2": "attribute L2",
+    "attribute accuracy": "attribute accuracy", "exact match": "exact match", "attribute L2": "attribute L2",
     "sample intra-class SSIM": "intra-class SSIM", "sample intra-class distance": "intra-class distance / real",
     "sample face-FID": "face-FID", "sample face-precision": "precision", "sample face-recall": "recall",
     "sample nearest training face": "nearest training face", "sample inception score": "inception score",
@@ -33,7 +33,7 @@ COLUMNS = {  # key of a metric: heading
 
 
 def sheet(folders: dict[str, Path], real: Tensor, out: Path) -> None:
-    """One block a system: the first faces of its export, in the same order everywhere, beneath the real faces."""
+    """A grid: real faces in the first row, then one row per system with the same requests."""
     rows, names = [real], ["real face with these attributes"]
     for name, folder in folders.items():
         export = read_folders([folder])
@@ -44,7 +44,7 @@ def sheet(folders: dict[str, Path], real: Tensor, out: Path) -> None:
 
 
 def row_of(name: str, metrics: list, reference: str = "") -> list[str]:
-    """A row of the table: the values, or their references of this name."""
+    """A row of the table: the metrics, or their references with this name."""
     found = {metric.key: metric for metric in metrics}
     cells = [name]
     for key in COLUMNS:
@@ -55,7 +55,7 @@ def row_of(name: str, metrics: list, reference: str = "") -> list[str]:
 
 
 def table(results: dict[str, dict], n: int, judge: str) -> str:
-    """Markdown, the real values first."""
+    """The table in Markdown, with real faces first."""
     first = next(iter(results.values()))["metrics"]
     lines = [row_of("real test faces", first, "real"), row_of("shuffled requests", first, "shuffled")]
     lines += [row_of(name, result["metrics"]) for name, result in results.items()]
@@ -79,24 +79,26 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cgan", type=Path, help="a run of system cgan")
     parser.add_argument("--face", type=Path, help="a run of system face: A2F-noise and A2F-sketch")
-    parser.add_argument("--also", nargs="*", default=[], help="NAME=RUN: other runs of cgan or face, entered by noise")
+    parser.add_argument(
+        "--also", nargs="*", default=[], help="NAME=RUN: other runs of cgan or face, with noise as input"
+    )
     parser.add_argument("--judge", type=Path, required=True, help="a run of evaluation.train_classifier")
-    parser.add_argument("--n", type=int, default=2000, help="requests")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--n", type=int, default=2000, help="number of requests")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     args = parser.parse_args(argv)
     with exit_on_user_error():
         run_all(args)
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Export, judge, write."""
+    """Export and measure all systems, and write the results."""
     plan = {"CGAN": (args.cgan, "noise")} if args.cgan else {}
     if args.face:
         plan |= {"A2F-noise": (args.face, "noise"), "A2F-sketch": (args.face, "sketch")}
     plan |= {name: (Path(run), "noise") for name, _, run in (text.partition("=") for text in args.also)}
     if not plan:
-        raise UserError("give at least one run, as --cgan RUN or --face RUN")
+        raise UserError("expected at least one run; give --cgan RUN or --face RUN")
     folders = {
         name: export_system(run, entry, args.n, args.seed, args.out / name) for name, (run, entry) in plan.items()
     }

@@ -128,7 +128,7 @@ def test_the_command_line_writes_metrics_and_predictions(runs, tmp_path, capsys)
 def test_invalid_heads_raise_user_errors():
     from evaluation.config import ClassifierConfig, ModelConfig
 
-    with pytest.raises(UserError, match="identity alone"):
+    with pytest.raises(UserError, match="identity only"):
         ModelConfig(heads=["identity", "expression"])
     meta = {
         "dataset": "fer2013",
