@@ -63,8 +63,8 @@ def quick_note(results: Path) -> str:
 
 
 def read_results(folder: Path) -> pd.DataFrame:
-    """One row per run: its metrics, `row` (the method, a row that the run names, or the baseline), and `remark`: what it
-    cannot do, or why it failed."""
+    """One row per run: its metrics, `row` (the method, a row that the run names, or the baseline), and `remark`: what
+    it cannot do, or why it failed."""
     failed = read_failures(folder)
     rows = [{"row": name, "remark": f"failed: {reason}"} for name, reason in failed.items()]
     for path in sorted(folder.glob("*.json")):
