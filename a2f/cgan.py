@@ -1,4 +1,4 @@
-"""CGAN: noise and attributes straight to a face (Mirza & Osindero 1411.1784)."""
+"""CGAN: noise and attributes -> face ("Conditional Generative Adversarial Nets", https://arxiv.org/abs/1411.1784)."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,13 @@ from a2f.config import CGANConfig
 from a2f.gan import GANMethod
 from a2f.model import Critic, Generator
 from a2f.model_study import StudyCritic, StudyGenerator
-from a2f.monitor import two_of_each
+from a2f.monitor import within_request
 from a2f.requests import signed
 from engine import EMA, Grid, adam
 
 
 class CGAN(GANMethod):
-    """Generator and critic; `ema_generator` has the weights that pictures come from."""
+    """Generator and critic. `ema_generator` has the averaged weights, which make all images."""
 
     compilable = ("generator",)  # not the critic: R1 differentiates it twice
 
@@ -33,23 +33,23 @@ class CGAN(GANMethod):
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         x, a = batch["image"], signed(batch["attr"])  # (N, C, H, H) in [-1, 1], (N, A) in {-1, 0, +1}
-        moves = self.begin(step)
+        generator_step = self.start_step(step)
 
-        # 1. Requests: another row's each, so that fakes follow the joint distribution of the attributes.
+        # 1. Each fake gets the request of another row, so fakes have the joint distribution of the attributes.
         p = torch.randperm(len(a), device=a.device)
         a_fake = a[p]
 
-        # 2. Critic: real pairs against made faces, and real faces under a wrong request. The generator has not moved
-        #    when its own turn comes, so one forward serves both.
-        with torch.set_grad_enabled(moves):
+        # 2. Critic: real pairs against fakes and against real faces with a wrong request. The generator does not
+        #    change before its own update, so both updates use the same fakes.
+        with torch.set_grad_enabled(generator_step):
             x_fake = self.generator(self.noise(len(x)), a_fake)  # (N, C, H, H)
         logs = self.update_critic(x, a, x_fake.detach(), a_fake, x[p], step)
 
         # 3. Generator, in every n_critic-th step.
-        if moves:
-            loss = self.adversarial(x_fake, a_fake)
+        if generator_step:
+            loss = self.adversarial_loss(x_fake, a_fake)
             self.minimize(loss, "generator")
-            self.follow(step)
+            self.update_ema(step)
             logs["G/loss"] = loss
         return logs
 
@@ -61,13 +61,14 @@ class CGAN(GANMethod):
         return self.ema_generator(noise, a)
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """SSIM and distance of two faces of one request (mean over rows), and how much higher the critic scores a real
-        face under its own request than under another row's."""
+        """SSIM and distance of two images per request; label gap: scores of real faces with own minus wrong requests.
+
+        All are means over the batch.
+        """
         a = signed(batch["attr"])
         one, two = (self.draw(a, self.noise(len(a))) for _ in range(2))
-        ssim, apart = two_of_each(one, two)
         gap = self.critic(batch["image"], a) - self.critic(batch["image"], a.roll(1, 0))
-        return {"ssim_within": ssim, "distance_within": apart, "gap_label": gap.mean()}
+        return {**within_request(one, two), "gap_label": gap.mean()}
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         return self.grid_of_requests(batch["image"])

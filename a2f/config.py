@@ -8,11 +8,10 @@ from typing import Literal
 
 from data import DataConfig
 from data.sketch import SIGMA
-from engine import TrainConfig
-from engine.config import require
+from engine.config import AdamTrainConfig, require
 from engine.errors import UserError
 
-# What a sketch shows, of CelebA's names; stages 1 and 2 see no other attribute. Colours and small marks are missing.
+# The attributes of CelebA that a sketch can show. Stages 1 and 2 use no others (no colours and no small marks).
 TEXTURE = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
     "Bushy_Eyebrows", "Chubby", "Eyeglasses", "Male", "Mouth_Slightly_Open", "Narrow_Eyes", "No_Beard", "Oval_Face",
@@ -33,7 +32,7 @@ class CGANModel:
     """Generator and critic of a conditional GAN."""
 
     nets: Literal["plain", "study"] = "plain"  # plain: ours; study: the networks of CGAN-64 and CGAN-128 (README)
-    width: int = 64  # channels at full size, 8 .. 128, a multiple of 8; coarser stages have up to four times as many
+    width: int = 64  # channels at full resolution, 8 .. 128, a multiple of 8; coarser stages have up to 4 x width
     latent_dim: int = 128  # Z, 4 .. 1024
 
     def __post_init__(self) -> None:
@@ -44,14 +43,12 @@ class CGANModel:
 class RoughModel:
     """The conditional VAE of stage 1: attributes -> rough sketch."""
 
-    width: int = 64  # channels at full size
+    width: int = 64  # channels at full resolution
     latent_dim: int = 128  # Z
-    prior: Literal["learned", "normal", "noise"] = (
-        "learned"  # p(z | a); normal: N(0, I); noise: Di & Patel's noise path
-    )
-    texture: list[str] = field(default_factory=list)  # attributes of stages 1 and 2, in order; [] = TEXTURE's in data
-    sketch: Literal["dodge", "ink"] = "dodge"  # how a photo becomes a sketch where data.sketch names no folder
-    sketch_sigma: float = SIGMA  # of the blur, as a share of the width; 0.005 .. 0.1
+    prior: Literal["learned", "normal", "noise"] = "learned"  # p(z | a); normal: N(0, I); noise: Di & Patel's
+    texture: list[str] = field(default_factory=list)  # attributes of stages 1 and 2, in order; [] = those of TEXTURE
+    sketch: Literal["dodge", "ink"] = "dodge"  # how sketches are computed from photos if data.sketch is empty
+    sketch_sigma: float = SIGMA  # sigma of the blur, as a share of the image width; 0.005 .. 0.1
 
     def __post_init__(self) -> None:
         _check_width(self.width, self.latent_dim)
@@ -63,8 +60,8 @@ class RoughModel:
 class SketchGANModel:
     """The U-Net and the critic of stages 2 and 3."""
 
-    width: int = 64  # channels at full size
-    colour_dim: int = 0  # face: numbers that hold what a sketch does not say (hues, light); 0 = none; 0 .. 64
+    width: int = 64  # channels at full resolution
+    colour_dim: int = 0  # face: size of the colour code, for what a sketch does not show (hues, light); 0 .. 64
 
     def __post_init__(self) -> None:
         _check_width(self.width, 4)
@@ -83,16 +80,14 @@ class FaceModel(SketchGANModel):
 
 @dataclass
 class GANLoss:
-    """The game of generator and critic."""
+    """Adversarial losses of generator and critic."""
 
-    gan: Literal["logistic", "wgan"] = (
-        "logistic"  # logistic with R1 (1801.04406), or wgan with its penalty (1704.00028)
-    )
-    gamma_r1: float = 0.1  # of half the squared gradient at real faces, logistic; 0 = off
-    r1_every: int = 1  # steps between two penalties, each then counts so many times (1912.04958)
-    lambda_gp: float = 0.0  # of (|gradient| - 1)^2, wgan; 10 there
-    lambda_mismatch: float = 1.0  # real faces under a wrong request count as fakes (1605.05396); 0 = off
-    wrong: Literal["row", "bit"] = "row"  # the wrong request: another row's, or the own one with one bit turned
+    gan: Literal["logistic", "wgan"] = "logistic"  # logistic with R1, or wgan with the gradient penalty (WGAN-GP)
+    gamma_r1: float = 0.1  # weight of half the squared gradient at real faces, `gan: logistic`; 0 = off
+    r1_every: int = 1  # steps between two R1 penalties; the weight is multiplied by it (StyleGAN2, lazy regularization)
+    lambda_gp: float = 0.0  # weight of (|gradient| - 1)^2, `gan: wgan`; 10 in the WGAN-GP paper
+    lambda_mismatch: float = 1.0  # weight of real faces with a wrong request as fakes (Reed et al. 2016); 0 = off
+    wrong: Literal["row", "bit"] = "row"  # the wrong request: of another row, or the face's own with one bit flipped
 
     def __post_init__(self) -> None:
         for name in ("gamma_r1", "lambda_gp", "lambda_mismatch"):
@@ -102,10 +97,10 @@ class GANLoss:
 
 @dataclass
 class RoughLoss:
-    """The bound of the conditional VAE: the likelihood's sigma is the batch's own (sigma-VAE)."""
+    """The ELBO of the conditional VAE. The likelihood's sigma is computed from the batch (sigma-VAE)."""
 
-    beta: float = 1.0  # of the KL divergence, in nats
-    kl_warmup: float = 0.2  # share of the run over which beta rises from 0
+    beta: float = 1.0  # weight of the KL divergence, which is in nats
+    kl_warmup: float = 0.2  # share of the run during which beta rises from 0
 
     def __post_init__(self) -> None:
         require(self.beta >= 0, "beta", "at least 0", self.beta)
@@ -114,11 +109,11 @@ class RoughLoss:
 
 @dataclass
 class SketchGANLoss(GANLoss):
-    """Stages 2 and 3: the game, and what the picture must keep."""
+    """Stages 2 and 3: adversarial losses and reconstruction losses."""
 
-    lambda_l1: float = 20.0  # L1 to the known picture, where there is one
-    lambda_redraw: float = 10.0  # L1 of the picture, sketched again, to the sketch it came from, where there is none
-    lambda_kl: float = 0.01  # of the colour code's KL divergence, in nats
+    lambda_l1: float = 20.0  # weight of L1 to the true picture, for rows that have one
+    lambda_redraw: float = 10.0  # weight of L1 between the output's sketch and the input sketch, for the other rows
+    lambda_kl: float = 0.01  # weight of the colour code's KL divergence, which is in nats
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,36 +125,28 @@ class SketchGANLoss(GANLoss):
 
 
 @dataclass
-class A2FTrain(TrainConfig):
-    """Rates that all systems have."""
+class A2FTrain(AdamTrainConfig):
+    """Defaults of all systems."""
 
-    lr: float = 1.0e-3  # Adam's, of what makes pictures
-    beta1: float = 0.0  # Adam's decay of the first moment
-    beta2: float = 0.99  # and of the second
-    ema_decay: float = 0.999  # of the weights that pictures come from; rises to it with (1 + n) / (10 + n)
+    beta1: float = 0.0
+    beta2: float = 0.99
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
     lr_hold: float = 0.5
     lr_floor: float = 0.0
 
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "lr", "more than 0", self.lr)
-        for name in ("beta1", "beta2", "ema_decay"):
-            require(0 <= getattr(self, name) < 1, name, "a decay in [0, 1)", getattr(self, name))
-        super().__post_init__()
-
 
 @dataclass
 class GANTrain(A2FTrain):
-    """A generator and its critic."""
+    """Generator and critic; `lr` is the generator's."""
 
-    lr_critic: float = 1.0e-3  # Adam's, of the critic
-    n_critic: int = 1  # critic steps to one generator step; 5 with wgan
+    lr_critic: float = 1.0e-3  # Adam, critic
+    n_critic: int = 1  # critic steps per generator step; 5 with wgan
 
     def __post_init__(self) -> None:
         require(self.lr_critic > 0, "lr_critic", "more than 0", self.lr_critic)
         require(self.n_critic >= 1, "n_critic", "at least 1", self.n_critic)
-        require(self.batch_size >= 2, "batch_size", "at least 2, so that a request can come from another row",
+        require(self.batch_size >= 2, "batch_size", "at least 2, because targets are requests of other rows",
                 self.batch_size)  # fmt: skip
         super().__post_init__()
 
@@ -176,8 +163,8 @@ class RoughTrain(A2FTrain):
 class SketchGANTrain(GANTrain):
     """Stages 2 and 3."""
 
-    dream_share: float = 0.5  # of a batch: sketches of stage 1 for other rows' requests, without a known picture
-    noise_path: bool = False  # face: the study's A2F-noise: drawn sketches are paired with photos they know nothing of
+    dream_share: float = 0.5  # share of a batch: stage 1's sketches for other rows' requests, without a true picture
+    noise_path: bool = False  # face: the paper's A2F-noise, which pairs sampled sketches with unrelated photos
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,21 +176,21 @@ class SketchGANTrain(GANTrain):
 
 @dataclass
 class Upstream:
-    """The run that trained the stage before. Step and sha256 are filled in when the run starts."""
+    """The run of the previous stage. Step and sha256 are filled in when this run starts."""
 
     run: str = ""  # its run directory
-    step: int = 0  # of its checkpoint; 0 = the newest
-    sha256: str = ""  # of the checkpoint file
+    step: int = 0  # the checkpoint's step; 0 = the newest
+    sha256: str = ""  # sha256 of the checkpoint file
 
 
 def _refuse_two_sets(data: DataConfig) -> None:
     if data.sets:
-        raise UserError("data.sets: this family learns from one set; give data.dataset instead")
+        raise UserError("data.sets: this method takes one data set; give data.dataset instead")
 
 
 @dataclass
 class CGANConfig:
-    """Noise and attributes straight to a face: CGAN-64, CGAN-128 and every other size."""
+    """Noise and attributes -> face: CGAN-64, CGAN-128 and other sizes."""
 
     system: Literal["cgan"] = "cgan"
     data: DataConfig = field(default_factory=DataConfig)
@@ -217,8 +204,9 @@ class CGANConfig:
             w = self.loss
             if w.gan == "wgan" or w.gamma_r1 or w.lambda_mismatch:
                 raise UserError(
-                    "model.nets: study has BatchNorm in its critic, which mixes the samples of a batch: no penalty on "
-                    "single gradients and no wrong pairs; set loss.gan=logistic loss.gamma_r1=0 loss.lambda_mismatch=0"
+                    "model.nets: study has BatchNorm in its critic, which mixes the samples of a batch, so gradient "
+                    "penalties and wrong pairs are not possible; set loss.gan=logistic loss.gamma_r1=0 "
+                    "loss.lambda_mismatch=0"
                 )
 
 
@@ -238,7 +226,7 @@ class RoughConfig:
 
 @dataclass
 class SharpConfig:
-    """Stage 2: rough sketch -> sharp sketch. `rough` is the upstream run's model, copied when the run starts."""
+    """Stage 2: rough sketch -> sharp sketch. `rough` is the model block of the upstream run, copied at the start."""
 
     system: Literal["sharp"] = "sharp"
     data: DataConfig = field(default_factory=DataConfig)
@@ -253,12 +241,12 @@ class SharpConfig:
         if self.model.colour_dim:
             raise UserError("model.colour_dim: a sketch has no colours; expected 0 with system: sharp")
         if self.train.noise_path:
-            raise UserError("train.noise_path: is an option of system: face; expected false with system: sharp")
+            raise UserError("train.noise_path: only system: face has this option; expected false with system: sharp")
 
 
 @dataclass
 class FaceConfig:
-    """Stage 3: sharp sketch -> face. `rough` and `sharp` are the upstream runs' models, copied when the run starts."""
+    """Stage 3: sharp sketch -> face. `rough` and `sharp` are the models of the upstream runs, copied at the start."""
 
     system: Literal["face"] = "face"
     data: DataConfig = field(default_factory=DataConfig)

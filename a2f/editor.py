@@ -1,4 +1,4 @@
-"""How codes of the four systems are made and changed: faces from noise, from a sketch, and edits of both."""
+"""The editors of the four systems: codes from noise or from a sketch, and edits of both."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from a2f.config import CONFIGS
-from a2f.requests import FEW, AttributeTable, signed
+from a2f.requests import MIN_SUPPORT, AttributeTable, signed
 from a2f.rough import decoded, from_prior
 from a2f.train import METHODS
 from data.labels import requested_labels
@@ -27,19 +27,19 @@ from latents.paths import lerp, slerp
 
 @dataclass(frozen=True)
 class Options:
-    """What all systems take."""
+    """Options of all systems."""
 
-    truncation: float = 1.0  # scales the noise of generated faces, 0 .. 2; below 1: more typical, less varied
+    truncation: float = 1.0  # factor on the noise of generated faces, 0 .. 2; below 1: more typical, less varied
 
 
 class Editor(editor.Editor):
-    """What the systems share: requests, completed from the joint distribution of the training faces' attributes.
+    """Base class. It completes requests from the joint distribution of the training faces' attributes.
 
-    Every code has `attr` (N, A): the attributes that this system sees, in [0, 1].
+    Every code has `attr` (N, A) in [0, 1]: the attributes that this system uses.
     """
 
     config_class, method_class, options_class = CONFIGS, METHODS, Options
-    label_source = "assumed: the commonest of the training faces that agree with what is known"
+    label_source = "assumed: the most frequent attributes of training faces that agree with the known ones"
 
     def __init__(self, run_dir: str | Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(run_dir, *args, **kwargs)
@@ -62,29 +62,29 @@ class Editor(editor.Editor):
         return self.codes_for(seeds, self.requests(seeds, labels))
 
     def codes_for(self, seeds: Sequence[int], attr: Tensor) -> Code:
-        """Codes of generated faces for complete attributes (n, A); row i depends on seeds[i] and attr[i] alone."""
+        """Codes of generated faces for complete attributes (n, A). Row i depends on seeds[i] and attr[i] only."""
         raise NotImplementedError
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
-        """(n, noise_dim), row i a function of seeds[i] alone."""
+        """Noise (n, noise_dim). Row i depends on seeds[i] only."""
         rows = [torch.Generator().manual_seed(seed_of(seed, 0, 0)) for seed in seeds]
         size = self.method.noise_dim
         return self.options.truncation * torch.stack([torch.randn(size, generator=g) for g in rows])
 
     def requests(self, seeds: Sequence[int], labels: Tensor) -> Tensor:
-        """Complete attributes (n, A): stated values of labels (n, L) stay, the others are drawn."""
-        asked, rows, said = labels[:, self.columns], [], set()
-        for seed, row in zip(seeds, asked, strict=True):
+        """Complete attributes (n, A): known values of labels (n, L) stay, NaN values are sampled."""
+        rows, noted = [], set()
+        for seed, row in zip(seeds, labels[:, self.columns], strict=True):
             given = {n: float(v) for n, v in zip(self.attributes, row, strict=True) if not v.isnan()}
             rows.append(torch.from_numpy(self.table.draw(1, given, seed))[0])
             text = " ".join(f"{name}={value:g}" for name, value in given.items())
-            if text not in said and (found := self.table.support(given)) < FEW:
-                print(f"note: {found} of {self.table.counts.sum():,} training faces are {text}", file=sys.stderr)
-            said.add(text)
+            if text not in noted and (found := self.table.support(given)) < MIN_SUPPORT:
+                print(f"note: only {found} of {self.table.counts.sum():,} training faces have {text}", file=sys.stderr)
+            noted.add(text)
         return torch.stack(rows)
 
     def completed(self, batch: dict[str, Tensor]) -> Tensor:
-        """The known attributes of faces, and for the unknown ones those of the commonest training face: (n, A)."""
+        """Attributes (n, A) of faces. Unknown ones are filled in by `AttributeTable.complete`."""
         attr = batch["attr"][:, self.columns].cpu()
         return torch.from_numpy(self.table.complete(attr.numpy())) if attr.isnan().any() else attr
 
@@ -94,7 +94,7 @@ class Editor(editor.Editor):
         return labels
 
     def requested(self, attr: Tensor, request: Request) -> Tensor:
-        """Attributes (n, A) after a request; what it excludes is cleared (one hair colour at most)."""
+        """Attributes (n, A) after a request. Attributes that it excludes become 0 (at most one hair colour stays)."""
         wanted = requested_labels(request, attr, {"attributes": self.attributes, "classes": []})
         stated = {item.name: float(item.value) for item in request if item.value is not None}
         self.table.refuse_conflicts(stated)
@@ -105,11 +105,11 @@ class Editor(editor.Editor):
         return torch.from_numpy(rows)
 
     def a(self, attr: Tensor) -> Tensor:
-        """What the networks see: 2v - 1."""
+        """The networks' input: 2 attr - 1."""
         return signed(attr).to(self.device)
 
     def interpolate(self, a: Code, b: Code, t: Tensor, drawn: bool) -> Code:
-        """Noise on an arc between draws (its norm stays typical); everything else on a line."""
+        """Spherical interpolation of the noise of generated faces, which keeps its norm typical; else linear."""
         mixed = {}
         for key in a:
             path = slerp if drawn and key == "z" else lerp
@@ -121,7 +121,7 @@ class Editor(editor.Editor):
 class CGANEditor(Editor):
     """Code {z, attr}."""
 
-    unsupported = {"read": "a CGAN has no way in for a photo; take a face run, or a generated face as seed:0"}
+    unsupported = {"read": "a CGAN cannot encode a photo; use a run of system face, or a generated face such as seed:0"}
 
     def decode(self, code: Code) -> Tensor:
         return self.method.draw(self.a(code["attr"]), code["z"])
@@ -134,7 +134,7 @@ class CGANEditor(Editor):
 
 
 class SketchEditor(Editor):
-    """Stages 1 and 2, code {z, attr}: a photo goes in as its sketch, and a sketch comes out (in C equal channels)."""
+    """Stages 1 and 2, code {z, attr}. The input is a photo's sketch; the output is a sketch in C equal channels."""
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
         attr = self.completed(batch)
@@ -163,8 +163,7 @@ class SketchEditor(Editor):
 
 
 class FaceEditor(Editor):
-    """Stage 3, code {sketch, attr, colour}. Entered by noise: A2F-noise (`draw`); by a photo's or an own sketch:
-    A2F-sketch."""
+    """Stage 3, code {sketch, attr, colour}. `draw` samples from noise (A2F-noise); `encode` uses a photo's sketch."""
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
         return {
@@ -186,31 +185,33 @@ class FaceEditor(Editor):
         return {"sketch": torch.cat(parts), "attr": attr, "colour": colour.contiguous()}
 
     def from_sketches(self, s: Tensor, names: Sequence[str], seeds: Sequence[int], request: Request | None) -> Subjects:
-        """Faces entered by own sketches s (N, 1, H, H): attributes as asked and drawn, colour codes by seed."""
-        free = torch.full((len(s), len(self.label_names())), torch.nan)
-        labels = requested_labels(request, free, self.meta) if request else free
+        """Faces from sketches s (N, 1, H, H). Attributes outside the request and colour codes are sampled by seed."""
+        unknown = torch.full((len(s), len(self.label_names())), torch.nan)
+        labels = requested_labels(request, unknown, self.meta) if request else unknown
         code = self.draw_codes(list(seeds), labels) | {"sketch": s}
         faces = self.from_images(self.images(code), names)
         faces.code = code
         return faces
 
     def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
-        """The sketch moves by what stages 1 and 2 draw differently for the asked attributes; so what they cannot draw
-        of this person stays. The colour code stays as it is."""
+        """Add to the sketch the difference between stage 2's sketches for the requested and the present attributes.
+
+        So details of this person that stages 1 and 2 cannot draw stay. The colour code does not change.
+        """
         attr, columns = self.requested(code["attr"], request), self.method.texture_places
         target = code | {"attr": attr}
         if not torch.equal(attr[:, columns], code["attr"][:, columns]):
-            moved = [
-                self._moved(*(part.to(self.device) for part in parts)).cpu()
+            edited = [
+                self._edited_sketch(*(part.to(self.device) for part in parts)).cpu()
                 for parts in zip(*(v.split(self.batch_size) for v in (code["sketch"], code["attr"], attr)), strict=True)
             ]
-            target["sketch"] = torch.cat(moved)
+            target["sketch"] = torch.cat(edited)
         return target
 
-    def _moved(self, s: Tensor, attr: Tensor, asked: Tensor) -> Tensor:
-        chain, own, to = self.method.chain, *(self.method.texture(self.a(v)) for v in (attr, asked))
+    def _edited_sketch(self, s: Tensor, attr: Tensor, attr_target: Tensor) -> Tensor:
+        chain, own, target = self.method.chain, *(self.method.texture(self.a(v)) for v in (attr, attr_target))
         mu = chain.encoder(s, own)[0]
-        change = chain.sharpened(chain.decode(mu, to), to) - chain.sharpened(chain.decode(mu, own), own)
+        change = chain.sharpened(chain.decode(mu, target), target) - chain.sharpened(chain.decode(mu, own), own)
         return (s + change).clamp(-1, 1)
 
     def guides(self) -> dict[str, str]:
@@ -218,7 +219,7 @@ class FaceEditor(Editor):
 
 
 def stages_of(method: Any) -> dict[str, str]:
-    """{name: sha256} of the frozen stages that a run holds."""
+    """{name: sha256} of the frozen stages in a run's checkpoint."""
     chain = getattr(method, "chain", None)
     return {name: weights_sha256(net) for name, net in chain.named_children()} if chain is not None else {}
 

@@ -1,4 +1,4 @@
-"""What the CGAN and the stages 2 and 3 share: a conditional critic, its update, averaged weights, pictures of a run."""
+"""Base classes of the systems: sample grids, the moving average, and the update of a conditional critic."""
 
 import logging
 
@@ -6,46 +6,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from a2f.monitor import META_KEY, Monitor, diversity_of, failed_checks
+from a2f.monitor import META_KEY, diversity_of, failed_checks
 from a2f.requests import signed, wrong_requests
-from engine import EMA, Grid, Method, UserError, fp32, frozen
+from engine import EMA, Grid, Method, UserError, fp32, frozen, ramped_decay
+from evaluation.monitor import Monitor
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 
 logger = logging.getLogger("faces")
-NOISES = 16  # pictures of each request that the alarms look at
+NUM_NOISES = 16  # images of each request for the stability checks
 
 
 class SampledMethod(Method):
-    """A method whose run shows pictures of requests: many noises for one request, one noise with attributes toggled."""
+    """A method with grids of requests: many noises for each request, and one noise with each attribute off and on."""
 
     needs = ("image", "attr")
 
     def __init__(self, cfg, meta: dict) -> None:
         super().__init__(cfg, meta)
         if not meta["attributes"]:
-            raise UserError(f"data.dataset: {meta['dataset']} has no attributes to ask for; choose another set")
-        self.monitor, self.progress = Monitor(), 0.0  # share of the run that is done
-        self.columns = list(range(len(meta["attributes"])))  # of the attributes, what a request has
+            raise UserError(f"data.dataset: {meta['dataset']} has no attributes; choose a set with attributes")
+        self.monitor, self.progress = Monitor(), 0.0  # progress: completed share of the run
+        self.columns = list(range(len(meta["attributes"])))  # the attributes that a request has
 
-    def asked(self) -> Tensor:
-        """The requests (R, A) in {-1, +1} that pictures are made for: rows that many training faces show."""
+    def fixed_requests(self) -> Tensor:
+        """The requests (R, A) in {-1, +1} of the grids: attribute rows that many training faces have."""
         rows = self.meta.get(META_KEY, {}).get("requests") or [[0] * len(self.columns)]
         return signed(torch.tensor(rows, dtype=torch.float32, device=self.device))
 
     def draw(self, a: Tensor, noise: Tensor) -> Tensor:
-        """Pictures (N, C, H, H) of requests a (N, A), averaged weights; noise (N, `noise_dim`)."""
+        """Images (N, C, H, H) of requests a (N, A) from noise (N, `noise_dim`), with the averaged weights."""
         raise NotImplementedError
 
     def decay(self, updates: int) -> float:
-        """The averages' decay after so many updates: min(ema_decay, (1 + n) / (10 + n))."""
-        return min(self.cfg.train.ema_decay, (1 + updates) / (10 + updates))
+        """The moving average's decay after this number of updates."""
+        return ramped_decay(self.cfg.train.ema_decay, updates)
 
-    def grid_of_requests(self, picture: Tensor) -> dict[str, Grid]:
-        """`requests`: each row one request under the same 8 noises; `toggle`: one noise, each attribute off and on;
-        `real`: the pictures handed in, (N, C, H, H). Symptoms of collapse are logged."""
-        a = self.asked()
-        noise = torch.randn(NOISES, self.noise_dim, device=self.device)
-        groups = [self.draw(row.expand(NOISES, -1), noise) for row in a]
+    def grid_of_requests(self, real: Tensor) -> dict[str, Grid]:
+        """Grids of requests; failed stability checks are logged.
+
+        `requests`: a request per row, with the same 8 noises in every row. `toggle`: one noise, each attribute off and
+        on. `real`: the images `real` (N, C, H, H).
+        """
+        a = self.fixed_requests()
+        noise = torch.randn(NUM_NOISES, self.noise_dim, device=self.device)
+        groups = [self.draw(row.expand(NUM_NOISES, -1), noise) for row in a]
         grids = {"requests": Grid(torch.stack([g[:8] for g in groups]))}
         # One noise, the first request; the attributes in turn.
         count = a.shape[1]
@@ -56,10 +60,10 @@ class SampledMethod(Method):
         grids["toggle"] = Grid(
             torch.stack([low, high, (high - low) / 2], 1), self.request_names(), ["off", "on", "change"]
         )
-        grids["real"] = Grid(picture[:16].unflatten(0, (-1, min(8, len(picture)))))
+        grids["real"] = Grid(real[:16].unflatten(0, (-1, min(8, len(real)))))
         if META_KEY in self.meta and self.progress > 1 / 3:
-            for sentence in self.monitor.update(failed_checks(diversity_of(groups), self.meta[META_KEY])):
-                logger.warning(sentence)
+            for message in self.monitor.update(failed_checks(diversity_of(groups), self.meta[META_KEY])):
+                logger.warning(message)
         return grids
 
     def request_names(self) -> list[str]:
@@ -67,24 +71,26 @@ class SampledMethod(Method):
         return [self.meta["attributes"][k] for k in self.columns]
 
     def picture_of(self, batch: dict[str, Tensor]) -> Tensor:
-        """What a made picture is compared with: the photo, or its sketch."""
+        """The real images that this system learns to make: photos, or their sketches in other systems."""
         return batch["image"]
 
 
 class GANMethod(SampledMethod):
-    """A generator, its average and a critic of (picture, request)."""
+    """A generator, its moving average, and a critic of (image, request) pairs."""
 
     critic: nn.Module
     generator: nn.Module
     ema_generator: EMA
 
     def update_critic(self, x: Tensor, a: Tensor, x_fake: Tensor, a_fake: Tensor, x_match: Tensor, step: int) -> dict:
-        """One critic step. Real pairs (x, a) up; fakes (x_fake, a_fake), and real faces under a wrong request, down.
+        """Update the critic once. Returns scalars to log.
 
-        x_match: real faces that show a_fake, the other ends of wgan's lines. Scores are logged.
+        Scores of real pairs (x, a) rise. Scores of fakes (x_fake, a_fake) and of real faces with a wrong request fall.
+
+        x_match: real faces whose request is a_fake; the gradient penalty interpolates between them and the fakes.
         """
         w, weight = self.cfg.loss, self.mismatch_weight(step)
-        if self.critic.mixes_samples:  # BatchNorm: real and made batches apart
+        if self.critic.mixes_samples:  # with BatchNorm, real and fake images need separate batches
             real, fake = self.critic(x, a), self.critic(x_fake, a_fake)
             loss = critic_loss(real, fake, w.gan)
         elif weight:
@@ -108,30 +114,34 @@ class GANMethod(SampledMethod):
         return logs | {"D/loss": loss}
 
     def mismatch_weight(self, step: int) -> float:
-        """lambda_mismatch min(1, 3 (1 - t / T)): wrong pairs favour faces more typical than real ones, so they fade
-        over the last third of the run."""
+        """lambda_mismatch min(1, 3 (1 - t / T)): the weight falls to 0 over the last third of the run.
+
+        The reason: wrong pairs favour faces that are more typical than real ones.
+        """
         return self.cfg.loss.lambda_mismatch * min(1.0, 3 * (1 - step / self.cfg.train.total_steps))
 
-    def adversarial(self, x_fake: Tensor, a_fake: Tensor) -> Tensor:
-        """What the generator minimises against the critic held."""
+    def adversarial_loss(self, x_fake: Tensor, a_fake: Tensor) -> Tensor:
+        """The generator's adversarial loss; the critic gets no gradient."""
         with frozen(self.critic):
             return generator_loss(self.critic(x_fake, a_fake), self.cfg.loss.gan)
 
-    def begin(self, step: int) -> bool:
-        """Note how far the run is; whether the generator moves in this step."""
+    def start_step(self, step: int) -> bool:
+        """Set `progress`. Returns whether this step also updates the generator."""
         self.progress = step / self.cfg.train.total_steps
         return (step + 1) % self.cfg.train.n_critic == 0
 
-    def follow(self, step: int) -> None:
-        """The average takes the generator's new weights."""
+    def update_ema(self, step: int) -> None:
+        """Update the generator's moving average."""
         self.ema_generator.update(self.generator, self.decay(step // self.cfg.train.n_critic))
 
 
 def wrong_pair_loss(real: Tensor, wrong: Tensor, differs: Tensor, gan: str) -> Tensor:
-    """Mean over all rows of what a wrong pair costs; rows whose wrong request is their own (`differs` False) cost 0.
+    """The loss of wrong pairs, mean over all rows. Rows whose wrong request equals their own (`differs` False) give 0.
 
-    logistic: softplus(wrong). wgan: softplus(wrong - real), bounded, since the penalty never sees a wrong pair.
-    real, wrong (N,) scores; differs (N,) bool.
+    logistic: softplus(wrong). wgan: softplus(wrong - real), whose gradient is bounded, because the gradient penalty
+    does not include wrong pairs.
+
+    real, wrong: scores (N,). differs: (N,) bool.
     """
     cost = F.softplus(wrong if gan == "logistic" else wrong - real)
     return (cost * differs).mean()

@@ -1,4 +1,4 @@
-"""Sketches as strangers draw them: other pens, thinner and thicker strokes, shaky hands, gaps."""
+"""Augmentation of sketches: other pens, thinner and thicker strokes, distortion and gaps, as in users' drawings."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,16 @@ from torch import Tensor
 
 from data.sketch import dodge, ink
 
-THICKNESS, GAMMA, WARP = (0.7, 1.4), (0.6, 1.6), 1 / 64  # of sigma; of the grey values; of the side
+THICKNESS = (0.7, 1.4)  # factor on sigma
+GAMMA = (0.6, 1.6)  # exponent of the grey values
+WARP = 1 / 64  # largest shift, as a share of the side
 
 
 def jitter(x: Tensor, s: Tensor, sigma: float) -> Tensor:
-    """s (N, 1, H, H), the sketches of photos x (N, C, H, H), changed at random; [-1, 1], no gradient needed.
+    """Randomly augment the sketches s (N, 1, H, H) of photos x (N, C, H, H), all in [-1, 1].
 
-    A quarter stays as it is. Of the others each is drawn anew as `dodge` or `ink` with one sigma for the batch in
-    [0.7, 1.4] times `sigma`, gamma in [0.6, 1.6], a smooth warp of at most a 64th of the side, up to two erased boxes.
+    A quarter of the sketches does not change. The others are drawn again from their photos as `dodge` or `ink`, with
+    one random sigma for the batch. Then follow a random gamma, a smooth warp, and up to two erased boxes.
     """
     n = len(s)
     if not n:
@@ -29,7 +31,7 @@ def jitter(x: Tensor, s: Tensor, sigma: float) -> Tensor:
 
 
 def warped(s: Tensor) -> Tensor:
-    """Each point moved by a smooth field, at most a 64th of the side each way."""
+    """Shift each point by a smooth random field, at most WARP in each direction."""
     n, side = len(s), s.shape[-1]
     field = 2 * torch.rand(n, 2, 4, 4, device=s.device) - 1
     field = 2 * WARP * F.interpolate(field, size=(side, side), mode="bilinear", align_corners=True)  # units of [-1, 1]
@@ -39,7 +41,7 @@ def warped(s: Tensor) -> Tensor:
 
 
 def erased(s: Tensor) -> Tensor:
-    """Up to two boxes, each of up to a fifth of the side, become paper (white)."""
+    """Make up to two random boxes white. Their sides are at most a fifth of the image side."""
     n, side = len(s), s.shape[-1]
     place = torch.arange(side, device=s.device) / side
     for _ in range(2):

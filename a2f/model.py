@@ -1,7 +1,7 @@
-"""Networks of the four systems. N images, A attributes in {-1, 0, +1} (0 = unknown), Z numbers of a code, width w.
+"""Networks of the four systems. N images, A attributes in {-1, 0, +1} (0 = unknown), codes of size Z, width w.
 
-Shapes stand at the line's end for 32 px. Pictures lie in [-1, 1]. Everything returns float32. No critic has a
-normalisation: the penalties need the gradient of each sample by itself.
+Comments at line ends give shapes for 32 px. Images are in [-1, 1]. All outputs are float32. The critic has no
+normalization layers, because gradient penalties need a separate gradient for each sample.
 """
 
 import math
@@ -14,11 +14,11 @@ from engine import UserError
 
 GROUPS = 8
 HIDDEN = 256  # units of a critic's last layer
-LOGVAR = 10.0  # log-variances lie in -10 .. 10
+MAX_LOGVAR = 10.0  # log-variances are clamped to -10 .. 10
 
 
 def num_stages(image_size: int) -> int:
-    """How often 4 px are doubled: 3 for 32 px."""
+    """The number of doublings from 4 px to the image size: 3 for 32 px."""
     stages = int(math.log2(image_size)) - 2
     if image_size != 4 * 2**stages or stages < 1:
         raise UserError(f"data.image_size: expected 32, 64, 128 or 256, got {image_size}")
@@ -26,14 +26,14 @@ def num_stages(image_size: int) -> int:
 
 
 def channels_of(image_size: int, width: int) -> list[int]:
-    """Channels of the stages from fine (full size) to coarse (4 px): w, 2w, 4w, 4w, ..."""
+    """Channels of the stages from full resolution to 4 px: w, 2w, 4w, 4w, ..."""
     return [width * min(4, 2**i) for i in range(num_stages(image_size) + 1)]
 
 
 class ConditionalNorm(nn.Module):
-    """GroupNorm whose scale and shift follow the condition y: (1 + g y) h + b y, with g = b = 0 at first.
+    """GroupNorm with a scale and a shift that are linear in the condition y: (1 + g y) h + b y, initially g = b = 0.
 
-    Linear in y, hence a request may lie between two others. Without conditions it is the plain layer.
+    Because it is linear, requests between two others are possible. Without conditions it is an ordinary GroupNorm.
     """
 
     def __init__(self, channels: int, num_conditions: int) -> None:
@@ -53,7 +53,7 @@ class ConditionalNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z (N, Z), a (N, A)) -> x (N, C, H, H): a CGAN's generator, and the decoder of sketches."""
+    """(z (N, Z), a (N, A)) -> x (N, C, H, H): the CGAN's generator, and the decoder of stage 1."""
 
     def __init__(self, channels: int, image_size: int, num_attributes: int, width: int, latent_dim: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Generator(nn.Module):
 
 
 def trunk(channels: int, image_size: int, width: int) -> nn.Sequential:
-    """(N, C, H, H) -> (N, 256): convolutions of stride 2, no normalisation."""
+    """(N, C, H, H) -> (N, 256): convolutions of stride 2, without normalization."""
     widths = channels_of(image_size, width)[:-1]  # w, 2w, 4w at 16, 8, 4 px
     layers: list[nn.Module] = []
     for before, after in zip([channels, *widths], widths, strict=False):
@@ -83,7 +83,10 @@ def trunk(channels: int, image_size: int, width: int) -> nn.Sequential:
 
 
 class Critic(nn.Module):
-    """(x, a) -> score (N,): psi(h) + <V a, h> / sqrt(dim h), h = phi(x, a as planes) (1411.1784; 1802.05637)."""
+    """(x, a) -> score (N,): psi(h) + <V a, h> / sqrt(dim h), h = phi(x, a as planes).
+
+    Planes: "Conditional Generative Adversarial Nets"; projection: "cGANs with Projection Discriminator".
+    """
 
     mixes_samples = False  # each score depends on its own image only
 
@@ -99,14 +102,14 @@ class Critic(nn.Module):
 
 
 def with_planes(x: Tensor, a: Tensor) -> Tensor:
-    """x (N, C, H, W) with a (N, A) beside it as constant channels: (N, C + A, H, W)."""
+    """x (N, C, H, W) with a (N, A) appended as constant channels: (N, C + A, H, W)."""
     return torch.cat([x, a[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
 
 
 class SketchEncoder(nn.Module):
     """(s (N, 1, H, H), a (N, A)) -> mu, logvar (N, Z) each: q(z | s, a).
 
-    relu_heads: both pass through a ReLU, as in Di & Patel 1801.00077 (so that sigma is at least 1).
+    relu_heads: apply a ReLU to both, as Di & Patel do (so sigma is at least 1).
     """
 
     def __init__(
@@ -127,11 +130,11 @@ def gaussian_heads(h: Tensor, relu: bool = False) -> tuple[Tensor, Tensor]:
     """(N, 2Z) -> mu, logvar (N, Z) each."""
     h = F.relu(h) if relu else h
     mu, logvar = h.float().chunk(2, 1)
-    return mu, logvar.clamp(-LOGVAR, LOGVAR)
+    return mu, logvar.clamp(-MAX_LOGVAR, MAX_LOGVAR)
 
 
 class Prior(nn.Module):
-    """a (N, A) -> mu, logvar (N, Z) of p(z | a). N(0, I) at first, and for ever unless it is learned."""
+    """a (N, A) -> mu, logvar (N, Z) of p(z | a). It is N(0, I) at the start, and stays so unless `learned`."""
 
     def __init__(self, num_attributes: int, latent_dim: int, learned: bool) -> None:
         super().__init__()
@@ -150,7 +153,7 @@ class Prior(nn.Module):
 
 
 class NoiseEncoder(nn.Module):
-    """(n (N, Z), a (N, A)) -> mu, logvar: q(z | n, a) of Di & Patel's noise path, with ReLU heads."""
+    """(noise (N, Z), a (N, A)) -> mu, logvar (N, Z) each: Di & Patel's q(z | noise, a), with ReLU heads."""
 
     def __init__(self, num_attributes: int, latent_dim: int) -> None:
         super().__init__()
@@ -162,9 +165,9 @@ class NoiseEncoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """(s (N, 1, H, H), y (N, K)) -> x (N, C, H, H). y: attributes, and the colour code where there is one.
+    """(s (N, 1, H, H), y (N, K)) -> x (N, C, H, H). y: attributes, then the colour code if there is one.
 
-    residual: x = tanh(2 s + network). Stage 2 changes a sketch and need not paint the white paper anew.
+    residual: x = tanh(2 s + network). Stage 2 uses it, so it starts from the input sketch instead of white paper.
     """
 
     def __init__(self, channels: int, image_size: int, num_conditions: int, width: int, residual: bool = False) -> None:
@@ -193,8 +196,10 @@ class UNet(nn.Module):
 
 
 class PhotoEncoder(nn.Module):
-    """x (N, C, H, H) -> mu, logvar (N, colour_dim): what a sketch does not say. It ends in a mean over all places, so
-    that it can tell hues and light, but no shapes."""
+    """x (N, C, H, H) -> mu, logvar (N, colour_dim) of the colour code, for what a sketch does not show.
+
+    It ends in a mean over all positions, so it can encode hues and light, but no shapes.
+    """
 
     def __init__(self, channels: int, width: int, colour_dim: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The networks of CGAN-64 and CGAN-128 as the study wrote them: a DCGAN with a joined label (`model.nets: study`).
+"""The original networks of CGAN-64 and CGAN-128: a DCGAN with a concatenated label (`model.nets: study`).
 
-Kept as the fault that the recipe is compared with. BatchNorm in the critic mixes the samples of a batch, so that it
-takes neither a gradient penalty nor wrong pairs. At A attributes: 64 px, A 1: 480,630 and 1,725,697 parameters;
-128 px, A 6: 482,560 and 1,875,201.
+They are a baseline for the recipe. BatchNorm in the critic mixes the samples of a batch, so gradient penalties and
+wrong pairs are not possible. Parameters of generator and critic: 480,630 and 1,725,697 at 64 px with 1 attribute;
+482,560 and 1,875,201 at 128 px with 6 attributes.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from a2f.model import num_stages
 
-EMBEDDING = 50  # units that the attributes become beside the noise
+EMBEDDING = 50  # size of the attributes' embedding, which is concatenated to the noise
 
 
 def _embed(num_attributes: int, units: int) -> nn.Sequential:
@@ -20,7 +20,7 @@ def _embed(num_attributes: int, units: int) -> nn.Sequential:
 class StudyGenerator(nn.Module):
     """(z (N, Z), a (N, A)) -> x (N, C, H, H): transposed convolutions with BatchNorm, a sigmoid at the end.
 
-    Deviation: the sigmoid's picture in [0, 1] is moved to [-1, 1].
+    Deviation: the sigmoid's output in [0, 1] is scaled to [-1, 1].
     """
 
     def __init__(self, channels: int, image_size: int, num_attributes: int, latent_dim: int) -> None:
@@ -38,7 +38,7 @@ class StudyGenerator(nn.Module):
 
 
 class StudyCritic(nn.Module):
-    """(x, a) -> score (N,): the attributes become one plane of learned pixels beside the picture."""
+    """(x, a) -> score (N,): the attributes' embedding is one additional image plane."""
 
     mixes_samples = True
 

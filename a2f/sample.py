@@ -1,7 +1,7 @@
 """Use a trained run: `python a2f/sample.py MODE --run-dir DIR ...`.
 
-The shared modes: draw, edit, strip, slider, recon, interpolate, export. Of this family: grid, toggle, stages, sketch,
-samples.
+Modes of all families: draw, edit, strip, slider, recon, interpolate, export. Modes of this family: grid, toggle,
+stages, sketch, samples.
 """
 
 import argparse
@@ -24,8 +24,7 @@ from evaluation.manifest import Row, write_export, write_manifest
 
 
 def grid(editor: Editor, args: argparse.Namespace) -> None:
-    """Rows: requests (drawn from the training faces' joint distribution, or as asked); columns: noises, the same in
-    each row."""
+    """A grid: rows are requests (--attr, completed from the joint distribution), columns are noises."""
     base = editor.draw(range(args.seed, args.seed + args.rows), _request(editor, args))
     attr = editor.codes(base)["attr"]
     rows = [
@@ -37,7 +36,7 @@ def grid(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def toggle(editor: Editor, args: argparse.Namespace) -> None:
-    """One generated face (or a photo of a face run): each attribute off and on, and the difference beneath."""
+    """One generated face, or a photo: each attribute off and on, and the difference."""
     request = _request(editor, args)
     faces = editor.subjects([args.image]) if args.image else editor.draw([args.seed], request)
     blocks = []
@@ -49,7 +48,7 @@ def toggle(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def stages(editor: FaceEditor, args: argparse.Namespace) -> None:
-    """Of n draws: the rough sketch, the sharp sketch, the face, and the face with three other colour codes."""
+    """n generated faces: rough sketch, sharp sketch, face, and the face with three other colour codes."""
     _need_face(editor, "stages")
     faces = editor.draw(range(args.seed, args.seed + args.n), _request(editor, args))
     code, method = editor.codes(faces), editor.method
@@ -64,15 +63,15 @@ def stages(editor: FaceEditor, args: argparse.Namespace) -> None:
 
 
 def sketch(editor: FaceEditor, args: argparse.Namespace) -> None:
-    """Own drawings in, faces out: the drawing as it was understood, then n faces with different colour codes.
+    """Faces from the user's drawings: the drawing as read and as used, then n faces with different colour codes.
 
-    `--path redraw` (the default) takes the drawing through stages 1 and 2, which make a face's sketch of it; `direct`
-    colours it as it is.
+    `--path redraw` (the default) sends the drawing through stages 1 and 2, which make it more similar to the training
+    sketches. `--path direct` gives the drawing to stage 3.
     """
     _need_face(editor, "sketch")
     take_images(args.attr, args.images)
     if not args.images:
-        raise UserError("sketch: name at least one drawing, as sketch me.png --attr Male=0 Smiling=1")
+        raise UserError("sketch: expected at least one drawing, such as: sketch me.png --attr Male=0 Smiling=1")
     request, size = _request(editor, args), editor.meta["image_size"]
     drawn = torch.cat([load_drawing(path, size, sketch_mean(editor)) for path in args.images])
     rows, captions = [], []
@@ -94,13 +93,13 @@ def sketch(editor: FaceEditor, args: argparse.Namespace) -> None:
 
 
 def samples(editor: Editor, args: argparse.Namespace) -> None:
-    """A folder for evaluation/: one picture for each of n faces of a split, asked for that face's attributes.
+    """Write a folder for evaluation/: one image for each of n faces of a split, with that face's attributes as request.
 
-    --entry noise: drawn (CGAN, A2F-noise). --entry sketch: made from that face's sketch with another colour code
-    (A2F-sketch).
+    --entry noise: sampled from noise (CGAN, A2F-noise). --entry sketch: from that face's sketch, with another colour
+    code (A2F-sketch).
     """
     if args.out is None:
-        raise UserError("samples: give a folder with --out")
+        raise UserError("samples: expected an output folder; give --out FOLDER")
     if args.entry == "sketch":
         _need_face(editor, "--entry sketch")
     faces = editor.split(args.split)
@@ -126,7 +125,7 @@ def samples(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def sketch_mean(editor: FaceEditor) -> float:
-    """The mean of the training sketches, in [0, 1]: of 256 validation faces."""
+    """The mean of a sketch, in [0, 1], over at most 256 validation faces."""
     faces = editor.split("val")
     batch = faces.fixed(min(256, len(faces)), editor.device)
     return float((editor.method.sketch_of(batch).mean() + 1) / 2)
@@ -135,7 +134,7 @@ def sketch_mean(editor: FaceEditor) -> float:
 def _need_face(editor: Editor, what: str) -> None:
     if not isinstance(editor, FaceEditor):
         system = editor.method.cfg.system
-        raise UserError(f"{what}: needs a run of system face, and {editor.run_dir} is a run of system {system}")
+        raise UserError(f"{what}: expected a run of system face, but {editor.run_dir} is a run of system {system}")
 
 
 def _target(editor: Editor, row: Tensor) -> str:
@@ -153,38 +152,38 @@ def _two_lines(text: str) -> str:
 
 
 def _add_attr(parser: argparse.ArgumentParser, n: int, help_n: str) -> None:
-    parser.add_argument("--attr", nargs="+", action="extend", help="what the faces show, as Male=0 Smiling=1")
+    parser.add_argument("--attr", nargs="+", action="extend", help="requested attributes, such as Male=0 Smiling=1")
     parser.add_argument("--n", type=int, default=n, help=help_n)
 
 
 def _add_grid(parser: argparse.ArgumentParser) -> None:
-    _add_attr(parser, 8, "noises")
-    parser.add_argument("--rows", type=int, default=8, help="requests")
+    _add_attr(parser, 8, "number of noises")
+    parser.add_argument("--rows", type=int, default=8, help="number of requests")
 
 
 def _add_toggle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--attr", nargs="+", action="extend", help="what the face shows, as Male=0 Smiling=1")
-    parser.add_argument("--image", help="test:N or a photo (face runs); none: the generated face seed:SEED")
+    parser.add_argument("--attr", nargs="+", action="extend", help="requested attributes, such as Male=0 Smiling=1")
+    parser.add_argument("--image", help="test:N or a photo (face runs only); default: the generated face seed:SEED")
 
 
 def _add_sketch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="*", help="drawings: picture files, dark lines on light paper or the reverse")
-    _add_attr(parser, 6, "faces of each drawing")
-    parser.add_argument("--path", choices=["redraw", "direct"], default="redraw", help="through stages 1, 2, or not")
+    parser.add_argument("images", nargs="*", help="image files of drawings: dark lines on light paper, or the reverse")
+    _add_attr(parser, 6, "faces per drawing")
+    parser.add_argument("--path", choices=["redraw", "direct"], default="redraw", help="with or without stages 1 and 2")
 
 
 def _add_samples(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--n", type=int, default=2000, help="faces of the split whose attributes are asked for")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which faces")
-    parser.add_argument("--entry", choices=["noise", "sketch"], default="noise", help="what the faces are made from")
+    parser.add_argument("--n", type=int, default=2000, help="number of faces of the split")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="the split whose attributes are requested")
+    parser.add_argument("--entry", choices=["noise", "sketch"], default="noise", help="the input of the generator")
 
 
 MODES = {
     "grid": Mode(grid, "requests x noises", _add_grid),
     "toggle": Mode(toggle, "one face, each attribute off and on", _add_toggle),
-    "stages": Mode(stages, "rough sketch, sharp sketch and face of n draws", lambda p: _add_attr(p, 8, "draws")),
-    "sketch": Mode(sketch, "own drawings in, faces out", _add_sketch),
-    "samples": Mode(samples, "a folder of requested faces that evaluation/ reads", _add_samples),
+    "stages": Mode(stages, "rough sketch, sharp sketch and face", lambda p: _add_attr(p, 8, "number of faces")),
+    "sketch": Mode(sketch, "faces from your own drawings", _add_sketch),
+    "samples": Mode(samples, "a folder of requested faces for evaluation/", _add_samples),
 }
 
 

@@ -1,6 +1,7 @@
-"""Train one of the four systems: `python a2f/train.py --config FILE [key=value ...]`; the YAML's `system` chooses.
+"""Train one of the four systems: `python a2f/train.py --config FILE [key=value ...]`. The key `system` chooses it.
 
-cgan: noise and attributes -> face. rough, sharp, face: the three stages, each from the run before (`upstream.run`).
+cgan: noise and attributes -> face. rough, sharp, face: the three stages; sharp and face need the run of the previous
+stage (`upstream.run`).
 """
 
 import logging

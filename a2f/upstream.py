@@ -1,4 +1,4 @@
-"""The chain of runs: a stage finds the run before it, checks that both fit, and takes its weights along for good."""
+"""The chain of stages: find the run of the previous stage, check that its config fits, and copy its weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,23 +22,25 @@ BEFORE = {"sharp": "rough", "face": "sharp"}
 SAME = (
     *("data.dataset", "data.image_size", "data.grayscale", "data.crop", "data.eyes", "data.split", "data.sketch"),
     *("data.attributes", "data.seed", "data.prior", "data.num_train"),
-)  # what two stages of one chain must have in common
+)  # keys that must be equal in all stages of a chain
 
 
 def resolve_upstream(cfg: Any) -> Any:
-    """A stage's config, completed with step, sha256 and model of `upstream.run`; cgan and rough come back unchanged.
+    """Complete the config of a stage with step, sha256 and model of `upstream.run`. cgan and rough do not change.
 
-    With a sha256 given and the folder gone, the config stands as it is: the run holds its chain.
+    If the config has a sha256 and the folder is missing, the config does not change, because the run's own checkpoint
+    contains the weights of the previous stages.
 
     Raises:
-        UserError: no run is named or there; another system; a key of `SAME` with another value; other weights.
+        UserError: `upstream.run` is empty or not a run of the right system, a key of `SAME` differs, or its weights
+            have changed.
     """
     if cfg.system not in BEFORE:
         return cfg
     up, wanted = cfg.upstream, BEFORE[cfg.system]
     if not up.run:
         raise UserError(
-            f"upstream.run: expected the run directory of a {wanted} system, as in upstream.run=runs/a2f/NAME"
+            f"upstream.run: expected the run directory of a {wanted} system, such as upstream.run=runs/a2f/NAME"
         )
     folder = Path(up.run)
     if up.sha256 and not (folder / "config.yaml").is_file():
@@ -50,13 +52,13 @@ def resolve_upstream(cfg: Any) -> Any:
         block, name = key.split(".")
         mine, other = getattr(getattr(cfg, block), name), getattr(getattr(theirs, block), name)
         if mine != other:
-            raise UserError(f"{key}: {mine!r} here, {other!r} in upstream.run={folder}; a chain needs the same in both")
+            raise UserError(f"{key}: {mine!r} here, but {other!r} in upstream.run={folder}; expected equal values")
     path = find_checkpoint(folder, up.step or None)
     digest = sha256(path)
     if up.sha256 and up.sha256 != digest:
         raise UserError(
-            f"upstream.sha256: {up.sha256[:12]} here, {digest[:12]} in {path}; the weights are others than those this "
-            "run began with; give another --run-dir to start anew"
+            f"upstream.sha256: {up.sha256[:12]} here, but {digest[:12]} in {path}; expected the weights that this run "
+            "started with; to use the new ones, start a new run with another --run-dir"
         )
     cfg = replace(cfg, upstream=replace(up, step=step_of(path), sha256=digest))
     if cfg.system == "sharp":
@@ -72,10 +74,10 @@ def _system_of(folder: Path, wanted: str) -> str:
 
 
 class Chain(nn.Module):
-    """The frozen stages before this one: `encoder`, `decoder`, `prior` of stage 1, and `sharp` for stage 3.
+    """The frozen previous stages: `encoder`, `decoder` and `prior` of stage 1, and `sharp` (stage 2) for stage 3.
 
-    Every part is an average of weights, always in evaluation mode and without gradients for its own parameters. The
-    chain is part of the method's state, so a run needs its upstream runs no more.
+    All have averaged weights, stay in evaluation mode and are not trained. They are part of the method's state, so a
+    checkpoint contains them and the upstream runs are not needed after the start.
     """
 
     def __init__(self, rough: RoughModel, sharp: SketchGANModel | None, meta: dict) -> None:
@@ -88,7 +90,7 @@ class Chain(nn.Module):
         self.noise_dim = rough.latent_dim
 
     def load(self, path: Path) -> None:
-        """Take the averaged weights of an upstream checkpoint (a rough run's, or a sharp run's with its own chain)."""
+        """Load the averaged weights of an upstream checkpoint: of a rough run, or of a sharp run with its own chain."""
         state = read_checkpoint(path)["method"]
         own = {}
         for key, value in state.items():
@@ -102,26 +104,26 @@ class Chain(nn.Module):
         missing = self.load_state_dict(own, strict=False)
         if missing.missing_keys or missing.unexpected_keys:
             key = (missing.missing_keys + missing.unexpected_keys)[0]
-            raise UserError(f"{path}: does not fit the upstream model ({key}); its config.yaml was changed")
+            raise UserError(f"{path}: the weights do not fit the upstream model ({key}); restore its config.yaml")
 
     def texture(self, attr: Tensor) -> Tensor:
-        """attr (N, A) with NaN -> texture attributes a (N, T) in {-1, 0, +1}."""
+        """Texture attributes a (N, T) in {-1, 0, +1} of attr (N, A), which may have NaN."""
         return signed(attr)[:, self.columns]
 
     def sketch(self, x: Tensor, offset: float = 0.0) -> Tensor:
-        """A photo (N, C, H, H) as the chain's kind of sketch (N, 1, H, H)."""
+        """Sketches (N, 1, H, H) of photos (N, C, H, H), in the style of the chain."""
         return sketch(x, self.rough_model.sketch, self.rough_model.sketch_sigma, offset)
 
     def noise(self, n: int, device: torch.device) -> Tensor:
-        """(n, Z) ~ N(0, I), for `dream`."""
+        """Noise (n, Z) ~ N(0, I) for `dream`."""
         return torch.randn(n, self.noise_dim, device=device)
 
     def dream(self, a: Tensor, noise: Tensor) -> Tensor:
-        """A rough sketch for texture attributes a (N, T) and noise (N, Z)."""
+        """Sample a rough sketch for texture attributes a (N, T) with noise (N, Z)."""
         return dream(self.decoder, self.prior, self.rough_model.prior, a, noise)
 
     def redrawn(self, s: Tensor, a: Tensor, mean: bool = False) -> Tensor:
-        """A sketch through stage 1: the decoder at a draw of q(z | s, a), or at its mean."""
+        """Reconstruct a sketch with stage 1, from a sample of q(z | s, a) or from its mean."""
         mu, logvar = self.encoder(s, a)
         z = mu if mean else reparameterize(mu, logvar)
         return self.decode(z, a)
@@ -131,23 +133,31 @@ class Chain(nn.Module):
         return decoded(self.decoder, self.rough_model.prior, z, a)
 
     def sharpened(self, s: Tensor, a: Tensor) -> Tensor:
-        """A rough sketch through stage 2."""
+        """Apply stage 2 to a rough sketch."""
         return self.sharp(s, a).clamp(-1, 1)
 
 
 def prepare_chain(run: Run, chain: Chain) -> str:
-    """Load the upstream weights into `chain`, unless the run has a checkpoint, which holds them; a line for the log.
+    """Load the upstream weights into `chain`. If the upstream run is gone, the run's own checkpoint must have them.
+
+    Returns:
+        A line for the log.
 
     Raises:
-        UserError: the upstream run is gone and no intact checkpoint of this run is left, or it has other weights now.
+        UserError: the upstream run is gone and this run has no intact checkpoint, or the upstream weights have changed.
     """
     up = run.cfg.upstream
     if not (Path(up.run) / "config.yaml").is_file():
         if latest_checkpoint(run.dir) is None:
-            raise UserError(f"upstream.run: {up.run} is gone, and {run.dir} has no checkpoint that holds its weights")
-        return f"stages before this one: from the run's own checkpoint ({up.run} is gone)"
+            raise UserError(
+                f"upstream.run: {up.run} does not exist, and {run.dir} has no checkpoint with its weights; train the "
+                "previous stage again"
+            )
+        return f"previous stages: from the run's own checkpoint ({up.run} does not exist)"
     path = find_checkpoint(Path(up.run), up.step)
     if sha256(path) != up.sha256:
-        raise UserError(f"upstream.sha256: {path} is another file than {up.sha256[:12]}; it was trained anew")
+        raise UserError(
+            f"upstream.sha256: {path} has changed; expected {up.sha256[:12]}; start a new run with another --run-dir"
+        )
     chain.load(path)
-    return f"stages before this one: {path}, sha256 {up.sha256[:12]}"
+    return f"previous stages: {path}, sha256 {up.sha256[:12]}"

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data import DataConfig
-from engine import TrainConfig
-from engine.config import require
+from engine.config import AdamTrainConfig, require
 from engine.errors import UserError
 from losses.augment import KINDS
 
@@ -73,15 +72,13 @@ class LossConfig:
 
 
 @dataclass
-class AAECGANTrainConfig(TrainConfig):
-    """Learning rates and phases, in addition to the common options."""
+class AAECGANTrainConfig(AdamTrainConfig):
+    """Learning rates and phases, in addition to the common options. `lr` is that of encoder and generator."""
 
-    lr: float = 1.0e-3  # Adam, encoder and generator; 2e-4 with wgan
-    lr_critic: float = 5.0e-4  # both critics; 2e-4 with wgan
+    lr_critic: float = 5.0e-4  # both critics; 2e-4 with wgan (then also lr)
     lr_guide: float = 5.0e-4  # AdamW, guide
-    beta1: float = 0.0  # Adam's first decay, as in WGAN-GP
-    beta2: float = 0.9  # Adam's second decay
-    ema_decay: float = 0.999  # of the averaged weights used for images; ramp min(this, (1 + t) / (10 + t))
+    beta1: float = 0.0  # as in WGAN-GP
+    beta2: float = 0.9
     autoencode_steps: int = 0  # phase 1: autoencoder and latent critic only
     gan_steps: int = 0  # phase 2: generator and image critic only, on prior samples; then joint training
     joint_lr: float = 1.0  # factor on all learning rates in the joint phase
@@ -94,10 +91,8 @@ class AAECGANTrainConfig(TrainConfig):
     lr_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "lr_critic", "lr_guide", "joint_lr"):
+        for name in ("lr_critic", "lr_guide", "joint_lr"):
             require(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
-        for name in ("beta1", "beta2", "ema_decay"):
-            require(0 <= getattr(self, name) < 1, name, "a decay in [0, 1)", getattr(self, name))
         for name in ("autoencode_steps", "gan_steps"):
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         for name in ("mixed", "unlabelled"):

@@ -4,13 +4,6 @@ import torch
 from torch import Tensor
 
 
-def sharpness(x: Tensor) -> float:
-    """Mean squared Laplacian of images (N, C, H, W). Blur lowers it, noise and artefacts raise it."""
-    c = x[..., 1:-1, 1:-1]
-    laplacian = 4 * c - x[..., 2:, 1:-1] - x[..., :-2, 1:-1] - x[..., 1:-1, 2:] - x[..., 1:-1, :-2]
-    return float(laplacian.square().mean())
-
-
 def diversity(x: Tensor, group: Tensor) -> float:
     """Mean L1 between consecutive images (N, C, H, W) of one group; group (N,). NaN without a pair."""
     parts = [x[group == g] for g in group.unique()]
@@ -29,12 +22,6 @@ def edit_table(probabilities: Tensor, source: Tensor, target: Tensor, num: int) 
     counts.index_put_((target[kept], probabilities[kept].argmax(1)), torch.ones(int(kept.sum())), accumulate=True)
     table = counts / counts.sum(1, keepdim=True)
     return table, table.diagonal()
-
-
-def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean over images (N, C, H, W) in [-1, 1] of the peak signal-to-noise ratio, dB."""
-    mse = (x_hat - x).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / mse.clamp_min(1e-10)).mean()
 
 
 def code_std(z: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The guide: a classifier whose cross-entropy on edits is a loss. It is trained in this run, or by evaluation/.
 
-A judge is never a guide, since it must not measure edits that it trained itself.
+A judge is never a guide, because it must not measure edits that it helped to train.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ class ExternalGuide(nn.Module):
     def __init__(self, run: str, names: list[str]) -> None:
         super().__init__()
         self.run, self.names = run, names
-        self._loaded: tuple = ()  # a tuple, so that it is no submodule: neither trained nor saved here
+        self._loaded: tuple = ()  # a tuple, so that it is not a submodule and is not saved here
         self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))  # sha256 of its checkpoint; 0 = not used yet
         self.register_load_state_dict_post_hook(lambda *_: self._check_digest())
 

@@ -1,9 +1,8 @@
-"""The linear path: a frozen PCA beside encoder and generator. PCA is the best linear autoencoder, fitted in seconds.
+"""The linear path: a frozen PCA in parallel with encoder and generator. PCA is the best linear autoencoder.
 
-The networks then only learn what a PCA cannot do. Codes of training faces have mean 0 and covariance I from the start,
-and an untrained model already reconstructs. The PCA must not be trained: one step of Adam moves a code by up to
+The networks learn only the residual. Codes of training faces have mean 0 and covariance I from the start, and the
+untrained model already reconstructs. The PCA must not be trained: one step of Adam changes a code by up to
 lr |x - mean|_1, which is 0.2 standard deviations at lr 2e-4 and 48 px.
-
 """
 
 from collections.abc import Iterable

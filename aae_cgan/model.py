@@ -111,9 +111,9 @@ class Generator(nn.Module):
 
 
 class ImageCritic(nn.Module):
-    """(x, y) -> score (N,): is x a real face that fits y?
+    """(x, y) -> score (N,), high if x is a real face with the label y.
 
-    planes: y as constant channels beside x. projection: psi(h) + <V y, h>, https://arxiv.org/abs/1802.05637. both:
+    planes: y as additional constant channels. projection: psi(h) + <V y, h>, https://arxiv.org/abs/1802.05637. both:
     planes and projection. late: y joined to h before the last layer, which a gradient penalty makes ineffective (for
     comparison). `class_logits` (N, K) has its own trunk, so that classifier and critic share no features.
     """
@@ -171,7 +171,7 @@ def stages(image_size: int, width: int) -> tuple[list[int], int]:
 
 
 def trunk(channels: int, image_size: int, width: int) -> nn.Sequential:
-    """(N, C, H, H) -> (N, 256). No normalisation: a gradient penalty needs the gradient of each sample alone."""
+    """(N, C, H, H) -> (N, 256), without normalization: gradient penalties need separate gradients of samples."""
     widths, last = stages(image_size, width)
     layers: list[nn.Module] = []
     for before, after in zip([channels, *widths], widths, strict=False):

@@ -1,11 +1,11 @@
-"""Health checks of a training run: metrics, and one warning with a remedy for each check that keeps failing."""
+"""Health checks of a training run: metrics, and a message with a remedy for each that is out of bounds."""
 
 import torch
 from torch import Tensor
 
-from aae_cgan.figures import code_std, diversity, sharpness
+from aae_cgan.figures import code_std, diversity
+from losses.image_metrics import sharpness
 
-PATIENCE = 3  # failures in a row before a warning
 CHECKS_OF_PHASE = {  # checks that apply in a phase: those of networks that are trained by then
     "guide": (),
     "autoencode": ("prior_diversity", "edit_diversity", "code_std"),
@@ -26,7 +26,7 @@ def health_metrics(x: Tensor, z: Tensor, edits: Tensor, draws: Tensor) -> dict[s
     return {
         "edit_diversity": float(edit_diversity.mean()) / real_diversity,
         "prior_diversity": float(prior_diversity.mean()) / real_diversity,
-        "sharpness": sharpness(edits.flatten(0, 1)) / sharpness(x),
+        "sharpness": float(sharpness(edits.flatten(0, 1)).mean() / sharpness(x).mean()),
         "code_std": float(code_std(z)),
     }
 
@@ -53,15 +53,6 @@ def failed_checks(metrics: dict[str, float], num_classes: int) -> dict[str, str]
     return found
 
 
-class Monitor:
-    """Counts consecutive failures of each check. A new phase and a resumed run start again at 0."""
-
-    def __init__(self) -> None:
-        self.phase, self.failures = "", {}
-
-    def update(self, phase: str, found: dict[str, str]) -> list[str]:
-        """Messages of the phase's checks that have now failed `PATIENCE` times in a row."""
-        before = self.failures if phase == self.phase else {}
-        self.phase = phase
-        self.failures = {name: before.get(name, 0) + 1 for name in found if name in CHECKS_OF_PHASE[phase]}
-        return [found[name] for name, times in self.failures.items() if times == PATIENCE]
+def checks_of_phase(found: dict[str, str], phase: str) -> dict[str, str]:
+    """The failed checks that apply in a phase."""
+    return {name: message for name, message in found.items() if name in CHECKS_OF_PHASE[phase]}

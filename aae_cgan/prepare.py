@@ -19,7 +19,7 @@ def prepare_linear(run: Any, method: Any, train: Any) -> str:
     Returns a short description for the log.
     """
     resumed = any(intact(path) for path in checkpoints(run.dir))  # damaged checkpoints are not read
-    barrier()  # all ranks look before the first one sets a damaged checkpoint aside
+    barrier()  # all ranks check before rank 0 renames a damaged checkpoint
     loaded = False
     if run.cfg.train.init_from and not resumed:
         loaded = agree_on_linear(run.cfg.train.init_from, method.linear is not None)
@@ -40,8 +40,8 @@ def prepare_linear(run: Any, method: Any, train: Any) -> str:
 def agree_on_linear(sources: list[str], has_linear: bool) -> bool:
     """Whether the weights of `train.init_from` include a linear path.
 
-    Raises UserError if the source runs have different linear paths (their codes differ), or if a source was trained
-    with one and this run has none, or the other way round.
+    Raises UserError if the source runs have different linear paths, because their codes differ; or if only one of a
+    source and this run has a linear path.
     """
     paths, loaded = [], False
     for source in sources:
@@ -53,8 +53,8 @@ def agree_on_linear(sources: list[str], has_linear: bool) -> bool:
         if (basis is None) == has_linear and any(key.startswith(CODE_NETWORKS) for key in taken):
             has, kind = ("no", "none") if basis is None else ("a", "pca")
             raise UserError(
-                f"train.init_from: {path} was trained with {has} linear path; set model.linear={kind}, or take its "
-                "critics alone"
+                f"train.init_from: {path} was trained with {has} linear path; set model.linear={kind}, or load its "
+                "critics only"
             )
         paths.append(basis)
         if not same_basis(basis, paths[0]):

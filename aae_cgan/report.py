@@ -1,7 +1,6 @@
 """Metrics of one run: the modes `latent`, `curve` and `report`. `evaluation/` compares methods."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,22 @@ import torch
 from torch import Tensor
 
 from aae_cgan.editor import Editor
-from aae_cgan.figures import code_std, diversity, edit_table, mmd, psnr, sharpness
+from aae_cgan.figures import code_std, diversity, edit_table, mmd
 from aae_cgan.schedule import boundaries
 from data.emotions import class_order
 from data.labels import conditions
 from editing.judge import Judge
-from editing.record import output_path, write_grid, write_record
+from editing.logs import plot_log
+from editing.record import output_path, write_record
 from editing.subjects import SPLITS
-from engine import Grid, UserError
-from engine.files import atomic_write
+from engine import Grid, UserError, save_grid
+from losses.image_metrics import psnr, sharpness
 
 NUM_WORST = 8  # worst edits in the grid
 TERMS = {  # panels of the plot, and their log keys
     "total loss": ("loss",),
     "terms of encoder and generator": ("G/",),
-    "critics: real - fake": ("D/gap",),
+    "critics: real - fake": ("D/gap_image", "D/gap_label", "D/gap_latent"),
     "critics: losses": ("D/image", "D/latent", "D/norm", "D/r1", "D/gp_grad_norm", "guide"),
 }
 
@@ -80,30 +80,13 @@ def probe(train: Tensor, y_train: Tensor, z: Tensor, y: Tensor, attributes: bool
 
 def run_curve(editor: Editor, args: argparse.Namespace) -> None:
     """Plot the log against steps, with the phases shaded."""
-    from matplotlib.figure import Figure
 
-    path = editor.run_dir / "log.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; the run has no log yet")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    figure = Figure(figsize=(9, 11), layout="constrained")
-    for axis, (title, keys) in zip(figure.subplots(len(TERMS), 1, sharex=True), TERMS.items(), strict=True):
-        for key in sorted({k for row in rows for k in row}):
-            if any(key == k or (key.startswith(k) and k[-1] in "/p") for k in keys):
-                points = [(row["step"], row[key]) for row in rows if key in row]
-                axis.plot(*zip(*points, strict=True), label=key, linewidth=1)
+    def shade(axis: Any) -> None:
         for i, (name, first, stop) in enumerate(boundaries(editor.method.cfg)):
             axis.axvspan(first, stop, alpha=0.06 + 0.08 * (i % 2), color="grey", linewidth=0)
             axis.annotate(name, (first, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7)
-        axis.set_title(title, fontsize=9)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7)
-    axis.set_xlabel("batches")
-    written = output_path(editor, args, "curve")
-    with atomic_write(written) as file:
-        figure.savefig(file, format="png", dpi=110)
-    write_record(editor, args, written)
-    print(f"wrote {written}")
+
+    plot_log(editor, args, TERMS, "batches", shade)
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
@@ -123,9 +106,9 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
     facts: dict[str, Any] = {
         "faces": len(x),
         "l1": float((x_hat - x).abs().mean()),
-        "psnr": float(psnr(x, x_hat)),
+        "psnr": float(psnr(x, x_hat).mean()),
         "code_std": float(code_std(z)),
-        "sharpness_of_edits": sharpness(edited) / sharpness(x),
+        "sharpness_of_edits": float(sharpness(edited).mean() / sharpness(x).mean()),
         "diversity_of_draws": diversity(draws, group) / diversity(x, y.argmax(1)),
         "diversity_of_rows": diversity(edited, target) / diversity(x, torch.zeros(len(x))),
     }
@@ -161,7 +144,8 @@ def judge_metrics(
     worst = (probabilities[at, target] + ~counted).argsort()[:NUM_WORST]
     pairs = torch.stack([x.repeat(num, 1, 1, 1)[worst], edited[worst]])
     captions = [f"{names[source[i % len(x)]]} to {names[target[i]]}" for i in worst.tolist()]
-    write_grid(editor, args, Grid(pairs, ["source", "edit"], captions), "report", judge=str(args.judge))
+    grid = Grid(pairs, ["source", "edit"], captions)
+    print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
     recall = {name: float((real.argmax(1) == k)[source == k].float().mean()) for k, name in enumerate(names)}
     return {
         "judge_on_real": float((real.argmax(1) == source).float().mean()),

@@ -2,7 +2,6 @@
 
 One step is one batch. Both critics are updated once; encoder and generator in every n_critic-th step. Phases
 (schedule.py): guide, autoencoder, conditional GAN, joint.
-
 """
 
 import logging
@@ -13,21 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aae_cgan.config import Config
-from aae_cgan.figures import code_std, psnr
+from aae_cgan.figures import code_std
 from aae_cgan.guide import ExternalGuide, Guide
 from aae_cgan.linear import LinearPath
 from aae_cgan.model import Encoder, Generator, ImageCritic, LatentCritic, refuse_batch_norm
-from aae_cgan.monitor import Monitor, failed_checks, health_metrics
+from aae_cgan.monitor import checks_of_phase, failed_checks, health_metrics
 from aae_cgan.prepare import prepare_linear
 from aae_cgan.schedule import PHASES, PhaseState, generator_steps, phase_state
 from aae_cgan.semi_supervised import semi_supervised
 from data import build_faces
 from data.emotions import class_order
 from data.labels import conditions
-from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, start
+from engine import EMA, Grid, Method, UserError, adam, fit, fp32, frozen, ramped_decay, start
 from engine.ranks import broadcast
+from evaluation.monitor import Monitor
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.augment import diff_augment, jitter
+from losses.image_metrics import psnr
 from losses.pixels import boxes_from_eyes, face_weight
 from losses.targets import Request, draw_request, mix_labels
 
@@ -134,7 +135,7 @@ class AAECGAN(Method):
 
     def update_ema(self, phase: PhaseState) -> None:
         """Update the averages, with a ramp of the decay at first."""
-        decay = min(self.cfg.train.ema_decay, (1 + phase.generator_updates) / (10 + phase.generator_updates))
+        decay = ramped_decay(self.cfg.train.ema_decay, phase.generator_updates)
         self.ema_encoder.update(self.encoder, decay)
         self.ema_generator.update(self.generator, decay)
 
@@ -206,15 +207,17 @@ class AAECGAN(Method):
         return gradient_penalty(lambda v: self.d_image(v, y_target), x_match, fake_augmented)
 
     def mismatch(self, real: Tensor, wrong: Tensor) -> Tensor:
-        """Loss of real faces with a wrong label. With wgan the plain difference is unbounded, since the penalty never
-        sees wrong labels."""
+        """Loss of real faces with a wrong label.
+
+        With wgan, the plain difference is unbounded, because the gradient penalty does not include wrong labels.
+        """
         if self.cfg.loss.gan == "logistic":
             return F.softplus(wrong).mean()
         difference = wrong - real
         return (F.softplus(difference) if self.cfg.loss.mismatch == "bounded" else difference).mean()
 
     def adversarial_loss(self, critic: nn.Module, gan: str, *pair: Tensor) -> Tensor:
-        """The generator's loss against `critic`, whose weights are frozen meanwhile."""
+        """The generator's loss against `critic`, which gets no gradient."""
         with frozen(critic):
             return generator_loss(critic(*pair), gan)
 
@@ -272,7 +275,7 @@ class AAECGAN(Method):
         x, y, _ = self.faces(batch)
         z = self.encode(x)
         x_hat = self.decode(z, y)
-        metrics = {"l1": (x_hat - x).abs().mean(), "psnr": psnr(x, x_hat), "code_std": code_std(z)}
+        metrics = {"l1": (x_hat - x).abs().mean(), "psnr": psnr(x, x_hat).mean(), "code_std": code_std(z)}
         y_target = y.roll(1, 0)
         x_edit = self.decode(z, y_target)
         if self.d_image is not None:
@@ -325,7 +328,8 @@ class AAECGAN(Method):
         classifier = self.guide or (self.d_image.class_logits if self.cfg.loss.lambda_class else None)
         if classifier is not None:
             metrics["edit_accuracy"] = float((classifier(edits.flatten(0, 1)).argmax(1) == targets).float().mean())
-        for message in self.monitor.update(self.phase, failed_checks(metrics, k)):
+        found = checks_of_phase(failed_checks(metrics, k), self.phase)
+        for message in self.monitor.update(found, self.phase):
             logger.warning(message)
 
 

@@ -1,4 +1,4 @@
-"""What a face is: readers of data sets, packs of prepared pictures, batches. `data/README.md` is the contract."""
+"""Face data: readers of data sets, packs of prepared pictures, and batches. `data/README.md` describes them."""
 
 from data.celeba import CelebA
 from data.config import DataConfig

@@ -100,7 +100,32 @@ def mirror_points(landmarks: Tensor) -> Tensor:
 
 def scaled(x8: Tensor) -> Tensor:
     """Convert uint8 to float32 in [-1, 1]. round((x + 1) * 127.5) is the inverse."""
+    if x8.device.type == "cpu":  # in one thread, see `gathered`
+        x = x8.numpy().astype(np.float32)
+        x /= 127.5
+        x -= 1
+        return torch.from_numpy(x)
     return x8.float().div_(127.5).sub_(1)
+
+
+def gathered(images: Tensor, rows: Tensor) -> Tensor:
+    """The images with the numbers `rows` (N,), a copy.
+
+    NumPy copies them in one thread. OpenMP would split this small operation over all threads, and each thread waits for
+    the slowest one. On cores that other processes share, this takes several times as long as the copy.
+    """
+    if images.device.type == "cpu":
+        return torch.from_numpy(images.numpy()[rows.numpy()])
+    return images.index_select(0, rows)
+
+
+def mirrored(x8: Tensor, mirror: Tensor) -> Tensor:
+    """x8 (N, C, H, W) with the images of `mirror` (N,) bool flipped left to right. On a CPU, x8 itself changes."""
+    if x8.device.type == "cpu":
+        x, rows = x8.numpy(), mirror.numpy()
+        x[rows] = x[rows][..., ::-1]
+        return x8
+    return torch.where(mirror[:, None, None, None], x8.flip(-1), x8)  # no index that the host must wait for
 
 
 def collate(
@@ -112,7 +137,7 @@ def collate(
     batch = {prefix + key: value.index_select(0, rows) for key, value in labels.items()}
     if draw.mirror.any():
         mirror = _move(draw.mirror, x8.device)
-        x8 = torch.where(mirror[:, None, None, None], x8.flip(-1), x8)
+        x8 = mirrored(x8, mirror)
         if "landmarks" in labels:
             points = batch[prefix + "landmarks"]
             batch[prefix + "landmarks"] = torch.where(mirror[:, None, None], mirror_points(points), points)
@@ -128,8 +153,7 @@ def collate(
 
 def _sketch(x8: Tensor, draw: BatchIndices, augment: Augment | None, numbers: Tensor | None) -> Tensor:
     """Sketches (N, 1, H, W) in [-1, 1], flipped and cropped like their faces, without a change of brightness."""
-    mirror = _move(draw.mirror, x8.device)[:, None, None, None]
-    s = scaled(torch.where(mirror, x8.flip(-1), x8))
+    s = scaled(mirrored(x8, _move(draw.mirror, x8.device)))
     return augment.images(s, numbers, light=False) if augment and numbers is not None else s
 
 
@@ -182,7 +206,7 @@ class Batches:
         draw = self.draw(step)
         images, labels = self.store.on(self.device)
         rows = _move(self._with_partners(draw), self.device)
-        x8 = self.prefetcher.take(step) if self.prefetcher else images.index_select(0, rows)
+        x8 = self.prefetcher.take(step) if self.prefetcher else gathered(images, rows)
         numbers = _move(self.augment.numbers(draw, self.order.seed), self.device) if self.augment else None
         n = self.batch_size
         batch = collate(x8[:n], labels, draw, rows[:n], augment=self.augment, numbers=numbers)

@@ -1,6 +1,6 @@
 """CelebA: aligned faces of 178 x 218 px with 40 attributes, persons and five landmarks; images in a folder or a zip.
 
-Files are joined by image name. Line 1 of the text files, which says how many rows follow, is not trusted: subsets
+Labels and images are joined by image name. The number of rows in line 1 of the text files is ignored, because subsets
 keep the official number.
 """
 
@@ -21,38 +21,40 @@ from data.tables import read_text
 from engine.errors import UserError
 
 WHERE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Google Drive, 'Align&Cropped Images' and 'Anno')"
-FOLDERS = ("", "celeba", "CelebA", "Img", "Anno", "Eval")  # of the official download, of torchvision, of mirrors
+FOLDERS = ("", "celeba", "CelebA", "Img", "Anno", "Eval")  # in the official download, torchvision and mirrors
 IMAGES = "img_align_celeba"
 READ_LABELS = "labels_read.json"  # written by evaluation.label: attributes that a classifier read
-KINDS = (IMAGES, f"{IMAGES}_png")  # the second is the official set of png files; its tables name jpg files
-STARGAN_SEED, STARGAN_TEST = 1234, 1999  # of yunjey/stargan: lines shuffled, the first 1,999 are the test set
+KINDS = (IMAGES, f"{IMAGES}_png")  # the second is the official set of png files; the tables still name jpg files
+STARGAN_SEED, STARGAN_TEST = 1234, 1999  # yunjey/stargan shuffles the lines; the first 1,999 are the test set
 
 
 @dataclass
 class Table:
-    """One annotation file: a row of whole numbers for each image name."""
+    """One annotation file: a row of numbers for each image name."""
 
     path: Path
     names: list[str]
     header: list[str]
-    values: np.ndarray  # (N, columns) int64; float64 where a value is no whole number
-    lines: list[int]  # where each row stands, for messages
+    values: np.ndarray  # (N, columns) int64; float64 if a value is not an integer
+    lines: list[int]  # line number of each row, for messages
 
     def joined(self, names: list[str], absent: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows in the order of `names`, `absent` where there is none; and (N,) bool: there is one.
+        """Rows in the order of `names`, and (N,) bool: the table has a row for this name.
+
+        A name without a row gets the value `absent` in all columns.
 
         Raises:
-            UserError: two rows of one image that differ.
+            UserError: two different rows for one image.
         """
         place: dict[str, int] = {}
         for i, name in enumerate(self.names):
             first = place.setdefault(_key(name), i)
             if first != i and (self.values[first] != self.values[i]).any():
                 raise UserError(
-                    f"{self.path}, line {self.lines[i]}: {name} stands on line {self.lines[first]} too, with other "
-                    "values; keep one of the two"
+                    f"{self.path}, line {self.lines[i]}: {name} is also on line {self.lines[first]}, with other "
+                    "values; expected one row per image; remove one of the two"
                 )
-        # Only png files take the rows of jpg names: a table of another set must not fit by chance.
+        # Only png files may use the rows of jpg names. Otherwise the table of another set could match by chance.
         found = [place.get(_key(name), place.get(_key(name).removesuffix(".png") + ".jpg", -1)) for name in names]
         rows = np.array(found, np.int64)
         return np.where(rows[:, None] >= 0, self.values[rows], absent), rows >= 0
@@ -63,7 +65,7 @@ def _key(name: str) -> str:
 
 
 class CelebA(RawFaces):
-    """`root/` with `img_align_celeba/` or `img_align_celeba.zip`, and CelebA's text files or Kaggle's csv ones."""
+    """`root/` with `img_align_celeba/` or `img_align_celeba.zip`, and CelebA's text files or Kaggle's csv files."""
 
     options = ("attr_values",)
     auto_crop = "celeba"
@@ -88,7 +90,7 @@ class CelebA(RawFaces):
         texts = fingerprint_of(self.texts.values(), self.root.parent)
         if self.folder:
             return digest([texts, fingerprint_of((self.folder / name for name in self.members), self.folder)])
-        assert self.archive is not None  # one of the two exists
+        assert self.archive is not None  # there is a folder or an archive
         return digest([texts, fingerprint_of([self.archive], self.root.parent), zlib.crc32(_tail(self.archive))])
 
     def name(self, i: int) -> str:
@@ -101,7 +103,7 @@ class CelebA(RawFaces):
         assert self.zip is not None and self.archive is not None  # build_index opens it
         try:
             data = self.zip.read(self.paths[name])
-        # The last two are zipfile's answers to another compression and to a password.
+        # zipfile raises the last two for an unknown compression and for a password.
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise BadImage(f"{self.archive.name}/{name}: cannot be read ({error})") from None
         return decode(data, name)
@@ -118,7 +120,7 @@ class CelebA(RawFaces):
             labels["attr"], names["attributes"] = self._attributes(tables["attr"], notes)
         else:
             order = sorted(self.members)
-            notes.append(f"{self.root}: no list_attr_celeba.txt, so the faces have no attributes")
+            notes.append(f"{self.root}: list_attr_celeba.txt is missing, so the faces have no attributes")
         if "identity" in tables:
             labels["identity"] = self._column(tables["identity"], 0, None)[:, 0]
         if "landmarks" in tables:
@@ -134,7 +136,9 @@ class CelebA(RawFaces):
         if "split" in tables:
             split = self._column(tables["split"], 0, 2)[:, 0].astype(np.int8)
             if (split < 0).any():
-                notes.append(f"{(split < 0).sum()} images are not in {self.texts['split'].name}: they join train")
+                notes.append(
+                    f"{(split < 0).sum()} images are not in {self.texts['split'].name}; they are used for training"
+                )
                 split[split < 0] = TRAIN
         labels["split_stargan"] = stargan_split(order, self.members)
         return Index(split, labels, names, {}, notes)
@@ -142,38 +146,38 @@ class CelebA(RawFaces):
     # Files
 
     def _find_images(self) -> tuple[Path | None, Path | None, list[str]]:
-        """The zip, or the folder, that holds more of the images, and their names, sorted."""
+        """The zip or the folder, whichever has more images (the other is None), and the sorted image names."""
         folder, names = self._find_folder()
         places = (
             [self.root] if self.root.suffix == ".zip" else [self.root / f / f"{k}.zip" for k in KINDS for f in FOLDERS]
         )
         archive = next((path for path in places if path.is_file()), None)
         if archive and not names:
-            return archive, None, []  # opened for the index: the list of 200,000 names takes a second
+            return archive, None, []  # build_index opens it: to list 200,000 names takes a second
         if archive:
             try:
                 zipped = self._open_zip(archive)
             except UserError as error:
-                self.found_notes.append(f"{folder} is read, since {error}")
+                self.found_notes.append(f"{folder} is used, because {error}")
             else:
                 if len(zipped) > len(names):
                     self.found_notes.append(
-                        f"{folder} holds {len(names)} of the {len(zipped)} images of {archive.name}: the zip is read"
+                        f"{folder} has {len(names)} of the {len(zipped)} images of {archive.name}; the zip is used"
                     )
                     return archive, None, zipped
         if folder and names:
             return None, folder, names
         what = f"{IMAGES}/ or {IMAGES}.zip, list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt"
-        empty = f"{folder} holds no images itself; they lie as {folder}/000001.jpg" if folder else ""
+        empty = f"{folder} has no images; expected {folder}/000001.jpg, ..." if folder else ""
         raise missing(self.root, "CelebA", what, WHERE, empty)
 
     def _find_folder(self) -> tuple[Path | None, list[str]]:
-        """The first of the usual folders that holds images (else the first that is there), and their names."""
+        """The first usual folder that has images, else the first that exists, else None; and the image names."""
         empty = None
         for kind in KINDS:
             for parent in FOLDERS:
                 folder = self.root / parent / kind
-                # Kaggle's copy has the folder in a folder of the same name.
+                # Kaggle's copy has this folder inside a folder of the same name.
                 for path in (folder / kind, folder):
                     if not path.is_dir():
                         continue
@@ -189,22 +193,22 @@ class CelebA(RawFaces):
         except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
             size = archive.stat().st_size
             raise UserError(
-                f"{archive}: is no whole zip file ({error}; it has {size:,} bytes, the official one "
-                "1,443,490,838); the download was cut short, get it again"
+                f"{archive}: this zip file is damaged ({error}). It has {size:,} bytes; the official file has "
+                "1,443,490,838. Download it again"
             ) from None
         self.paths: dict[str, str] = {}
         for path in self.zip.namelist():
-            parts = path.replace("\\", "/").split("/")  # zips made on Windows may have backslashes
+            parts = path.replace("\\", "/").split("/")  # zips from Windows may have backslashes
             if any(map(is_hidden, parts)) or os.path.splitext(parts[-1])[1].lower() not in IMAGE_SUFFIXES:
                 continue
             if parts[-1] in self.paths:
                 raise UserError(
-                    f"{archive}: holds two images of one name ({self.paths[parts[-1]]} and {path}); expected "
-                    f"{IMAGES}/ alone"
+                    f"{archive}: two images have the same name ({self.paths[parts[-1]]} and {path}); expected "
+                    f"{IMAGES}/ only"
                 )
             self.paths[parts[-1]] = path
         if not self.paths:
-            raise UserError(f"{archive}: holds no images; expected {IMAGES}/000001.jpg .. 202599.jpg")
+            raise UserError(f"{archive}: the zip has no images; expected {IMAGES}/000001.jpg .. 202599.jpg")
         return sorted(self.paths)
 
     @property
@@ -216,7 +220,7 @@ class CelebA(RawFaces):
         places = [self.texts_folder / parent / f"{stem}{suffix}" for parent in FOLDERS for suffix in (".txt", ".csv")]
         there = [path for path in places if path.is_file()]
         if len(there) > 1:
-            self.found_notes.append(f"{there[0]} is read, {', '.join(map(str, there[1:]))} not")
+            self.found_notes.append(f"{there[0]} is used; {', '.join(map(str, there[1:]))} is ignored")
         return there[0] if there else None
 
     # Labels
@@ -230,13 +234,13 @@ class CelebA(RawFaces):
         rows, known = table.joined(self.members, absent)
         if not known.any():
             raise UserError(
-                f"{table.path}: names none of the images of {self.folder or self.archive} (there {self.members[0]}, "
-                f"here {table.names[0]}); expected the files of one set"
+                f"{table.path}: no row belongs to an image of {self.folder or self.archive} (the table has "
+                f"{table.names[0]}, the images {self.members[0]}); expected the table of this data set"
             )
         return rows, known
 
     def _column(self, table: Table, low: int, high: int | None) -> np.ndarray:
-        """(N, 1) values in low .. high by name, -1 where there is no row."""
+        """(N, 1) values in low .. high, in the order of the images; -1 if an image has no row."""
         wrong = (table.values[:, :1] < low) | (table.values[:, :1] > (high if high is not None else np.inf))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
@@ -246,25 +250,25 @@ class CelebA(RawFaces):
                 f"expected {expected}"
             )
         if table.values.dtype != np.int64:
-            raise UserError(f"{table.path}: holds a value that is no whole number")
+            raise UserError(f"{table.path}: a value is not an integer; expected integers")
         return self._joined(table, 1, -1)[0]
 
     def _attributes(self, table: Table, notes: list[str]) -> tuple[np.ndarray, list[str]]:
-        """(N, A) in {0, 1, NaN} and the names."""
+        """Attributes (N, A) in {0, 1, NaN}, and their names."""
         if not table.header:
-            raise UserError(f"{table.path}: has no line of attribute names; expected CelebA's list_attr_celeba.txt")
+            raise UserError(f"{table.path}: the attribute names are missing; expected CelebA's list_attr_celeba.txt")
         low = -1 if self.cfg.attr_values == "-1/1" else 0
         wrong = (table.values != low) & (table.values != 1)
         if wrong.any():
             row, column = (int(v) for v in np.argwhere(wrong)[0])
-            other = "; set data.attr_values: 0/1 if no is written as 0" if table.values[row, column] == 0 else ""
+            other = "; if 0 means no in this file, set data.attr_values: 0/1" if table.values[row, column] == 0 else ""
             raise UserError(
                 f"{table.path}, line {table.lines[row]}: {table.header[column]} is {table.values[row, column]} for "
                 f"{table.names[row]}; expected {low} or 1{other}"
             )
         rows, known = self._joined(table, len(table.header), low)
         if not known.all():
-            notes.append(f"{(~known).sum()} images are not in {table.path.name}: their attributes are unknown")
+            notes.append(f"{(~known).sum()} images are not in {table.path.name}; their attributes are unknown")
         surplus = len(table.names) - int(known.sum())
         if surplus:
             notes.append(f"{surplus} rows of {table.path.name} have no image in {self.folder or self.archive}")
@@ -272,11 +276,13 @@ class CelebA(RawFaces):
 
 
 def read_table(path: Path) -> Table:
-    """Read one annotation file in any of its forms: any line ends, blanks, tabs, commas or semicolons, with or without
-    its headers, and with or without a column of row numbers in front.
+    """Read one annotation file.
+
+    Any line ending is accepted. Blanks, tabs, commas or semicolons may separate the values. Headers are optional, and
+    so is a first column of row numbers.
 
     Raises:
-        UserError: no rows, a row with more or fewer values than the others, or a value that is no number.
+        UserError: there is no row, a row has more or fewer values than the others, or a value is not a number.
     """
     text = read_text(path).replace('"', "").replace("\t", " ")
     rows = text.splitlines()
@@ -295,13 +301,13 @@ def read_table(path: Path) -> Table:
             rests.append(rest)
             lines.append(number)
         elif names:
-            raise UserError(f"{path}, line {number}: starts with '{name[:30]}'; expected an image name as 000001.jpg")
+            raise UserError(f"{path}, line {number}: expected an image name such as 000001.jpg, got '{name[:30]}'")
         elif rest or not (name.isascii() and name.isdigit()):
             header = [word.strip() for word in line.split(mark)] if mark != " " else line.split()
     if not names:
-        raise UserError(f"{path}: has no row that starts with an image name; expected rows as '000001.jpg 1 -1'")
+        raise UserError(f"{path}: no row starts with an image name; expected rows such as '000001.jpg 1 -1'")
     if header and len(header) == _count(rests[0], mark) + 1:
-        header = header[1:]  # csv files name the first column too
+        header = header[1:]  # csv files also name the first column
     expected = len(header) if len(header) > 1 else _count(rests[0], mark)
     return Table(path, names, header, _numbers(path, rests, lines, names, expected, mark), lines)
 
@@ -315,9 +321,10 @@ def _count(rest: str, mark: str) -> int:
 
 
 def _numbers(path: Path, rests: list[str], lines: list[int], names: list[str], expected: int, mark: str) -> np.ndarray:
-    """(N, expected) int64, or float64 where a value is no whole number.
+    """(N, expected) int64, or float64 if a value is not an integer.
 
-    All rows at once, since 8 million words would take half a gigabyte; then look for faults.
+    All rows are parsed at once, because 8 million separate strings would need half a gigabyte. If that fails, each row
+    is checked to find the faulty one.
     """
     if not any(_count(rest, mark) != expected for rest in rests):
         text = " ".join(rests).replace(mark, " ")
@@ -331,16 +338,16 @@ def _numbers(path: Path, rests: list[str], lines: list[int], names: list[str], e
         if len(words) != expected:
             raise UserError(
                 f"{path}, line {line}: {len(words)} values for {name}, expected {expected}; the file is damaged, "
-                "get it again"
+                "download it again"
             )
         for word in words:
             if not (word.strip().lstrip("+-").isascii() and word.strip().lstrip("+-").isdigit()):
-                raise UserError(f"{path}, line {line}: '{word[:30]}' is no whole number")
-    raise UserError(f"{path}: the numbers cannot be read; the file is damaged, get it again")
+                raise UserError(f"{path}, line {line}: expected an integer, got '{word[:30]}'")
+    raise UserError(f"{path}: the numbers cannot be read; the file is damaged, download it again")
 
 
 def stargan_split(lines: list[str], members: list[str]) -> np.ndarray:
-    """StarGAN's split: lines of the attribute file shuffled with seed 1234, the first 1,999 are for testing."""
+    """StarGAN's split: shuffle the lines of the attribute file with seed 1234; the first 1,999 are the test set."""
     order = list(lines)
     random.Random(STARGAN_SEED).shuffle(order)
     test = set(order[:STARGAN_TEST])
@@ -348,7 +355,7 @@ def stargan_split(lines: list[str], members: list[str]) -> np.ndarray:
 
 
 def _tail(path: Path) -> bytes:
-    """The last 64 KiB: the end of the zip's directory, with sizes and CRCs."""
+    """The last 64 KiB, which hold the end of the zip's directory with sizes and CRCs."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 65_536))
         return file.read()

@@ -1,4 +1,4 @@
-"""One picture of a set: the square that is cut out of it, what it is told apart by, and whether it shows anything."""
+"""One picture of a set: its crop, a hash of its pixels, and whether it shows anything."""
 
 import hashlib
 
@@ -7,20 +7,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-FLAT_STD = 2.0  # grey levels; under this a picture shows nothing (a real face has 20 and more)
+FLAT_STD = 2.0  # grey levels; a picture with a smaller standard deviation shows nothing (a real face has over 20)
 FINE, UNREADABLE, BLACK, FLAT, REFUSED = range(5)
 FAULTS = ("fine", "unreadable", "all black", "flat", "refused by its set")
-# Powers of an odd number: blocks that differ in one word never share a value.
+# Powers of an odd number: two blocks that differ in one word have different sums.
 _POWERS = np.cumprod(np.full(512, 0x9E3779B97F4A7C15, np.uint64))
 
 
 def crop_box(
     width: int, height: int, crop: str | int | tuple[int, int, int, int], reference: int | None = None
 ) -> tuple[float, ...]:
-    """(left, top, right, bottom) of a square in px of a picture; it may reach beyond the picture for `full`.
+    """The square to cut as (left, top, right, bottom) in px. With `full` it may extend beyond the picture.
 
-    reference: the width in px that numbers in `crop` refer to, so that 148 of CelebA's 178 means the same share of a
-    larger copy.
+    reference: the picture width in px that the numbers in `crop` refer to. For example, 148 with reference 178 cuts
+    148/178 of the width of any copy.
     """
     scale = width / reference if reference else 1.0
     if isinstance(crop, tuple):
@@ -31,17 +31,18 @@ def crop_box(
         side = max(width, height)
     else:
         side = int(crop) * scale
-    # Whole pixels, as torchvision's CenterCrop has them.
+    # Integer pixels, as in torchvision's CenterCrop.
     side = round(side)
     left, top = round((width - side) / 2), round((height - side) / 2)
     return left, top, left + side, top + side
 
 
 def cut(picture: np.ndarray, box: tuple[float, ...], size: int, channels: int) -> np.ndarray:
-    """Cut `box` out of (H, W, 1|3), antialias to (channels, size, size) uint8; beyond the edges they are repeated.
+    """Cut `box` out of a picture (H, W, 1|3) uint8 and resize it to (channels, size, size) uint8.
 
-    Bicubic with antialiasing, on what the box holds and nothing beside it: within a grey level torchvision's and
-    Pillow's. torch's takes a third of Pillow's time, but knows whole pixels only.
+    Outside the picture, its edge pixels are repeated. The resize is bicubic with antialiasing and uses only pixels
+    inside the box. It equals torchvision's and Pillow's within one grey level. torch needs a third of Pillow's time,
+    but it accepts integer boxes only; Pillow resizes the others.
     """
     height, width = picture.shape[:2]
     left, top, right, bottom = box
@@ -64,18 +65,18 @@ def cut(picture: np.ndarray, box: tuple[float, ...], size: int, channels: int) -
 
 
 def fault_of(picture: np.ndarray) -> int:
-    """FINE, or why a picture (H, W, C) that was read shows no face: BLACK or FLAT."""
+    """BLACK or FLAT if a picture (H, W, C) shows nothing, else FINE."""
     low, high = int(picture.min()), int(picture.max())
     if high == 0:
         return BLACK
-    # A cheap bound first: the deviation cannot exceed half the range.
+    # A cheap test first: a picture with a large range is not flat.
     return FLAT if high - low < 64 and picture.std(dtype=np.float64) < FLAT_STD else FINE
 
 
 def pixel_hash(picture: np.ndarray) -> int:
-    """64 bits of a picture: each block of 4 KB as a polynomial modulo 2^64, then SHA-1 of these and of what is left.
+    """A 64-bit hash of a picture: a polynomial modulo 2^64 of each 4 KB block, then SHA-1 of these and of the rest.
 
-    Twice as fast as SHA-1 of everything; nobody forges copies here.
+    This is twice as fast as SHA-1 of all bytes. It need not resist forgery.
     """
     data = np.ascontiguousarray(picture).reshape(-1)
     whole = len(data) // (8 * len(_POWERS)) * (8 * len(_POWERS))

@@ -1,4 +1,4 @@
-"""Drawn faces as a data set: no download, and everything about each face is known exactly."""
+"""Drawn faces as a data set. They need no download, and all facts about a face are known exactly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ DEFAULT_SIZES = (20_000, 2_000, 2_000)
 
 
 class DrawnFaces(RawFaces):
-    """Faces of `data.synthetic`; persons of train, val and test differ.
+    """Faces of `data.synthetic`. Train, val and test have different persons.
 
-    With `pair: true` every second face is the one before it with another expression: pose, light and noise are held.
+    With `pair: true`, every second face is the previous face with another expression. Pose, light and noise are equal.
     """
 
     options = ("num_train", "num_val", "num_test", "per_identity", "prior", "independent", "intensity", "seed", "pair")
@@ -26,14 +26,14 @@ class DrawnFaces(RawFaces):
         super().__init__(cfg)
         self.num_classes = 8 if "contempt" in cfg.classes else 7
         self.channels = 1 if cfg.grayscale else 3
-        asked = (cfg.num_train, cfg.num_val, cfg.num_test)
-        self.sizes = [n or default for n, default in zip(asked, DEFAULT_SIZES, strict=True)]
-        # Index of each row in `data.synthetic`, and whether it is the second face of a pair.
+        sizes = (cfg.num_train, cfg.num_val, cfg.num_test)
+        self.sizes = [n or default for n, default in zip(sizes, DEFAULT_SIZES, strict=True)]
+        # The index of each row in `data.synthetic`, and whether the row is the second face of a pair.
         self.numbers = np.concatenate([self._numbers(part) for part in (TRAIN, VAL, TEST)])
         self.second = np.concatenate([np.arange(size) % 2 == 1 for size in self.sizes])
 
     def fingerprint(self) -> str:
-        """Changes when the drawing code changes."""
+        """A hash of the drawing code."""
         folder = Path(synthetic.__file__).parent
         files = sorted([*folder.glob("synthetic*.py"), *folder.glob("drawn/*.py")])
         return digest([self.num_classes, *(path.read_text(encoding="utf-8") for path in files)])
@@ -56,7 +56,7 @@ class DrawnFaces(RawFaces):
         return list(faces.transpose(0, 2, 3, 1))
 
     def _numbers(self, part: int) -> np.ndarray:
-        """Indices of the drawn faces of one split; in pairs both faces have one number."""
+        """Indices of the drawn faces of one split. Both faces of a pair have the same number."""
         count = np.arange(self.sizes[part])
         if self.cfg.pair:
             count = count // 2
@@ -66,7 +66,10 @@ class DrawnFaces(RawFaces):
         return self.cfg.per_identity // 2 if self.cfg.pair else self.cfg.per_identity
 
     def factors_of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Factors (`data.synthetic`) of pack rows (N,), a batch's `index`: edited and rendered they are the truth."""
+        """The factors (`data.synthetic.factors`) of pack rows (N,), as in `batch["index"]`.
+
+        Changed with `synthetic.apply` and rendered, they give the ground truth of an edit.
+        """
         cfg, rows = self.cfg, np.asarray(rows, np.int64)
         drawn = synthetic.factors(
             cfg.seed,
@@ -80,7 +83,7 @@ class DrawnFaces(RawFaces):
         return self._second_of_pairs(drawn, rows) if cfg.pair else drawn
 
     def _second_of_pairs(self, drawn: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Give odd rows another expression: the next ones in turn, so that all combinations come equally often."""
+        """Give odd rows another expression. It rotates, so that all pairs of expressions are equally frequent."""
         number = self.numbers[rows]
         other = (drawn["expr"] + 1 + number % (self.num_classes - 1)) % self.num_classes
         target = np.where(self.second[rows], other, -1)
@@ -107,7 +110,7 @@ class DrawnFaces(RawFaces):
         return facts
 
     def _intensity(self, drawn: dict[str, np.ndarray]) -> np.ndarray:
-        """(N, K): the strength stands at the expression, the rest at neutral; rows sum to 1."""
+        """(N, K): the intensity in the column of the expression, the rest in the column of neutral. Rows sum to 1."""
         neutral = synthetic.CLASSES.index("neutral")
         soft = np.zeros((len(drawn["expr"]), self.num_classes), dtype=np.float32)
         rows = np.arange(len(soft))

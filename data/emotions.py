@@ -1,4 +1,4 @@
-"""Names of expressions: one canonical word each, and the other words that folders and files use for it."""
+"""Names of expressions: one canonical word each, and synonyms that folders and files use."""
 
 import difflib
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ def canonical(word: str) -> str | None:
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...], n: int = 3) -> str:
-    """', '-joined names that look most like `word`, for error messages; all of a short list."""
+    """The names most similar to `word`, joined by ', '; if none is similar, the first eight names. For messages."""
     lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lower, n=n, cutoff=0.4)
     return ", ".join([lower[name] for name in close] or list(known)[:8])
 
 
 def class_order(names: Sequence[str]) -> list[int]:
-    """Places of classes in the order of figures: angry, disgust, fear, happy, sad, surprise, neutral, then others."""
+    """Indices of classes in the order of `EMOTIONS`; other classes follow in their own order."""
     rank = [EMOTIONS.index(name) if (name := canonical(word) or "") in EMOTIONS else len(EMOTIONS) for word in names]
     return sorted(range(len(names)), key=lambda i: (rank[i], i))

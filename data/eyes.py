@@ -1,4 +1,4 @@
-"""Where the eyes of a set stand, measured on a sample of its pictures where no landmarks say it."""
+"""The mean eye positions of a set without landmarks, measured on a sample of its pictures."""
 
 import numpy as np
 from PIL import Image
@@ -6,33 +6,35 @@ from PIL import Image
 from data.decode import BadImage
 from data.raw import RawFaces
 
-SAMPLE = 12  # pictures looked at
-HOPELESS = 4  # first pictures without a face, after which the search ends
-LEAST = 3  # faces found, below which nothing is concluded
+NUM_SAMPLES = 12  # pictures to search
+NUM_FIRST = 4  # stop if the first pictures, this many, show no face
+MIN_FACES = 3  # use the default if fewer faces are found
 
 
 def measured_eyes(
-    reader: RawFaces, usable: np.ndarray, boxes: np.ndarray, otherwise: list[list[float]] | None
+    reader: RawFaces, usable: np.ndarray, boxes: np.ndarray, default: list[list[float]] | None
 ) -> tuple[list[list[float]] | None, str]:
-    """Median places of both eyes in [-1, 1] of the packed picture, and a line that says where they come from.
+    """The median positions of both eyes in [-1, 1] of the packed picture, and a line about their source.
 
     Args:
-        usable: (N,) bool, pictures that show something; boxes: (N, 4) the part of each that was packed, in px.
-        otherwise: the places that are taken where the finder (OpenCV) is not installed or finds too few faces.
+        usable: (N,) bool, the pictures that show something.
+        boxes: (N, 4) the crop of each picture in px.
+        default: the result if the face finder (OpenCV) is not installed or finds too few faces.
     """
-    advice = "own photos are cut so that their eyes stand there; set data.eyes=[x, y, x, y] if that is wrong"
-    fallback = f"the eyes are taken to be at {otherwise or 'the mean places of FER2013'}"
+    advice = "own photos are aligned to these positions; if they are wrong, set data.eyes=[x, y, x, y]"
+    fallback = f"the eyes are assumed at {default or 'the mean positions of FER2013'}"
     try:
         from data.face_finder import find_upright
     except ImportError:
-        return otherwise, f"no face finder is installed (OpenCV), so {fallback}; {advice}"
+        return default, f"OpenCV is not installed, so {fallback}; {advice}"
     rows = np.flatnonzero(usable)
-    rows = rows[np.arange(min(SAMPLE, len(rows))) * len(rows) // max(1, min(SAMPLE, len(rows)))]
-    found, looked = [], 0
+    count = min(NUM_SAMPLES, len(rows))
+    rows = rows[np.arange(count) * len(rows) // max(1, count)]
+    found, searched = [], 0
     for row in rows:
-        if looked == HOPELESS and not found:
+        if searched == NUM_FIRST and not found:
             break
-        looked += 1
+        searched += 1
         try:
             picture = reader.read(int(row))
         except BadImage:
@@ -41,7 +43,7 @@ def measured_eyes(
         if eyes is not None:
             corner, side = boxes[row, :2], boxes[row, 2] - boxes[row, 0]
             found.append((eyes - corner) / side * 2 - 1)
-    if len(found) < LEAST:
-        return otherwise, f"faces were found in {len(found)} of {looked} pictures, so {fallback}; {advice}"
-    places = np.median(found, axis=0).round(4).tolist()
-    return places, f"eyes measured at {places} in {len(found)} of {looked} pictures; {advice}"
+    if len(found) < MIN_FACES:
+        return default, f"faces were found in {len(found)} of {searched} pictures, so {fallback}; {advice}"
+    positions = np.median(found, axis=0).round(4).tolist()
+    return positions, f"eyes measured at {positions} in {len(found)} of {searched} pictures; {advice}"

@@ -1,6 +1,6 @@
-"""Faces and eyes in a photo, by OpenCV's Haar cascades: they come inside its wheel, so nothing is downloaded.
+"""Find faces and eyes in a photo with OpenCV's Haar cascades, which are part of its package (no download).
 
-The optional extra `photo`; importing this module without OpenCV raises ImportError.
+OpenCV comes with the optional extra `photo`. Without it, importing this module raises ImportError.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-ANGLES = (0, 20, -20, 40, -40)  # degrees tried in turn; the cascades see about 15 degrees of roll
-WORK_SIDE = 640  # px; larger photos are scaled down to it, small ones up
-FACE_WIDTH = 200  # px to which a face is scaled before its eyes are sought
-EYES = np.array([[0.305, 0.39], [0.695, 0.39]])  # where they stand in the cascade's box of a mean face
-SPREAD = 1.036  # the cascades put eyes this much too far apart (60 faces with marked eyes)
-MAX_OFF = 0.16  # of the box: further from there it is no eye
-RIVAL = 0.5  # a second face at least this wide, relative to the widest, is a rival; smaller ones are background
+ANGLES = (0, 20, -20, 40, -40)  # degrees, tried in this order; the cascades tolerate about 15 degrees of roll
+WORK_SIDE = 640  # px; every photo is scaled to this longer side
+FACE_WIDTH = 200  # px; a face is scaled to this width before the search for its eyes
+EYES = np.array([[0.305, 0.39], [0.695, 0.39]])  # mean eye positions in the cascade's box, as shares of the box
+SPREAD = 1.036  # the cascades put the eyes too far apart by this factor (60 faces with marked eyes)
+MAX_OFFSET = 0.16  # share of the box; a detection farther from the mean position is not an eye
+MIN_RELATIVE_WIDTH = 0.5  # faces narrower than this share of the widest face are background
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Face:
 
     eyes: np.ndarray  # (2, 2) x, y in px of the photo, image-left eye first
     width: float  # of the cascade's box, px of the photo
-    seen: bool  # both eyes were found; else they are where a mean face has them
+    seen: bool  # True: both eyes were found; False: `eyes` are the mean positions
 
 
 def find_faces(grey: np.ndarray) -> list[Face]:
-    """The faces of a photo (H, W) uint8, widest first, without small ones in the background; [] if none is found."""
+    """The faces of a photo (H, W) uint8, widest first, without small faces in the background."""
     height, width = grey.shape
     scale = WORK_SIDE / max(height, width)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     small = cv2.resize(grey, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=interpolation)
-    pad = max(small.shape) // 8  # a tight crop shows its face only with some room around it
+    pad = max(small.shape) // 8  # without a border the cascade misses the face of a tight crop
     small = cv2.copyMakeBorder(small, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
     fallback: list[Face] = []
     for angle in ANGLES:
@@ -50,7 +50,7 @@ def find_faces(grey: np.ndarray) -> list[Face]:
 def find_upright(grey: np.ndarray) -> np.ndarray | None:
     """Both eyes (2, 2) x, y in px of the widest upright face of a picture (H, W) uint8, or None.
 
-    A quick look for pictures that are cut to faces; it turns nothing, and hidden eyes are not guessed.
+    This is faster than `find_faces`: it does not rotate the picture. A face with a hidden eye gives None.
     """
     scale = WORK_SIDE / 2 / max(grey.shape)
     size = tuple(max(1, round(side * scale)) for side in grey.shape[::-1])
@@ -62,14 +62,14 @@ def find_upright(grey: np.ndarray) -> np.ndarray | None:
 
 
 def _main_faces(faces: list[Face]) -> list[Face]:
-    """The widest face and its rivals: faces with eyes count before those without."""
+    """The widest face and all faces of similar width. If any face has visible eyes, only such faces count."""
     seen = [face for face in faces if face.seen] or faces
     seen = sorted(seen, key=lambda face: -face.width)
-    return [face for face in seen if face.width >= RIVAL * seen[0].width]
+    return [face for face in seen if face.width >= MIN_RELATIVE_WIDTH * seen[0].width]
 
 
 def _upright_faces(grey: np.ndarray, angle: float) -> list[Face]:
-    """Faces in the picture turned by `angle`, in coordinates of the picture as it is."""
+    """Faces in the picture rotated by `angle` degrees, in coordinates of the picture before the rotation."""
     height, width = grey.shape
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
     turned = grey if angle == 0 else cv2.warpAffine(grey, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
@@ -85,12 +85,12 @@ def _upright_faces(grey: np.ndarray, angle: float) -> list[Face]:
 
 
 def _eyes(face: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Both eyes (2, 2) in shares of the face's box, and whether they were seen."""
+    """Both eyes (2, 2) in shares of the face's box, and whether both were found (else the mean positions)."""
     scale = FACE_WIDTH / face.shape[1]
     face = cv2.resize(face, (FACE_WIDTH, max(1, round(face.shape[0] * scale))), interpolation=cv2.INTER_CUBIC)
     top, bottom = round(0.15 * len(face)), round(0.62 * len(face))
     found = []
-    for mirrored in (False, True):  # the cascades lean to one side; both ways round they do not
+    for mirrored in (False, True):  # the cascades are biased to one side; the mirror image cancels the bias
         strip = np.ascontiguousarray(face[top:bottom, ::-1] if mirrored else face[top:bottom])
         for name in ("haarcascade_eye.xml", "haarcascade_eye_tree_eyeglasses.xml"):
             size = (FACE_WIDTH // 9, FACE_WIDTH // 9), (FACE_WIDTH // 2, FACE_WIDTH // 2)
@@ -101,9 +101,9 @@ def _eyes(face: np.ndarray) -> tuple[np.ndarray, bool]:
     places = EYES.copy()
     seen = []
     for k, mean in enumerate(EYES):
-        near = [p for p in found if np.linalg.norm(np.subtract(p, mean)) < MAX_OFF]
+        near = [p for p in found if np.linalg.norm(np.subtract(p, mean)) < MAX_OFFSET]
         seen.append(bool(near))
-        if near:  # one eye is often found several times: the middle of those
+        if near:  # one eye is often found several times
             places[k] = np.median(near, axis=0)
     if not all(seen):
         return EYES.copy(), False

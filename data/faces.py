@@ -159,6 +159,10 @@ def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
     if cfg.sketch:
         rows, more = _with_sketches(cfg, pack, labels, rows)
         notes += more
+    if cfg.landmarks == "found":  # before pairs are made, so that a partner has landmarks, too
+        has_points = np.isfinite(labels["landmarks"]).all((1, 2))[rows[TRAIN]]
+        rows[TRAIN] = rows[TRAIN][has_points]
+        notes.append(f"landmarks: found leaves out {(~has_points).sum()} training faces without landmarks")
     pair_samplers: Sequence[PairSampler | None] = (None, None, None)
     if cfg.pair:
         pair_samplers, rows, more = _pairs(labels, pack.labels.get("take"), rows)
@@ -237,8 +241,8 @@ def _labels(cfg: DataConfig, pack: Pack) -> tuple[dict, dict[str, np.ndarray], n
     for key in ("identity", "landmarks"):
         if key in stored:
             labels[key] = stored[key]
-    if cfg.landmarks == "file":
-        labels["landmarks"] = _found_landmarks(pack)
+    if cfg.landmarks != "own":
+        labels["landmarks"] = _landmarks_beside(pack)
     return {"classes": classes, "attributes": attributes}, labels, wanted
 
 
@@ -268,7 +272,7 @@ def _choose(cfg: DataConfig, key: str, known: list[str]) -> list[str]:
     return list(dict.fromkeys(chosen)) or list(known)
 
 
-def _found_landmarks(pack: Pack) -> np.ndarray:
+def _landmarks_beside(pack: Pack) -> np.ndarray:
     path = pack.landmarks_file
     if not path.exists():
         raise UserError(

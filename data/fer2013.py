@@ -24,7 +24,7 @@ WHERE = (
     "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge "
     "or https://www.kaggle.com/datasets/msambare/fer2013"
 )
-# Official numbers of images by class, angry .. neutral; copies as folders of im<k>.png count in that order.
+# Official numbers of images per class, angry .. neutral. Copies with files im<k>.png are numbered in this order.
 PUBLIC_COUNTS = (467, 56, 496, 895, 653, 415, 607)
 PRIVATE_COUNTS = (491, 55, 528, 879, 594, 416, 626)
 FERPLUS_COLUMNS = (
@@ -37,7 +37,7 @@ NOT_A_FACE = "not a face (FER+)"
 
 @dataclass
 class Rows:
-    """Where each row of the csv files is: file number, byte offset and length of the pixels, label, usage, line."""
+    """For each row of the csv files: index of its file, byte offset and length of its pixels, label, usage, line."""
 
     file: list[int]
     start: list[int]
@@ -48,11 +48,11 @@ class Rows:
 
 
 class FER2013(RawFaces):
-    """`fer2013.csv`, `icml_face_data.csv`, `train.csv` + `test.csv`, or folders of emotions, found in this order."""
+    """The first of `fer2013.csv`, `icml_face_data.csv`, `train.csv` + `test.csv`, or folders named by emotion."""
 
     options = ("ferplus",)
     channels = 1
-    # Median of the 1,004 of 2,500 random faces in which OpenCV's Haar cascade finds two eyes, both sides made equal.
+    # Median over the 1,004 of 2,500 random faces in which OpenCV's Haar cascade finds two eyes, made symmetric.
     eyes = [[-0.38, -0.24], [0.38, -0.24]]
 
     def __init__(self, cfg: DataConfig) -> None:
@@ -85,7 +85,7 @@ class FER2013(RawFaces):
         file, start, length = self.rows.file[i], self.rows.start[i], self.rows.length[i]
         text = os.pread(self.handles[file], length, start)
         if text.translate(None, b"0123456789 "):
-            raise BadImage(f"{self.name(i)}: the pixels are not whole numbers in 0 .. 255")
+            raise BadImage(f"{self.name(i)}: the pixels are not integers in 0 .. 255")
         pixels = np.fromstring(text, dtype=np.int64, sep=" ")
         if len(pixels) != SIDE * SIDE:
             raise BadImage(f"{self.name(i)}: {len(pixels)} pixels, expected {SIDE * SIDE}")
@@ -108,7 +108,7 @@ class FER2013(RawFaces):
                     others = sorted(path.name for path in folder.glob("*.csv") if path not in found)
                     others = [name for name in others if not is_hidden(name) and name != self.cfg.ferplus]
                     if others:
-                        self.notes.append(f"{folder}: {found[0].name} is read, {', '.join(others)} not")
+                        self.notes.append(f"{folder}: {found[0].name} is used; {', '.join(others)} is ignored")
                     return found
         return []
 
@@ -120,7 +120,9 @@ class FER2013(RawFaces):
         label = np.array(self.rows.label, np.int64)
         usage, notes = _usage_of_files(self.rows, self.files), list(self.notes)
         if (label < 0).any():
-            notes.append(f"{self.files[-1]} has no labels: its {(label < 0).sum()} faces get -1; fer2013.csv has them")
+            notes.append(
+                f"{self.files[-1]} has no labels; its {(label < 0).sum()} faces get label -1 (fer2013.csv has labels)"
+            )
         split = np.array([USAGES[name] for name in usage], np.int8)
         labels, bad = {"label": label}, {}
         if self.votes_file:
@@ -133,7 +135,7 @@ class FER2013(RawFaces):
         if not self.cfg.ferplus:
             return None
         if self.entries:
-            raise UserError("data.ferplus: votes join by csv row; expected fer2013.csv, not folders of images")
+            raise UserError("data.ferplus: votes belong to rows of fer2013.csv, but data.root has folders of images")
         folder = self.root.parent if self.root.is_file() else self.root
         for path in (folder / self.cfg.ferplus, home_path(self.cfg.ferplus, "data.ferplus")):
             if path.is_file():
@@ -146,7 +148,9 @@ class FER2013(RawFaces):
         label, present = classify(self.entries, self.root, [], dict(enumerate(CLASSES)))
         unknown = [name for name in present if name not in CLASSES]
         if unknown:
-            raise UserError(f"{self.root}: FER2013 has no '{unknown[0]}'; use dataset: folder for other collections")
+            raise UserError(
+                f"{self.root}: FER2013 has no class '{unknown[0]}'; for another collection, set data.dataset: folder"
+            )
         label = np.array([CLASSES.index(name) for name in present], np.int64)[label]
         named = [_usage_by_name(entry.path.name) for entry in self.entries]
         if all(usage is not None for usage in named):
@@ -158,15 +162,15 @@ class FER2013(RawFaces):
 
 
 def _read_csv(path: Path, number: int, rows: Rows) -> None:
-    """Note where the pixels of each row are; the pixels themselves are read when they are packed."""
+    """Store where the pixels of each row are. The pack reads the pixels later."""
     with open(path, "rb") as file:
         first = file.readline(10_000).decode("utf-8-sig", errors="replace")
         header = [name.strip().strip('"').strip().lower() for name in first.split(",")]
         if "pixels" not in header:
-            raise UserError(f"{path}, line 1: no column 'pixels' (found {', '.join(header)[:80]!r}); expected "
+            raise UserError(f"{path}, line 1: there is no column 'pixels' (found {', '.join(header)[:80]!r}); expected "
                             "emotion,pixels,Usage as in Kaggle's fer2013.csv")  # fmt: skip
         if "emotion" not in header and path.name != "test.csv":
-            raise UserError(f"{path}, line 1: no column 'emotion'; only test.csv comes without it")
+            raise UserError(f"{path}, line 1: there is no column 'emotion'; only test.csv may lack it")
         places = {name: header.index(name) for name in ("pixels", "emotion", "usage") if name in header}
         offset = file.tell()
         for line_number, line in enumerate(file, start=2):
@@ -181,7 +185,7 @@ def _note_row(
     cells = line.split(b",")
     where = f"{path}, line {line_number}"
     if len(cells) != columns:
-        raise UserError(f"{where}: {len(cells)} cells, expected {columns}; the file is damaged, get it again")
+        raise UserError(f"{where}: {len(cells)} cells, expected {columns}; the file is damaged, download it again")
     start = offset + sum(len(cell) + 1 for cell in cells[: places["pixels"]])
     cell = cells[places["pixels"]]
     inner = cell.strip().strip(b'"')
@@ -192,7 +196,7 @@ def _note_row(
     rows.label.append(_label(cells[places["emotion"]], where) if "emotion" in places else -1)
     usage = cells[places["usage"]].decode(errors="replace").strip().strip('"') if "usage" in places else ""
     if usage not in USAGES and "usage" in places:
-        raise UserError(f"{where}: Usage '{usage[:40]}'; expected Training, PublicTest or PrivateTest")
+        raise UserError(f"{where}: Usage: expected Training, PublicTest or PrivateTest, got '{usage[:40]}'")
     rows.usage.append(usage)
 
 
@@ -200,15 +204,15 @@ def _label(cell: bytes, where: str) -> int:
     text = cell.decode(errors="replace").strip().strip('"')
     if text not in ("0", "1", "2", "3", "4", "5", "6"):
         meaning = ", ".join(f"{k} {name}" for k, name in enumerate(CLASSES))
-        raise UserError(f"{where}: emotion '{text[:20]}'; expected 0 .. 6 ({meaning})")
+        raise UserError(f"{where}: emotion: expected 0 .. 6 ({meaning}), got '{text[:20]}'")
     return int(text)
 
 
 def _usage_of_files(rows: Rows, files: list[Path]) -> list[str]:
-    """The usage of every row; where there is no such column, by the file's name.
+    """The usage of every row. Without a column Usage, the file's name decides.
 
-    test.csv is PrivateTest beside a val.csv. Without one it is PublicTest, and then PrivateTest if it is the whole
-    official file.
+    If there is a val.csv, test.csv is PrivateTest. Otherwise it is PublicTest; in the whole official file, the rows
+    after the 3,589 of PublicTest are PrivateTest.
     """
     names = [files[file].name for file in rows.file]
     test = [row for row, name in enumerate(names) if name == "test.csv" and not rows.usage[row]]
@@ -227,7 +231,7 @@ def _usage_by_name(name: str) -> int | None:
 
 
 def _split_of_counted_names(entries: list[Entry], label: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """A whole test folder of `im<k>.png` counts PublicTest first, then PrivateTest, class by class."""
+    """In a complete test folder of `im<k>.png`, the first images of each class are PublicTest, the rest PrivateTest."""
     test = np.flatnonzero(split == TEST)
     numbers = [entries[row].path.stem.removeprefix("im") for row in test]
     whole = np.bincount(label[test], minlength=7).tolist() == np.add(PUBLIC_COUNTS, PRIVATE_COUNTS).tolist()
@@ -240,15 +244,15 @@ def _split_of_counted_names(entries: list[Entry], label: np.ndarray, split: np.n
 
 
 def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
-    """(N, 10) votes, joined by row: the numbers in FER+'s image names drift away from the rows of fer2013.csv."""
+    """(N, 10) votes, joined by row, because the numbers in FER+'s image names do not match the rows of fer2013.csv."""
     lines = read_text(path).splitlines()
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     absent = [name for name in ("Usage", *FERPLUS_COLUMNS) if name not in header]
     if absent:
-        raise UserError(f"{path}, line 1: no column '{absent[0]}'; expected FER+'s fer2013new.csv")
+        raise UserError(f"{path}, line 1: there is no column '{absent[0]}'; expected FER+'s fer2013new.csv")
     rows = [line.split(",") for line in lines[1:] if line.strip()]
     if len(rows) < len(usage):
-        raise UserError(f"{path}: {len(rows)} rows for {len(usage)} faces; expected one row for each row of the csv")
+        raise UserError(f"{path}: {len(rows)} rows for {len(usage)} faces; expected one row per face of fer2013.csv")
     places = [header.index(name) for name in FERPLUS_COLUMNS]
     votes = np.zeros((len(usage), len(places)), np.int64)
     for number, (cells, expected) in enumerate(zip(rows, usage, strict=False)):
@@ -256,16 +260,16 @@ def _read_votes(path: Path, usage: list[str]) -> np.ndarray:
         if len(cells) != len(header):
             raise UserError(f"{where}: {len(cells)} cells, expected {len(header)}")
         if cells[header.index("Usage")].strip() != expected:
-            raise UserError(f"{where}: Usage is {cells[header.index('Usage')]}, the face there is {expected}; "
-                            "the two files are not of the same rows")  # fmt: skip
+            raise UserError(f"{where}: Usage is {cells[header.index('Usage')]}, but this face is {expected}; "
+                            "expected a file with the rows of fer2013.csv, in the same order")  # fmt: skip
         counts = [cells[place].strip() for place in places]
         if not all(count.isascii() and count.isdigit() for count in counts):
-            raise UserError(f"{where}: expected ten whole numbers of votes")
+            raise UserError(f"{where}: expected ten integers (the votes)")
         votes[number] = counts
     return votes
 
 
 def _shares(votes: np.ndarray) -> np.ndarray:
-    """(N, 7) float32 votes over the seven expressions, divided by their sum; rows without such a vote are zero."""
+    """(N, 7) float32: the votes for the seven expressions, divided by their sum; zeros if there is no such vote."""
     seven = votes[:, FERPLUS_ORDER].astype(np.float32)
     return seven / np.maximum(seven.sum(axis=1, keepdims=True), 1)

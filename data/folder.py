@@ -24,7 +24,7 @@ SPLIT_FOLDERS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file: its path, the folder that says what it shows, and the split folder above (or None)."""
+    """One image file: its path, the name of its group folder, and the split of the folder above it (or None)."""
 
     path: Path
     group: str
@@ -34,19 +34,20 @@ class Entry:
 def scan(root: Path, kind: str = "expression", own: Sequence[str] = ()) -> tuple[list[Entry], list[str]]:
     """Images of `root/<group>/…` or `root/{train,val,test}/<group>/…` in natural order of their paths, and notes.
 
-    A folder that holds nothing but one other folder of groups (archives unpack that way) is passed through.
+    If the root holds only one folder (as unpacked archives do), that folder is used as the root.
 
     Args:
-        kind: what a group is, expression or identity; own: names of classes that are no usual expression.
+        kind: the meaning of a group, expression or identity.
+        own: class names that are not usual expressions.
 
     Raises:
-        UserError: pictures without a group, or folders of which it is not clear what they are.
+        UserError: an image has no group, or the meaning of a folder is not clear.
     """
     if not root.is_dir():
         return [], []
     tree = read_tree(root)
     top = _descend(tree, kind, own)
-    notes = [f"{root}: the folders are those of {top.path.relative_to(root)}"] if top is not tree else []
+    notes = [f"{root}: its only subfolder {top.path.relative_to(root)} is used"] if top is not tree else []
     splits = [folder for folder in top.filled if _split_of(folder) is not None]
     entries: list[Entry] = []
     loose = [*top.images]
@@ -63,13 +64,13 @@ def scan(root: Path, kind: str = "expression", own: Sequence[str] = ()) -> tuple
         entries += [Entry(path, group.name, split) for group in groups for path in group.all_images()]
     if loose and not entries:
         raise UserError(
-            f"{loose[0].parent}: its {len(loose)} images lie in no folder of a class; expected a folder for each "
-            f"expression, as {loose[0].parent}/happy/*.jpg, or for each person with data.folders: identity"
+            f"{loose[0].parent}: {len(loose)} images are not in a class folder; expected one folder per expression, "
+            f"such as {loose[0].parent}/happy/*.jpg, or one per person with data.folders: identity"
         )
     if loose:
-        tree.left_out["images that lie beside the folders of classes"] += len(loose)
+        tree.left_out["images outside the class folders"] += len(loose)
     if splits and any(entry.split is None for entry in entries):
-        notes.append(f"{top.path}: folders of classes stand beside {splits[0].name}/; their images join train")
+        notes.append(f"{top.path}: the class folders next to {splits[0].name}/ are used for training")
     notes += [tree.note()] if tree.note() else []
     return sorted(entries, key=lambda entry: natural(entry.path.as_posix())), notes
 
@@ -93,13 +94,13 @@ def _require_group_beside_split(folder: Tree, split: Tree, kind: str, own: Seque
     named = kind == "expression" and class_of_folder(folder.name, own) is not None
     if not folder.images and not named:
         raise UserError(
-            f"{folder.path}: stands beside {split.name}/ and is none of train, val, test; rename it to one of them, or "
+            f"{folder.path}: this folder is next to {split.name}/; expected a folder train, val or test; rename it or "
             "move it away"
         )
 
 
 def class_of_folder(name: str, own: Sequence[str], codes: dict[int, str] | None = None) -> str | None:
-    """The class that a folder's name means: an own class, a number of `codes`, an emotion word; None if unknown."""
+    """The class of a folder's name: a class of `own`, a number in `codes`, or an emotion word; None if unknown."""
     for word in own:
         if word.lower() == name.lower():
             return canonical(word) or word
@@ -109,14 +110,15 @@ def class_of_folder(name: str, own: Sequence[str], codes: dict[int, str] | None 
 
 
 def is_number(text: str) -> bool:
-    """Whether a name is written in the digits 0 .. 9 alone."""
+    """Whether a name consists of the digits 0 .. 9 only."""
     return re.fullmatch(r"[0-9]+", text) is not None
 
 
 def codes_of(own: Sequence[str], groups: set[str]) -> dict[int, str]:
-    """What numbers mean as names of folders, by data.classes: `1=surprise`, or a class for each number in their order.
+    """The class of each number that is a folder's name, from data.classes.
 
-    Empty if data.classes says nothing about numbers.
+    data.classes may have items such as `1=surprise`, or exactly one class per number, in the order of the numbers.
+    The result is empty if data.classes does not define the numbers.
     """
     pairs = [word.partition("=") for word in own]
     codes = {int(number): canonical(name) or name for number, equals, name in pairs if equals and is_number(number)}
@@ -131,26 +133,26 @@ def codes_of(own: Sequence[str], groups: set[str]) -> dict[int, str]:
 def classify(
     entries: list[Entry], root: Path, own: Sequence[str], codes: dict[int, str]
 ) -> tuple[np.ndarray, list[str]]:
-    """(N,) labels by folder name, never by sorted order, and the class names that occur.
+    """Labels (N,) by the names of the folders (not by their sorted order), and the class names that occur.
 
-    codes: what a number means as a folder's name.
+    codes: the class of a folder whose name is a number.
 
     Raises:
-        UserError: a folder's name is no known expression.
+        UserError: a folder's name is not a known expression.
     """
     groups = sorted({entry.group for entry in entries}, key=natural)
     meaning = {group: class_of_folder(group, own, codes) for group in groups}
     unknown = [group for group in groups if meaning[group] is None]
     if unknown and is_number(unknown[0]):
         raise UserError(
-            f"{root}: the folder '{unknown[0]}' is a number, which means another expression in each collection; say "
-            f"what the numbers mean with data.classes=[{int(unknown[0])}=happy, …], or set data.folders: identity for "
-            "a folder per person"
+            f"{root}: the folder '{unknown[0]}' is a number, and its meaning is unknown; define it with "
+            f"data.classes=[{int(unknown[0])}=happy, …], or set data.folders: identity for one folder per person"
         )
     if unknown:
         raise UserError(
-            f"{root}: folder '{unknown[0]}' is no known expression; the nearest are {nearest(unknown[0], EMOTIONS)}; "
-            "rename it, list your own names in data.classes, or set data.folders: identity for a folder per person"
+            f"{root}: the folder '{unknown[0]}' is not a known expression; the nearest are "
+            f"{nearest(unknown[0], EMOTIONS)}; rename it, list your own names in data.classes, or set "
+            "data.folders: identity for one folder per person"
         )
     present = set(meaning.values())
     own_names = [word.partition("=")[2] or word for word in own]
@@ -181,7 +183,7 @@ class Folder(RawFaces):
         return self.entries[i].path.relative_to(self.root).as_posix()
 
     def read(self, i: int) -> np.ndarray:
-        # A photo of 4000 px need not be decoded whole, unless a crop counts its pixels.
+        # A large photo may be decoded at a lower resolution, unless the crop is given in its pixels.
         draft = 2 * self.cfg.image_size if self.cfg.crop_box() in ("auto", "full") else 0
         return decode(self.entries[i].path, self.name(i), draft=draft)
 
@@ -196,8 +198,8 @@ class Folder(RawFaces):
             codes = codes_of(self.cfg.classes, {entry.group for entry in self.entries})
             labels["label"], names["classes"] = classify(self.entries, self.root, self.cfg.classes, codes)
             if codes:
-                said = ", ".join(f"{number} {name}" for number, name in sorted(codes.items()))
-                notes.append(f"{self.root}: the folders' numbers mean {said} (data.classes)")
+                meaning = ", ".join(f"{number} {name}" for number, name in sorted(codes.items()))
+                notes.append(f"{self.root}: the numbers of the folders mean {meaning} (data.classes)")
         for key in ("identity", "take"):
             found = self._by_regex(key)
             if found is not None:
@@ -205,7 +207,7 @@ class Folder(RawFaces):
         return Index(split, labels, names, {}, notes)
 
     def _check_persons(self) -> None:
-        """Refuse a root one level too high, where everything would be one person; say where it may be so."""
+        """Refuse a root that is one level too high, so that all images would be one person; else note a suspicion."""
         places: dict[str, set[Path]] = {}
         for entry in self.entries:
             places.setdefault(entry.group, set()).add(entry.path.parent)
@@ -213,15 +215,15 @@ class Folder(RawFaces):
         group, parents = next(iter(places.items()))
         if len(places) == 1 and any(parent.name != group for parent in parents):
             raise UserError(
-                f"{self.root}: all {len(self.entries)} images would be one person, '{group}', and not all lie in that "
-                "folder itself; set data.root to the folder whose folders are the persons"
+                f"{self.root}: all {len(self.entries)} images would be one person, '{group}', but some of them are in "
+                "its subfolders; set data.root to the folder that has one subfolder per person"
             )
         if len(places) == 1:
             self.notes.append(f"{self.root}: all {len(self.entries)} images are one person, '{group}'")
         elif len(deep) == len(places):
             self.notes.append(
-                f"{self.root}: its {len(places)} folders are taken as persons, and no image lies in them directly (as "
-                f"{self.name(0)}); if the persons are one level deeper, set data.root there or data.identity_regex"
+                f"{self.root}: each of its {len(places)} folders is used as one person, although all images are in "
+                f"subfolders (such as {self.name(0)}); if these are the persons, set data.root or data.identity_regex"
             )
 
     def _by_regex(self, key: str) -> np.ndarray | None:
@@ -233,15 +235,18 @@ class Folder(RawFaces):
         except re.error as error:
             raise UserError(f"data.{key}_regex: expected a regular expression, got {text!r} ({error})") from None
         if pattern.groups != 1:
-            raise UserError(f"data.{key}_regex: expected one group in brackets, as in '(s[0-9]+)/', got {text!r}")
+            raise UserError(f"data.{key}_regex: expected one group in brackets, such as '(s[0-9]+)/', got {text!r}")
         matches = [pattern.search(self.name(i)) for i in range(len(self.entries))]
         if not any(matches):
-            raise UserError(f"data.{key}_regex: {text!r} fits none of the paths below {self.root}, as {self.name(0)}")
+            raise UserError(
+                f"data.{key}_regex: {text!r} matches no path in {self.root}; expected to match paths such as "
+                f"{self.name(0)}"
+            )
         return numbered([match.group(1) or "" if match else "" for match in matches])
 
     @functools.cached_property
     def channels(self) -> int:
-        """1 if all files are grey, else 3. Every header is read, up to the first picture in colour."""
+        """1 if all files are grey, else 3. The headers are read until the first colour picture."""
         found_grey = False
         for entry in self.entries:
             grey = is_grey(entry.path)

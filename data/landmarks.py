@@ -5,10 +5,10 @@ left of the image. 5 points are in the order of CelebA: eyes, nose, corners of t
 [-1, 1] from edge to edge, and NaN where unknown. Some functions here use px of an image; the center of the first pixel
 is 0.5.
 
-    python -m data.landmarks --config FILE [--from FOLDER] [data.key=value ...]
+    python -m data.landmarks [--config FILE] [--root DIR] [--from FOLDER] [data.key=value ...]
 
-writes `landmarks.npz` into the folder of the pack, for `data.landmarks: file`. The points come from mediapipe, or from
-FOLDER with one file (.npy, .csv, .pts) per image, named like the image.
+writes `landmarks.npz` into the folder of the pack, for `data.landmarks: file` and `found`. The points come from
+mediapipe, or from FOLDER with one file (.npy, .csv, .pts) per image, named like the image. DIR is `data.root`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from data.batches import mirror_points
 from engine.errors import UserError, exit_on_user_error
@@ -107,14 +108,17 @@ def read_landmarks(path: str | Path) -> np.ndarray:
     return numbers.reshape(-1, 2) - first + 0.5
 
 
-def detect(images: np.ndarray, find: Callable[[np.ndarray], np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+def detect(
+    images: np.ndarray, find: Callable[[np.ndarray], np.ndarray | None], progress: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Detect landmarks in images (N, C, H, W) uint8.
 
     find: a function from an RGB image (H, W, 3) uint8 to points (68, 2) in px, or None (`find_mediapipe()`).
+    progress: show a progress bar, if stderr is a terminal.
     Returns points (N, 68, 2) in [-1, 1], NaN where not found, and found (N,) bool.
     """
     points = np.full((len(images), 68, 2), np.nan, np.float32)
-    for k, image in enumerate(images):
+    for k, image in enumerate(tqdm(images, "landmarks", unit="face", disable=None if progress else True)):
         rgb = np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
         place = find(rgb)
         if place is not None:
@@ -188,10 +192,10 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-# --- beside a pack -------------------------------------------------------------------------------------------------
+# --- write into a pack's folder ------------------------------------------------------------------------------------
 
 
-def write_beside(pack: Pack, points: np.ndarray, source: str) -> list[str]:
+def write_landmarks(pack: Pack, points: np.ndarray, source: str) -> list[str]:
     """Write `landmarks.npz` into the folder of a pack. Returns lines with the number of faces without landmarks."""
     found = np.asarray(np.isfinite(points).all((1, 2)))
     with atomic_write(pack.landmarks_file) as file:
@@ -240,7 +244,8 @@ def points_from_folder(folder: Path, names: Sequence[str], boxes: np.ndarray) ->
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line in this module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m data.landmarks", description="Find landmarks for a pack, once.")
-    parser.add_argument("--config", required=True, help="a YAML file with a data block, as train.py reads it")
+    parser.add_argument("--config", help="a YAML file with a data block, as train.py reads it; none: the defaults")
+    parser.add_argument("--root", help="folder with the raw files, as data.root")
     parser.add_argument(
         "--from", dest="folder", help="folder with one .npy, .csv or .pts per image, instead of mediapipe"
     )
@@ -254,9 +259,15 @@ def _run(arguments: argparse.Namespace) -> None:
     from data.config import DataBlock
     from data.crop import crop_box
     from data.pack import open_pack, resolve_crop
-    from engine.config import load_config  # the command line alone reads configs
+    from engine.config import load_config  # only the command line reads configs
 
-    cfg = load_config(DataBlock, arguments.config, arguments.overrides, only="data").data
+    overrides = [*arguments.overrides, *([f"data.root={arguments.root}"] if arguments.root else [])]
+    if not arguments.config and not any(text.startswith("data.dataset=") for text in overrides):
+        raise UserError(
+            "landmarks: of which set? Give --config FILE, or data.dataset=celeba (or fer2013, folder, ...) and the "
+            "data.image_size of your run"
+        )
+    cfg = load_config(DataBlock, arguments.config, overrides, only="data").data
     pack = open_pack(cfg)
     if arguments.folder:
         from data import READERS
@@ -273,9 +284,9 @@ def _run(arguments: argparse.Namespace) -> None:
         points = points_from_folder(Path(arguments.folder), [reader.name(k) for k in range(len(reader))], boxes)
         source = f"files in {arguments.folder}"
     else:
-        points, _ = detect(pack.images, find_mediapipe())
+        points, _ = detect(pack.images, find_mediapipe(), progress=True)
         source = BACKEND
-    print("\n".join(write_beside(pack, points, source)))
+    print("\n".join(write_landmarks(pack, points, source)))
 
 
 if __name__ == "__main__":

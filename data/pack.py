@@ -1,7 +1,7 @@
-"""Packs: every picture of a set cut, resized and kept as one uint8 array, made once.
+"""Packs: all pictures of a set, cropped and resized once, in one uint8 array.
 
-A pack is a folder: `images.npy` (N, C, H, W) uint8, `labels.npz` (labels and facts of each row), `meta.json`. It holds
-all rows and all labels of its set; which of them a run sees (`data.faces`) costs nothing, so one pack serves many runs.
+A pack is a folder: `images.npy` (N, C, H, W) uint8, `labels.npz` (labels and facts of each row), `meta.json`. It has
+all rows and all labels of its set. `data.faces` chooses the rows and labels of a run, so one pack serves many runs.
 """
 
 import contextlib
@@ -25,36 +25,36 @@ from data.raw import MissingFiles, RawFaces, digest, rank_zero_info
 from engine.errors import UserError
 from engine.files import atomic_dir, lock
 
-VERSION = 2  # of the pack's layout, and of how pictures are cut, resized and told apart
-CHUNK = 64  # pictures a worker prepares at a time
+VERSION = 2  # of the layout of a pack, and of the crop, the resize and the pixel hash
+CHUNK = 64  # pictures that a worker prepares at a time
 MAX_UNREADABLE = 0.2  # a set with more than this share of unreadable files is refused
 
 
 @dataclass
 class Pack:
-    """An open pack. `images` is memory-mapped; what is read stays in the page cache."""
+    """An open pack. `images` is memory-mapped."""
 
     folder: Path
     images: np.ndarray  # (N, C, H, W) uint8
-    labels: dict[str, np.ndarray]  # keys of a batch, and split, split_*, fault, pixels (hash of the source pixels)
+    labels: dict[str, np.ndarray]  # keys of a batch, and split, split_*, fault, pixels (a hash of the source pixels)
     meta: dict
 
     @property
     def landmarks_file(self) -> Path:
-        """Where landmarks found afterwards stand."""
+        """The file for landmarks that are found later (`data.landmarks`)."""
         return self.folder / "landmarks.npz"
 
 
 def open_pack(cfg: DataConfig) -> Pack:
-    """Open the pack of `cfg`, making it first if it is missing, damaged or older than its raw files.
+    """Open the pack of `cfg`. Make it first if it is missing, damaged or older than its raw files.
 
-    A second process that wants the same pack waits for the first. Where the raw files are gone, the pack that was made
-    from the same data.root is used, and it is said.
+    A second process that needs the same pack waits for the first. If the raw files are missing, an existing pack from
+    the same data.root is used, with a message.
 
     Raises:
-        UserError: neither a pack nor raw files are there, or the raw files are not as expected.
+        UserError: there is neither a pack nor raw files, or the raw files are invalid.
     """
-    # Here, since data/__init__ holds the one dict from name to reader and imports this module.
+    # Imported here, because data/__init__ defines READERS and imports this module.
     from data import READERS
 
     reader_class = READERS[cfg.dataset]
@@ -64,7 +64,7 @@ def open_pack(cfg: DataConfig) -> Pack:
         folder = pack_folder(cfg, reader_class)
         if not _is_complete(folder, None):
             raise
-        rank_zero_info(f"{str(error).partition(';')[0]}: the pack that was made from this data.root is used, {folder}")
+        rank_zero_info(f"{str(error).partition(';')[0]}; the pack made from this data.root is used: {folder}")
         return _load(folder)
     folder = pack_folder(cfg, reader_class)
     source = reader.fingerprint()
@@ -86,7 +86,7 @@ def _make_cache(folder: Path) -> None:
 
 
 def pack_folder(cfg: DataConfig, reader_class: type[RawFaces]) -> Path:
-    """cache/<set>-<size>-<options>-<root>, the last two as digests."""
+    """cache/<set>-<size>-<hash of the options>-<hash of the root>."""
     root = "" if cfg.dataset == "synthetic" else str(cfg.root_folder().resolve())
     return cfg.cache_folder() / f"{_stem(cfg, reader_class)}-{digest(root)[:6]}"
 
@@ -98,7 +98,7 @@ def _stem(cfg: DataConfig, reader_class: type[RawFaces]) -> str:
 
 
 def resolve_crop(cfg: DataConfig, reader_class: type[RawFaces]) -> str | int | tuple[int, int, int, int]:
-    """The crop with `auto` replaced by what it means for this set and size."""
+    """The crop of `cfg`; `auto` is replaced by its value for this set and size."""
     crop = cfg.crop_box()
     if crop != "auto":
         return crop
@@ -108,7 +108,7 @@ def resolve_crop(cfg: DataConfig, reader_class: type[RawFaces]) -> str | int | t
 
 
 def _is_complete(folder: Path, source: str | None) -> bool:
-    """Whether a whole pack of this version (and source, if known) stands here."""
+    """Whether `folder` is a complete pack of this version, made from the raw files `source` (None: any)."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         size = (folder / "images.npy").stat().st_size
@@ -121,7 +121,7 @@ def _is_complete(folder: Path, source: str | None) -> bool:
 
 def _load(folder: Path) -> Pack:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    # Copy-on-write: torch wants a writable array, the file stays untouched.
+    # Copy-on-write, because torch needs a writable array. The file does not change.
     images = np.load(folder / "images.npy", mmap_mode="c")
     with np.load(folder / "labels.npz") as stored:
         labels = {key: stored[key] for key in stored.files}
@@ -154,18 +154,18 @@ def _make(folder: Path, reader: RawFaces, cfg: DataConfig, source: str) -> None:
 
 @dataclass
 class Chunk:
-    """Pictures cut and resized, n of them, and what was found on the way, a row each."""
+    """n pictures, cropped and resized, and the facts of each."""
 
-    images: np.ndarray  # (n, C, H, W) uint8; 0 where unreadable
-    fault: np.ndarray  # (n,) uint8, one of FAULTS
-    pixels: np.ndarray  # (n,) uint64 hash of the source pixels
+    images: np.ndarray  # (n, C, H, W) uint8; 0 if unreadable
+    fault: np.ndarray  # (n,) uint8, index into FAULTS
+    pixels: np.ndarray  # (n,) uint64, hash of the source pixels
     box: np.ndarray  # (n, 4) left, top, right, bottom of the crop in source px; NaN if unreadable
-    size: np.ndarray  # (n, 2) width, height of the source
-    named: list[str]  # the unreadable ones, with the reason
+    size: np.ndarray  # (n, 2) width, height of the source in px
+    named: list[str]  # the unreadable pictures: name and reason
 
     @classmethod
     def empty(cls, n: int, shape: tuple[int, ...] = (0,)) -> "Chunk":
-        """n rows of pictures of `shape`, none of them looked at."""
+        """n empty rows for pictures of `shape`."""
         return cls(
             np.zeros((n, *shape), np.uint8), np.zeros(n, np.uint8), np.zeros(n, np.uint64),
             np.full((n, 4), np.nan, np.float32), np.zeros((n, 2), np.int32), [],
@@ -173,7 +173,7 @@ class Chunk:
 
 
 class Chunks:
-    """A reader's pictures, CHUNK at a time, prepared for the pack. Called from several threads."""
+    """A reader's pictures in chunks of CHUNK rows. Several threads call `get` at the same time."""
 
     def __init__(self, reader: RawFaces, cfg: DataConfig, channels: int) -> None:
         self.reader, self.size, self.channels = reader, cfg.image_size, channels
@@ -183,12 +183,12 @@ class Chunks:
         return -(-len(self.reader) // CHUNK)
 
     def get(self, number: int) -> Chunk:
-        """The chunk `number`, counted from 0."""
+        """Chunk `number`, from 0."""
         rows = range(number * CHUNK, min((number + 1) * CHUNK, len(self.reader)))
         return self.prepare(self.reader.read_many(rows), len(rows))
 
     def prepare(self, pictures: Iterable[np.ndarray | BadImage], n: int) -> Chunk:
-        """Cut and resize n pictures; a BadImage becomes a black row with its fault."""
+        """Crop and resize n pictures. A BadImage becomes a black row with the fault UNREADABLE."""
         chunk = Chunk.empty(n, (self.channels, self.size, self.size))
         for k, picture in zip(range(n), pictures, strict=True):
             if isinstance(picture, BadImage):
@@ -204,7 +204,7 @@ class Chunks:
 
 
 def _write_images(file: BinaryIO, reader: RawFaces, cfg: DataConfig, channels: int) -> tuple[Chunk, "hashlib._Hash"]:
-    """Write images.npy from the front to the back; only a few chunks are in memory. -> all rows' facts, no images."""
+    """Write images.npy chunk by chunk, with few chunks in memory. Returns the facts of all rows and a content hash."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(reader), channels, cfg.image_size, cfg.image_size)}
     np.lib.format.write_array_header_1_0(file, header)
     content, facts, row = hashlib.sha256(), Chunk.empty(len(reader)), 0
@@ -221,9 +221,9 @@ def _write_images(file: BinaryIO, reader: RawFaces, cfg: DataConfig, channels: i
 
 
 def _prepared(chunks: Chunks) -> Iterator[Chunk]:
-    """Chunks in order from a pool of threads, a few ahead: decoding, resizing and drawing free the interpreter's lock.
+    """Chunks in order, prepared in advance by threads. Decoding, resizing and drawing release Python's lock.
 
-    Not processes: one that is forked after CUDA, or outlives a killed parent with its locks, costs more than it saves.
+    Processes are not used: they fail if they are forked after CUDA starts, and they can outlive a killed parent.
     """
     workers = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
@@ -247,12 +247,12 @@ def _refuse_if_unreadable(facts: Chunk, cfg: DataConfig) -> None:
     total = len(facts.fault)
     if len(facts.named) > MAX_UNREADABLE * total:
         raise UserError(f"{cfg.root_folder()}: {len(facts.named)} of {total} images cannot be read ({shown}); "
-                        "expected at most a fifth; get the set again")  # fmt: skip
+                        f"expected at most {MAX_UNREADABLE:.0%}; download the set again")  # fmt: skip
     rank_zero_info(f"{len(facts.named)} of {total} images cannot be read and are left out: {shown}")
 
 
 def _final_labels(reader: RawFaces, facts: Chunk) -> dict[str, np.ndarray]:
-    """Labels in the forms of a batch, landmarks in [-1, 1] of the packed picture, and the facts of each row."""
+    """The labels of the pack: as in a batch, with landmarks in [-1, 1] of the packed picture, and each row's facts."""
     labels = dict(reader.labels)
     fault = facts.fault.copy()
     for row in reader.index.bad:
@@ -272,7 +272,7 @@ def _final_labels(reader: RawFaces, facts: Chunk) -> dict[str, np.ndarray]:
 
 
 def _from_zero(numbers: np.ndarray) -> np.ndarray:
-    """Any numbers as 0, 1, 2, ... in their order; -1 stays."""
+    """Renumber as 0, 1, 2, ... in the same order; -1 stays -1."""
     known = np.unique(numbers[numbers >= 0])
     return np.where(numbers >= 0, np.searchsorted(known, numbers), -1).astype(np.int64)
 
@@ -301,17 +301,17 @@ def _describe(reader: RawFaces, cfg: DataConfig, facts: Chunk, channels: int) ->
 
 
 def _faulty(reader: RawFaces, facts: Chunk) -> list[str]:
-    """The names of all images that are not fine, with what is wrong."""
+    """Name and fault of all faulty images."""
     empty = [f"{reader.name(int(row))}: {FAULTS[facts.fault[row]]}" for row in np.flatnonzero(facts.fault > UNREADABLE)]
     return [*facts.named, *empty, *(f"{reader.name(row)}: {reason}" for row, reason in reader.index.bad.items())]
 
 
 def _eyes(reader: RawFaces, facts: Chunk) -> list[list[float]] | None:
-    """Mean eye places in [-1, 1] of the packed picture, from the reader's in [-1, 1] of the source."""
+    """The reader's mean eye positions, converted from [-1, 1] of the source to [-1, 1] of the packed picture."""
     readable = np.flatnonzero(facts.size[:, 0] > 0)
     if reader.eyes is None or not len(readable):
         return None
-    # The median picture: all have one shape where eye places are known at all.
+    # One picture is enough: if a reader knows eye positions, all its pictures have the same size.
     row = readable[len(readable) // 2]
     (left, top, right, bottom), (width, height) = facts.box[row], facts.size[row]
     return [
@@ -324,21 +324,21 @@ def _eyes(reader: RawFaces, facts: Chunk) -> list[list[float]] | None:
 
 
 class Progress(contextlib.AbstractContextManager):
-    """A tqdm bar on a terminal; elsewhere a plain line every ten seconds."""
+    """A tqdm bar on a terminal, otherwise one line every ten seconds."""
 
     def __init__(self, total: int, title: str) -> None:
         from tqdm import tqdm
 
         self.total, self.title, self.done, self.start = total, title, 0, time.monotonic()
-        self.said = self.start
+        self.last_line = self.start
         self.bar = tqdm(total=total, desc=title, unit=" images", disable=None)
 
     def update(self, count: int) -> None:
-        """`count` more pictures are done."""
+        """Count `count` more pictures as done."""
         self.done += count
         self.bar.update(count)
-        if self.bar.disable and time.monotonic() - self.said > 10:
-            self.said = time.monotonic()
+        if self.bar.disable and time.monotonic() - self.last_line > 10:
+            self.last_line = time.monotonic()
             rank_zero_info(self._line())
 
     def _line(self) -> str:

@@ -1,8 +1,8 @@
-"""A user's own photo: into the framing that a model was trained on, and back at its own size.
+"""Align a user's photo with a model's training faces, and paste the edited face back at the photo's own size.
 
-Coordinates are continuous pixels: a picture of width W spans 0..W and the middle of its first pixel is 0.5.
-`load_face` finds the eyes (or is told), turns and scales the photo so that they stand where the training faces have
-them, and `paste` takes the way back. What an edit does not change stays the photo's own pixels.
+Coordinates are continuous pixels: a picture of width W spans 0 .. W, and the centre of its first pixel is 0.5.
+`load_face` finds the eyes (or gets them as an argument). It rotates and scales the photo so that the eyes have the
+positions of the training faces. `paste` inverts this. Pixels that an edit does not change keep the photo's values.
 """
 
 from __future__ import annotations
@@ -24,37 +24,38 @@ from data.crop import cut
 from data.decode import FAULTY_FILE, BadImage, decode, plain_mode
 from engine.errors import UserError
 
-MIN_SIDE = 16  # px of a photo; smaller ones show no face
-MIN_EYES = 4.0  # px between the eyes
-TINY = 0.7  # px of the photo for each px of the crop; below it the model is shown a magnified, blurred face
-SQUARE = 1.25  # longer to shorter side: up to here a photo may be taken whole
-DEFAULT_EYES = ((-0.35, -0.2), (0.35, -0.2))  # FER2013's mean (127 faces, by `face_finder`); for sets that know none
-CHANGE = 0.1  # of [-1, 1], mean over channels: from here on a pixel is replaced altogether
+MIN_SIDE = 16  # px; the shorter side of a photo
+MIN_EYES = 4.0  # px; the distance of the eyes
+MIN_SCALE = 0.7  # px of the photo per px of the crop; a smaller scale gives a blurred face and a warning
+MAX_ASPECT = 1.25  # longer by shorter side; up to this value the whole photo may be used as the face
+DEFAULT_EYES = ((-0.35, -0.2), (0.35, -0.2))  # mean of 127 faces of FER2013, for sets without eye positions
+CHANGE = 0.1  # in units of [-1, 1], mean over channels; a pixel that changes by more is replaced completely
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 
 
 @dataclass(frozen=True)
 class AlignedFace:
-    """A photo, brought to a model's framing."""
+    """A photo, aligned with a model's training faces."""
 
     image: Tensor  # (1, C, H, H) in [-1, 1], on the grid of 256 grey levels
     matrix: np.ndarray  # (2, 3): photo px -> px of `image`, both continuous
     photo: Image.Image  # the whole photo, upright, RGB
     note: str = ""  # how the face was found
-    path: Path | None = None  # the photo's file; None for a picture that was handed over
+    path: Path | None = None  # the photo's file; None if the source was an open picture
 
 
 def load_face(source: str | Path | Image.Image, meta: dict, eyes: str | Sequence[float] | None = None) -> AlignedFace:
-    """The face of a photo as a model's input: `meta["image_size"]`, `meta["channels"]`, its eyes at `meta["eyes"]`.
+    """Align the face of a photo: `meta["image_size"]` px, `meta["channels"]` channels, the eyes at `meta["eyes"]`.
 
-    source: a file, or a picture that is open already (upright).
+    Args:
+        source: a file, or an open picture, which must be upright.
+        eyes: None: find the face with OpenCV (extra `photo`); without OpenCV, an almost square photo is used whole.
+            "x1,y1,x2,y2" or four numbers: both eyes in px of the upright photo. "whole": the photo, cut to a square.
 
-    eyes: None looks for the face (OpenCV, the optional extra `photo`; without it a squarish photo is taken whole);
-    "x1,y1,x2,y2" or four numbers are the two eyes in px of the upright photo; "whole" takes the whole photo, cut to
-    a square. How the face was found is said on stderr and kept in `note`.
+    `note` tells how the face was found, and is printed on stderr.
 
-    Raises UserError, one sentence each: the file is missing, damaged, tiny; no face, several faces; eyes that are no
-    places in the photo.
+    Raises:
+        UserError: the file is missing, damaged or too small; there is no face, or more than one; `eyes` is invalid.
     """
     path = None if isinstance(source, Image.Image) else Path(source)
     photo = _rgb(source) if isinstance(source, Image.Image) else open_photo(source)
@@ -62,9 +63,9 @@ def load_face(source: str | Path | Image.Image, meta: dict, eyes: str | Sequence
     size, grey = int(meta["image_size"]), int(meta["channels"]) == 1
     given = _given_eyes(eyes, photo, name)
     if given is not None:
-        note = "eyes as given"
+        note = "the given eyes are used"
     elif eyes == "whole":
-        note = "the whole photo"
+        note = "the whole photo is used"
     else:
         given, note = _look_for_eyes(photo, name)
     print(f"{name}: {note}", file=sys.stderr)
@@ -76,26 +77,28 @@ def load_face(source: str | Path | Image.Image, meta: dict, eyes: str | Sequence
 
 
 def open_photo(path: str | Path) -> Image.Image:
-    """Any image file as an upright RGB picture: EXIF rotation applied, transparency over white, 16 bits to 8."""
+    """Open any image file as an upright RGB picture. `data.decode` handles EXIF, transparency and 16-bit values."""
     path = Path(path)
     if not os.path.isfile(path):
-        raise UserError(f"{path}: no such photo")
+        raise UserError(f"{path}: this file does not exist; expected a photo")
     try:
         pixels = decode(path, str(path))
     except BadImage as error:
         reason = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path}: not a readable picture ({reason}); save it again as JPEG or PNG") from None
+        raise UserError(f"{path}: this picture cannot be read ({reason}); save it again as JPEG or PNG") from None
     height, width = pixels.shape[:2]
     if min(width, height) < MIN_SIDE:
-        raise UserError(f"{path}: {width} x {height} px show no face; at least {MIN_SIDE} px are needed")
+        raise UserError(f"{path}: the photo has {width} x {height} px; expected at least {MIN_SIDE} px on each side")
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3))))
 
 
 def change_mask(before: Tensor, after: Tensor) -> Tensor:
-    """Where an edit really changes the face: 0 keeps the photo, 1 takes the edit. (N, C, H, W) twice -> (N, 1, H, W)
+    """A mask (N, 1, H, W) in [0, 1] of the pixels that an edit changes: 0 keeps the photo, 1 uses the edit.
 
-    before, after: the model's picture of the face without and with the edit, both in [-1, 1]. m = blur(dilate(clamp(
-    mean_c |after - before| / 0.1, 0, 1))), 3 x 3 each at 32 px and growing with H / 32. Equal pictures give 0 exactly.
+    before, after: (N, C, H, W) in [-1, 1], the model's pictures of the face without and with the edit.
+
+    m = blur(dilate(clamp(mean_c |after - before| / 0.1, 0, 1))). Both windows have a radius of H / 32 px, at least 1.
+    Equal pictures give exactly 0.
     """
     radius = max(1, round(before.shape[-2] / 32))
     change = (after.float() - before.float()).abs().mean(1, keepdim=True)
@@ -104,11 +107,14 @@ def change_mask(before: Tensor, after: Tensor) -> Tensor:
 
 
 def paste(aligned: AlignedFace, edited: Tensor, mask: Tensor | None = None) -> Image.Image:
-    """The photo with the edited face in its place, at the photo's own size: (1 - m) photo + m edit.
+    """Paste an edited face into the photo, at the photo's own size: (1 - m) photo + m edit.
 
-    edited: (1, C, H, H) in [-1, 1]; mask: (1, 1, H, H) in [0, 1] as from `change_mask`, None = all of the crop. Both
-    are scaled up bicubically; the mask fades out where the crop's border lies inside the photo. A grey model (C = 1)
-    changes luminance only and leaves the colours. Where the mask is 0, pixels are the photo's own, bit for bit.
+    Args:
+        edited: (1, C, H, H) in [-1, 1].
+        mask: (1, 1, H, H) in [0, 1], from `change_mask`; None = the whole crop.
+
+    Both are resampled bicubically. The mask fades out at borders of the crop that are inside the photo. A grey edit
+    (C = 1) changes the luminance and keeps the colours. Pixels with mask 0 keep the photo's exact values.
     """
     planes = edited.detach().float().cpu().reshape(-1, *edited.shape[-2:]).numpy()  # (C, H, H)
     size = planes.shape[-1]
@@ -131,7 +137,7 @@ def paste(aligned: AlignedFace, edited: Tensor, mask: Tensor | None = None) -> I
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The turn, scale and shift (2, 3) that carries two points (2, 2) onto two others; no mirroring."""
+    """The similarity transform (2, 3), without reflection, that maps two points (2, 2) to two others."""
     p, q = (points[:, 0] + 1j * points[:, 1] for points in (np.asarray(source, float), np.asarray(target, float)))
     a = (q[1] - q[0]) / (p[1] - p[0])
     b = q[0] - a * p[0]
@@ -139,32 +145,32 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points (..., 2) through a (2, 3) matrix."""
+    """Apply a (2, 3) matrix to points (..., 2)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """The (2, 3) matrix of the way back."""
+    """The inverse of a (2, 3) matrix."""
     back = np.linalg.inv(matrix[:, :2])
     return np.concatenate([back, -(back @ matrix[:, 2])[:, None]], 1)
 
 
-# --- in ------------------------------------------------------------------------------------------------------------
+# --- align ---------------------------------------------------------------------------------------------------------
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """A picture that is open already, in any mode, with the pixels that `open_photo` gives for its file."""
+    """An open picture of any mode as RGB, with the same pixels as `open_photo`."""
     try:
         return plain_mode(picture).convert("RGB")
     except FAULTY_FILE as error:
-        raise UserError(f"the photo: not a readable picture ({error}); save it again as JPEG or PNG") from None
+        raise UserError(f"the photo: this picture cannot be read ({error}); save it again as JPEG or PNG") from None
 
 
 def _given_eyes(eyes: str | Sequence[float] | None, photo: Image.Image, path: str | Path) -> np.ndarray | None:
-    """Two places (2, 2), image-left eye first, or None if none are given."""
+    """Two points (2, 2), the eye at the left first, or None if `eyes` is None or "whole"."""
     if eyes is None or (isinstance(eyes, str) and eyes == "whole"):
         return None
-    form = "expected four numbers x1,y1,x2,y2, the two eyes in px of the upright photo"
+    form = "expected four numbers x1,y1,x2,y2: both eyes in px of the upright photo"
     try:
         numbers = [float(v) for v in (eyes.split(",") if isinstance(eyes, str) else eyes)]
     except (TypeError, ValueError):
@@ -173,42 +179,38 @@ def _given_eyes(eyes: str | Sequence[float] | None, photo: Image.Image, path: st
         raise UserError(f"--eyes {eyes}: {form}")
     points = np.array(numbers).reshape(2, 2)
     if (points < 0).any() or (points > photo.size).any():
-        raise UserError(f"--eyes {eyes}: outside {path}, which is {photo.width} x {photo.height} px")
+        raise UserError(f"--eyes {eyes}: outside of {path}, which has {photo.width} x {photo.height} px; {form}")
     points = points[np.argsort(points[:, 0], kind="stable")]
     if np.linalg.norm(points[1] - points[0]) < MIN_EYES:
-        raise UserError(f"--eyes {eyes}: the eyes are less than {MIN_EYES:.0f} px apart; {form}")
+        raise UserError(f"--eyes {eyes}: the distance of the eyes is less than {MIN_EYES:.0f} px; {form}")
     return points
 
 
 def _look_for_eyes(photo: Image.Image, path: str | Path) -> tuple[np.ndarray | None, str]:
-    """The eyes of the one face in the photo, or None for the whole photo, and how they were found."""
+    """The eyes of the only face in the photo, or None for the whole photo; and how they were found."""
     try:
         from data.face_finder import find_faces
     except ImportError:
-        if max(photo.size) <= SQUARE * min(photo.size):
-            return (
-                None,
-                "no face detector is installed, so the whole photo is taken; "
-                "pip install 'opencv-python-headless>=4.10,<5', or give --eyes x1,y1,x2,y2",
-            )
-        raise UserError(
-            f"{path}: no face detector is installed and the photo is not square; "
-            "pip install 'opencv-python-headless>=4.10,<5', or give --eyes x1,y1,x2,y2"
-        ) from None
+        advice = "pip install 'opencv-python-headless>=4.10,<5', or give --eyes x1,y1,x2,y2"
+        if max(photo.size) <= MAX_ASPECT * min(photo.size):
+            return None, f"no face detector is installed, so the whole photo is used; {advice}"
+        raise UserError(f"{path}: no face detector is installed, and the photo is not square; {advice}") from None
     faces = find_faces(np.asarray(photo.convert("L")))
     if not faces:
-        raise UserError(f"{path}: no face was found; give --eyes x1,y1,x2,y2, or --eyes whole if it is cut to the face")
+        raise UserError(
+            f"{path}: no face was found; give --eyes x1,y1,x2,y2, or --eyes whole if the photo shows only the face"
+        )
     if len(faces) > 1:
-        places = " or ".join(",".join(f"{v:.0f}" for v in face.eyes.ravel()) for face in faces[:4])
-        raise UserError(f"{path}: {len(faces)} faces were found; choose one with --eyes {places}")
+        choices = " or ".join(",".join(f"{v:.0f}" for v in face.eyes.ravel()) for face in faces[:4])
+        raise UserError(f"{path}: {len(faces)} faces were found; choose one with --eyes {choices}")
     face = faces[0]
-    place = ",".join(f"{v:.0f}" for v in face.eyes.ravel())
-    how = "face found, eyes at" if face.seen else "face found, eyes hidden, taken to be at"
-    return face.eyes, f"{how} {place}; if that is wrong give --eyes"
+    position = ",".join(f"{v:.0f}" for v in face.eyes.ravel())
+    how = "face found, eyes at" if face.seen else "face found, eyes not visible, assumed at"
+    return face.eyes, f"{how} {position}; if this is wrong, give --eyes"
 
 
 def _whole(photo: Image.Image, size: int, grey: bool, note: str) -> AlignedFace:
-    """The largest square in the middle of the photo, resized as packs are."""
+    """The largest square in the middle of the photo, resized in the same way as a pack's pictures."""
     side = min(photo.size)
     _warn_if_tiny(side / size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
@@ -220,16 +222,16 @@ def _whole(photo: Image.Image, size: int, grey: bool, note: str) -> AlignedFace:
 
 def _warn_if_tiny(scale: float) -> None:
     """scale: photo px per px of the crop."""
-    if scale < TINY:
+    if scale < MIN_SCALE:
         print(
-            f"warning: the face is small: each pixel of the photo becomes {1 / scale:.1f} of the model's, so the edit "
-            "will be blurred; give a larger photo of the face",
+            f"warning: the face is small: it is enlarged by {1 / scale:.1f}, so the edit will be blurred; use a larger "
+            "photo of the face",
             file=sys.stderr,
         )
 
 
 def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
-    """The crop (size, size): finely sampled, then antialiased to size. Beyond the photo its edge is repeated."""
+    """The crop (size, size), sampled at a higher resolution and reduced. Outside the photo, its edge is repeated."""
     back = inverse(matrix)
     corners = transform(np.array([[0, 0], [size, 0], [0, size], [size, size]], float), back)
     left, top = np.floor(corners.min(0)).astype(int) - 3
@@ -237,7 +239,7 @@ def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
     region = _region(photo, left, top, right, bottom)
     scale = math.hypot(back[0, 0], back[1, 0])  # photo px per px of the crop
     _warn_if_tiny(scale)
-    shrink = max(1, int(scale // 2))  # large photos: box-averaged first, so that sampling stays cheap
+    shrink = max(1, int(scale // 2))  # a large photo is averaged first, to make the sampling cheap
     if shrink > 1:
         region = region.reduce(shrink)
     fine = max(1, math.ceil(scale / shrink))
@@ -252,12 +254,12 @@ def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
 
 
 def _region(photo: Image.Image, left: int, top: int, right: int, bottom: int) -> Image.Image:
-    """A box of the photo that may reach beyond it; the photo's edge is repeated there."""
+    """A box of the photo. Outside the photo, its edge is repeated."""
     xs = np.clip(np.arange(left, right), 0, photo.width - 1)
     ys = np.clip(np.arange(top, bottom), 0, photo.height - 1)
     inside = np.asarray(photo.crop((int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)))
     if len(xs) > 40 * photo.width or len(ys) > 40 * photo.height:
-        raise UserError("the eyes lie so far apart that the photo is a speck in the crop; check --eyes")
+        raise UserError("--eyes: the eyes are too far apart for the width of the photo; check --eyes")
     return Image.fromarray(inside[ys - ys[0]][:, xs - xs[0]])
 
 
@@ -266,11 +268,11 @@ def _to_tensor(crop: Image.Image, grey: bool) -> Tensor:
     return torch.from_numpy(x8.copy()).float()[None] / 127.5 - 1
 
 
-# --- back ----------------------------------------------------------------------------------------------------------
+# --- paste ---------------------------------------------------------------------------------------------------------
 
 
 def box_in_photo(aligned: AlignedFace, size: int) -> tuple[int, int, int, int] | None:
-    """The part of the photo that the crop covers, in whole px; None if they do not meet."""
+    """The part of the photo that the crop covers, in integer px; None if they do not overlap."""
     corners = transform(np.array([[0, 0], [size, 0], [0, size], [size, size]], float), inverse(aligned.matrix))
     left, top = np.floor(corners.min(0)).astype(int).clip(0)
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int), aligned.photo.size)
@@ -278,7 +280,7 @@ def box_in_photo(aligned: AlignedFace, size: int) -> tuple[int, int, int, int] |
 
 
 def border_fade(aligned: AlignedFace, size: int) -> np.ndarray:
-    """1 in the crop, fading to 0 at those of its sides that cross the photo: no seam. (H, H)"""
+    """A window (H, H): 1 in the crop, fading to 0 at borders that are inside the photo, to avoid a visible seam."""
     ramp = np.clip((np.arange(size) + 0.5) / max(2.0, size / 16), 0, 1).astype(np.float32)
     window = np.ones((size, size), np.float32)
     middle = size / 2
@@ -293,9 +295,9 @@ def border_fade(aligned: AlignedFace, size: int) -> np.ndarray:
 
 
 def _back(values: np.ndarray, matrix: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """One plane (H, H) of the crop, resampled bicubically at the photo's pixels in `box`; 0 beyond the crop."""
+    """One plane (H, H) of the crop, resampled bicubically at the photo's pixels in `box`; 0 outside the crop."""
     left, top, right, bottom = box
-    fine = max(1, math.ceil(math.hypot(matrix[0, 0], matrix[1, 0]) - 1e-6))  # a photo coarser than the crop: averaged
+    fine = max(1, math.ceil(math.hypot(matrix[0, 0], matrix[1, 0]) - 1e-6))  # > 1 if the photo is coarser: average
     to_crop = matrix.copy()
     to_crop[:, 2] += matrix[:, :2] @ np.array([left, top], float)
     to_crop[:, :2] /= fine

@@ -1,8 +1,8 @@
-"""The contract of a data set: `RawFaces`, and the helpers that readers share.
+"""The interface of a data set: `RawFaces`, and the helpers that readers share.
 
-A reader finds its files when it is built (quickly, or a UserError says what to download), reads its index when
-someone asks for it, and gives one picture at a time. Cropping, resizing, grey, subsets and splits of rows are done
-once for all readers in `data.pack` and `data.faces`.
+`__init__` finds the files quickly; a UserError tells what to download. `build_index` reads labels and splits on first
+use, and `read` gives one picture. Cropping, resizing, grey conversion, subsets and missing splits are done for all
+readers in `data.pack` and `data.faces`.
 """
 
 import functools
@@ -30,46 +30,46 @@ IMAGE_SUFFIXES = {
 
 @dataclass
 class Index:
-    """What is known of a set without looking at a picture.
+    """What is known about the N pictures of a set without reading a picture.
 
-    labels: keys of a batch, one row each: label (N,) int, -1 unknown; attr (N, A) in {0, 1, NaN}; identity (N,) int,
-    any numbers, -1 unknown; take (N,) int; landmarks (N, 5|68, 2) as x, y in source pixels (a pixel's centre is a
-    whole number), NaN unknown; label_soft (N, K). Another split is `split_<name>` (N,).
+    labels: {key of a batch: array with N rows}. label (N,) int, -1 unknown; attr (N, A) in {0, 1, NaN}; identity (N,)
+    int, any numbers, -1 unknown; take (N,) int; landmarks (N, 5|68, 2) as x, y in source pixels (pixel centres are
+    integers), NaN unknown; label_soft (N, K). An alternative split is `split_<name>` (N,).
     """
 
     split: np.ndarray  # (N,) int8: 0 train, 1 val, 2 test
     labels: dict[str, np.ndarray]
     names: dict[str, list[str]] = field(default_factory=dict)  # "classes", "attributes"
-    bad: dict[int, str] = field(default_factory=dict)  # rows that training should leave out, with the reason
-    notes: list[str] = field(default_factory=list)  # what the user should know; printed once
+    bad: dict[int, str] = field(default_factory=dict)  # rows that training should leave out, and the reason
+    notes: list[str] = field(default_factory=list)  # messages for the user, printed once
 
 
 class RawFaces:
-    """One data set. A new one defines `__init__` (find the files), `build_index` and `read`."""
+    """One data set. A subclass defines `__init__` (find the files), `build_index` and `read`."""
 
-    options: tuple[str, ...] = ()  # keys of DataConfig that change what this reader gives
-    channels = 3  # 1 where the set is grey
-    # Mean eye places [[x, y], [x, y]], image-left eye first, in [-1, 1] edge to edge of what `read` gives, or None.
+    options: tuple[str, ...] = ()  # keys of DataConfig that change the output of this reader
+    channels = 3  # 1 if the set is grey
+    # Mean eye positions [[x, y], [x, y]], the eye at the left first, in [-1, 1] from edge to edge of `read`, or None.
     eyes: list[list[float]] | None = None
-    auto_crop: str | int = "centre"  # what crop: auto means here
-    crop_width: int | None = None  # width in px that a crop's numbers refer to; None: the picture's own
-    measures_eyes = False  # whether the pack looks for the eyes in a sample of the pictures (data.eyes)
+    auto_crop: str | int = "centre"  # the crop that `crop: auto` means
+    crop_width: int | None = None  # picture width in px that the numbers of a crop refer to; None: each picture's own
+    measures_eyes = False  # whether the pack finds the eyes in a sample of the pictures (data.eyes)
 
     def __init__(self, cfg: DataConfig) -> None:
         self.cfg = cfg
         self.root = cfg.root_folder()
-        self.sources: list[Path] = []  # files whose sizes and times tell whether a pack is still true
+        self.sources: list[Path] = []  # if the size or time of one of these files changes, the pack is made again
 
     def build_index(self) -> Index:
         """Read labels and splits; may take seconds."""
-        raise UserError(f"{type(self).__name__}: this reader defines no build_index; see data/README.md")
+        raise NotImplementedError(f"{type(self).__name__} does not define build_index; see data/README.md")
 
     def read(self, i: int) -> np.ndarray:
-        """Picture i as (H, W, C) uint8, C 1 or 3. Raises BadImage. Called from several threads."""
-        raise UserError(f"{type(self).__name__}: this reader defines no read; see data/README.md")
+        """Picture i as (H, W, C) uint8, C 1 or 3. Raises BadImage. Several threads call it at the same time."""
+        raise NotImplementedError(f"{type(self).__name__} does not define read; see data/README.md")
 
     def read_many(self, rows: Sequence[int]) -> Iterable[np.ndarray | BadImage]:
-        """Pictures of several rows, one at a time (it stays in the cache while it is cut); faster in bulk? override."""
+        """The pictures (or BadImage) of several rows. Override it if a set reads many rows faster than one by one."""
         for i in rows:
             try:
                 yield self.read(i)
@@ -77,16 +77,16 @@ class RawFaces:
                 yield error
 
     def name(self, i: int) -> str:
-        """How a message calls picture i."""
+        """The name of picture i in messages."""
         return f"row {i}"
 
     def fingerprint(self) -> str:
-        """Changes when the raw files change: their names, sizes and times."""
+        """A hash of the names, sizes and times of the raw files."""
         return fingerprint_of(self.sources, self.root.parent)
 
     @functools.cached_property
     def index(self) -> Index:
-        """What `build_index` found, once."""
+        """The result of `build_index`, which runs once."""
         return self.build_index()
 
     @property
@@ -96,7 +96,7 @@ class RawFaces:
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """{key of a batch: (N, ...) array}; unknown is -1, NaN for attributes."""
+        """{key of a batch: (N, ...) array}; an unknown label is -1, an unknown attribute NaN."""
         return self.index.labels
 
     @property
@@ -109,39 +109,39 @@ class RawFaces:
 
 
 def digest(facts: object) -> str:
-    """16 hex digits of plain values."""
+    """A hash of plain values, 16 hex digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class MissingFiles(UserError):
-    """The raw files of a set are not there."""
+    """The raw files of a set are missing."""
 
 
 def missing(path: Path, dataset: str, what: str, where: str, instead: str = "") -> MissingFiles:
-    """The error for a set that is not there: what to download, from where, and where to put it.
+    """The error for missing raw files: what to download, from where, and where to put it.
 
-    instead: what is there, if that helps to find the mistake.
+    instead: what was found instead, if that helps to find the mistake.
     """
     return MissingFiles(
-        f"{path}: no {dataset} files here{f' ({instead})' if instead else ''}; expected {what}; get them from {where}, "
-        f"put them there or set data.root to their folder (data/README.md)"
+        f"{path}: there are no {dataset} files here{f' ({instead})' if instead else ''}; expected {what}; get them "
+        f"from {where} and put them here, or set data.root to their folder (data/README.md)"
     )
 
 
 def natural(text: str) -> tuple[list, str]:
-    """Sort key under which s2 comes before s10; texts that differ only in case or in leading zeros keep one order."""
+    """A sort key that puts s2 before s10. The last element makes the order unique for texts such as a01 and A1."""
     parts = re.split(r"([0-9]+)", text.lower())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], text
 
 
 def numbered(values: Sequence[str]) -> np.ndarray:
-    """(N,) int64: equal strings get equal numbers from 0 in natural order; '' gets -1."""
+    """Number the values (N,) int64: from 0 in natural order, equal strings get equal numbers, '' gets -1."""
     order = {value: i for i, value in enumerate(sorted({v for v in values if v}, key=natural))}
     return np.array([order.get(value, -1) for value in values], dtype=np.int64)
 
 
 def fingerprint_of(paths: Iterable[Path], base: Path) -> str:
-    """Of the names below `base`, the sizes and the times of files: it changes when one of them is overwritten."""
+    """A hash of the names (relative to `base`), sizes and times of files. It changes if a file is overwritten."""
     facts, base_text = hashlib.sha256(), os.path.join(base, "")
     for path in paths:
         state, name = os.stat(path), os.fspath(path).removeprefix(base_text)
@@ -150,6 +150,6 @@ def fingerprint_of(paths: Iterable[Path], base: Path) -> str:
 
 
 def rank_zero_info(text: str) -> None:
-    """One line for the user, from one rank."""
+    """Print one line on stderr, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)

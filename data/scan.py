@@ -1,7 +1,7 @@
-"""The one way to look for pictures in folders: hidden files never count, links are followed, what is left out is said.
+"""Find images in folders. Hidden files are ignored, links are followed, and a note counts everything left out.
 
-`read_tree` reads every folder once. A link to a folder outside the tree is followed once; a link back into it is not,
-since its pictures are found at their own place. So a loop ends.
+`read_tree` reads every folder once. A link to a folder outside the tree is followed once. A link to a folder inside
+the tree is not followed, because that folder is read anyway. So links cannot cause an endless loop.
 """
 
 import os
@@ -13,32 +13,32 @@ from pathlib import Path
 from data.raw import IMAGE_SUFFIXES, natural
 from engine.errors import UserError
 
-# What systems and tools leave in folders; it is never data and needs no note.
+# Files and folders of operating systems and tools. They are never data, so no note counts them.
 LITTER = {"__MACOSX", "@eaDir", "lost+found", "System Volume Information", "$RECYCLE.BIN"}
 LITTER |= {"Thumbs.db", "thumbs.db", "desktop.ini"}
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is never looked at."""
+    """Whether files and folders of this name are ignored."""
     return name.startswith(".") or name in LITTER
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name says that it is a picture."""
+    """Whether a file of this name is an image, by its suffix."""
     return not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 @dataclass
 class Tree:
-    """One folder: its pictures and its subfolders, in natural order."""
+    """One folder: its images and its subfolders, in natural order."""
 
     path: Path
     images: list[Path] = field(default_factory=list)
     folders: list["Tree"] = field(default_factory=list)
-    left_out: Counter = field(default_factory=Counter)  # shared by the whole tree: what was not read, and how often
+    left_out: Counter = field(default_factory=Counter)  # number of files left out, by reason; one for the whole tree
 
     def all_images(self) -> Iterator[Path]:
-        """The pictures here and below."""
+        """The images in this folder and all its subfolders."""
         yield from self.images
         for folder in self.folders:
             yield from folder.all_images()
@@ -49,19 +49,19 @@ class Tree:
 
     @property
     def filled(self) -> list["Tree"]:
-        """The subfolders that hold a picture somewhere."""
+        """The subfolders that have an image at any depth."""
         return [folder for folder in self.folders if next(folder.all_images(), None) is not None]
 
     def note(self) -> str:
-        """One line about everything that was left out; "" if nothing was."""
+        """One line that counts what was left out; "" if nothing was left out."""
         if not self.left_out:
             return ""
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.left_out.items()))
-        return f"left out below {self.path}: {counts}"
+        return f"left out in {self.path}: {counts}"
 
 
 def read_tree(root: str | Path) -> Tree:
-    """The pictures of a folder and of all folders below it.
+    """The images of a folder and of all its subfolders.
 
     Raises:
         UserError: the folder itself cannot be read.
@@ -77,7 +77,7 @@ def read_tree(root: str | Path) -> Tree:
 
 
 def list_images(root: str | Path) -> tuple[list[Path], str]:
-    """All pictures below a folder in natural order, and the note about what was left out."""
+    """All images in a folder and its subfolders in natural order, and the note about what was left out."""
     tree = read_tree(root)
     return sorted(tree.all_images(), key=lambda path: natural(path.as_posix())), tree.note()
 
@@ -95,11 +95,11 @@ def _fill(tree: Tree, top: str, seen: set[str]) -> None:
         try:
             is_folder, is_file, is_link = entry.is_dir(), entry.is_file(), entry.is_symlink()
         except OSError:
-            is_folder, is_file, is_link = False, False, True  # a link that leads round in a circle
+            is_folder, is_file, is_link = False, False, True  # a link in a circle of links
         if is_folder:
             real = os.path.realpath(entry.path)
             if real in seen or (is_link and _scanned_anyway(real, top)):
-                tree.left_out["links to folders that are read elsewhere"] += 1
+                tree.left_out["links to folders that are read anyway"] += 1
                 continue
             seen.add(real)
             folder = Tree(Path(entry.path), left_out=tree.left_out)
@@ -115,6 +115,6 @@ def _fill(tree: Tree, top: str, seen: set[str]) -> None:
 
 
 def _scanned_anyway(real: str, top: str) -> bool:
-    """Whether a folder lies inside the tree, where the scan comes by."""
+    """Whether a folder is inside the tree and not hidden, so that the scan reads it without the link."""
     inside = os.path.relpath(real, top)
     return not inside.startswith("..") and not any(is_hidden(part) for part in inside.split(os.sep) if part != ".")

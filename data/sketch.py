@@ -1,7 +1,7 @@
-"""A photo as a pencil sketch: `dodge` and `ink`, (N, 1 | 3, H, W) -> (N, 1, H, W), both in [-1, 1], differentiable.
+"""Differentiable pencil sketches of photos: `dodge` and `ink` map (N, 1 | 3, H, W) to (N, 1, H, W), both in [-1, 1].
 
-A stroke's width follows the side: `sigma` is a share of the width W. Sketches made beforehand are read by
-`data.sketches`; these functions draw them on the device from the batch's photos.
+`sigma` sets the width of a stroke, as a share of the image width W. These functions draw sketches of a batch on its
+device. `data.sketches` reads sketches from files instead.
 """
 
 import torch
@@ -32,9 +32,9 @@ def dodge(x: Tensor, sigma: float = SIGMA, offset: float = 0.0) -> Tensor:
     """
     y = luminance(x) * 255  # (N, 1, H, W)
     blurred = gaussian_blur(y, sigma * x.shape[-1]) + offset
-    known = blurred > 0
-    ratio = 256 * (y + offset) / torch.where(known, blurred, torch.ones_like(blurred))
-    return torch.where(known, ratio.clamp(0, 255), torch.zeros_like(ratio)) / 127.5 - 1
+    positive = blurred > 0
+    ratio = 256 * (y + offset) / torch.where(positive, blurred, torch.ones_like(blurred))
+    return torch.where(positive, ratio.clamp(0, 255), torch.zeros_like(ratio)) / 127.5 - 1
 
 
 def ink(x: Tensor, sigma: float = SIGMA) -> Tensor:

@@ -1,7 +1,7 @@
-"""Companion sketches: pictures of the same names as a set's faces, cut and resized with them.
+"""Sketch files that belong to the faces of a set by name. They are cropped and resized in the same way.
 
-`data.sketch: FOLDER` adds `batch["sketch"]` (N, 1, H, W) in [-1, 1], mirrored with the face. The sketch of `a/b.jpg` is
-`FOLDER/a/b.png` (or .jpg, .jpeg, .webp, .bmp), of the photo's proportions at any size.
+`data.sketch: FOLDER` adds `batch["sketch"]` (N, 1, H, W) in [-1, 1], flipped with the face. The sketch of `a/b.jpg` is
+`FOLDER/a/b.png` (or .jpg, .jpeg, .webp, .bmp). It may have any size, but the aspect ratio of the photo.
 """
 
 from pathlib import Path
@@ -21,23 +21,23 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def open_sketches(cfg: DataConfig, pack: Pack, reader: RawFaces) -> tuple[np.ndarray, np.ndarray]:
-    """Sketches (N, 1, H, W) uint8 of a pack's rows, memory-mapped, and (N,) bool: there is one.
+    """Sketches (N, 1, H, W) uint8 of a pack's rows, memory-mapped, and (N,) bool: the row has a sketch.
 
-    Made on first use and kept beside the pack.
+    They are made on first use and stored in the folder of the pack.
 
     Raises:
-        UserError: the folder is missing, or holds no sketch of any face.
+        UserError: the folder is missing, no face has a sketch, or the names of sketches are ambiguous.
     """
     folder = home_path(cfg.sketch, "data.sketch")
     if not folder.is_dir():
-        raise UserError(f"data.sketch: {folder} is no folder; expected sketches with the names of the faces in it")
+        raise UserError(f"data.sketch: {folder} is not a folder; expected a folder of sketches with the faces' names")
     files: dict[str, Path] = {}
     for path in list_images(folder)[0]:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if path.suffix.lower() not in SUFFIXES:
             continue
         if name in files:
-            raise UserError(f"data.sketch: {files[name]} and {path} are both the sketch of one face; keep one of them")
+            raise UserError(f"data.sketch: {files[name]} and {path} belong to the same face; remove one of them")
         files[name] = path
     stats = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()]
     key = digest([str(folder.resolve()), stats, pack.meta["fingerprint"]])
@@ -46,7 +46,7 @@ def open_sketches(cfg: DataConfig, pack: Pack, reader: RawFaces) -> tuple[np.nda
         if not path.is_file():
             _make(path, files, shape, cfg, reader)
     sketches = np.load(path, mmap_mode="c")
-    # A sketch is never all zero: paper is white. Rows of zeros stand for sketches that are not there.
+    # A sketch is never completely black, because paper is white. So a row of zeros means: no sketch.
     return sketches, sketches.reshape(len(sketches), -1).any(1)
 
 
@@ -59,8 +59,8 @@ def _make(path: Path, files: dict[str, Path], shape: tuple[int, ...], cfg: DataC
             continue
         if file in taken:
             raise UserError(
-                f"data.sketch: {file} would be the sketch of two faces, {taken[file]} and {reader.name(row)}; "
-                "give them names that differ in more than the suffix"
+                f"data.sketch: {file} belongs to two faces, {taken[file]} and {reader.name(row)}; rename one of them, "
+                "so that they differ in more than the suffix"
             )
         taken[file] = reader.name(row)
         try:
@@ -72,8 +72,8 @@ def _make(path: Path, files: dict[str, Path], shape: tuple[int, ...], cfg: DataC
         sketches[row] = cut(picture, crop_box(width, height, crop, reader.crop_width), shape[-1], 1)
     if not sketches.any():
         raise UserError(
-            f"data.sketch: {cfg.sketch} has no sketch of any face; expected names as {reader.name(0)} with one of "
-            f"{', '.join(SUFFIXES)}"
+            f"data.sketch: {cfg.sketch} has no sketch of any face; expected the names of the faces, such as "
+            f"{reader.name(0)}, with a suffix of {', '.join(SUFFIXES)}"
         )
     for text in bad:
         rank_zero_info(f"data.sketch: {text}")

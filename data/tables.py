@@ -1,4 +1,4 @@
-"""Tables that people write: CSV files of any usual encoding and separator, with the line of every row for messages."""
+"""Read CSV files in any usual encoding and with any usual separator. Each row keeps its line number for messages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ SEPARATORS = (",", ";", "\t")
 
 @dataclass
 class Table:
-    """The rows of a CSV file as texts: {column: value} and the line each of them stands on."""
+    """The rows of a CSV file as {column: text}, and the line number of each row."""
 
     path: Path
     columns: list[str]
@@ -21,10 +21,10 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """A text file as UTF-8 or UTF-16 (told by its first bytes), else as Windows' Western encoding.
+    """Read a text file as UTF-16 (if it starts with a byte-order mark), else UTF-8, else Windows-1252.
 
     Raises:
-        UserError: the file cannot be read, or is no text.
+        UserError: the file cannot be read, or it is not text.
     """
     try:
         data = Path(path).read_bytes()
@@ -41,16 +41,16 @@ def read_text(path: Path) -> str:
             continue
         if "\0" not in text:
             return text
-    raise UserError(f"{path}: is no text file; expected text in UTF-8")
+    raise UserError(f"{path}: this is not a text file; expected text in UTF-8")
 
 
 def read_csv(path: Path, columns: list[str]) -> Table:
-    """A CSV file with a header that names at least `columns` (in any case and order; blanks around names are dropped).
+    """Read a CSV file whose header names at least `columns`, in any case and order. Cells are stripped of blanks.
 
-    Commas, semicolons or tabs separate the cells: whichever finds most of the columns in line 1.
+    The separator is a comma, a semicolon or a tab: the one that gives most of `columns` in line 1.
 
     Raises:
-        UserError: a missing column, a row of another length, or quotes that do not close; names the line.
+        UserError: a column is missing, a row has too many cells, or a quote is not closed. The message has the line.
     """
     import io
 
@@ -62,24 +62,25 @@ def read_csv(path: Path, columns: list[str]) -> Table:
     separator = max(SEPARATORS, key=lambda s: len({c.lower() for c in columns} & set(names(s))))
     missing = [name for name in columns if name.lower() not in names(separator)]
     if missing:
-        raise UserError(f"{path}, line 1: the column '{missing[0]}' is missing")
+        raise UserError(f"{path}, line 1: the column '{missing[0]}' is missing; expected {', '.join(columns)}")
     try:
         frame = pandas.read_csv(
             io.StringIO(text), sep=separator, header=None, dtype=str, na_filter=False, skip_blank_lines=False
         )
     except pandas.errors.ParserError as error:
-        raise UserError(f"{path}: is no table ({str(error).strip().splitlines()[-1]})") from None
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: expected a CSV table with equally long rows ({reason})") from None
     return _table(Path(path), frame, columns, separator)
 
 
 def _table(path: Path, frame: Any, columns: list[str], separator: str) -> Table:
-    """Rows by column; the names as `columns` writes them."""
-    as_asked = {name.lower(): name for name in columns}
+    """The rows of a frame; column names have the spelling of `columns`."""
+    spelling = {name.lower(): name for name in columns}
     header = [str(name).strip() for name in frame.iloc[0]]
-    header = [as_asked.get(name.lower(), name) for name in header]
+    header = [spelling.get(name.lower(), name) for name in header]
     rows, lines, line = [], [], 1
     for cells in frame.itertuples(index=False):
-        if line > 1 and any(cells):  # a row that ends early has empty cells
+        if line > 1 and any(cells):  # a short row is filled with empty cells
             rows.append({name: text.strip() for name, text in zip(header, cells, strict=True)})
             lines.append(line)
         line += 1 + sum(text.count("\n") for text in cells)

@@ -8,14 +8,14 @@ from data.emotions import EMOTIONS
 from data.raw import TEST, TRAIN, VAL, Index, RawFaces, missing
 from engine.errors import UserError
 
-WHERE = "the authors (J. Susskind, A. Anderson, G. Hinton; University of Toronto), who give it on request"
+WHERE = "the authors (J. Susskind, A. Anderson, G. Hinton; University of Toronto), on request"
 FOLDS = 5
 # Value of a fold's column -> split; 0 is unlabelled.
 PARTS = {1: TRAIN, 2: VAL, 3: TEST}
 
 
 class TFD(RawFaces):
-    """`TFD_48x48.mat` or `TFD_96x96.mat`; the larger one is taken above 48 px if it is there."""
+    """`TFD_48x48.mat` or `TFD_96x96.mat`. If both exist, the larger one is used for image sizes above 48 px."""
 
     options = ("unlabelled",)
     channels = 1
@@ -68,11 +68,15 @@ class TFD(RawFaces):
         try:
             stored = loadmat(self.path)
         except (*FAULTY_FILE, MatReadError) as error:
-            raise UserError(f"{self.path}: is no MATLAB file of version 5 or 7 ({error}); get it again") from None
+            raise UserError(
+                f"{self.path}: expected a MATLAB file of version 5 or 7 ({error}); get the file again"
+            ) from None
         absent = [key for key in ("images", "labs_ex", "labs_id", "folds") if key not in stored]
         if absent:
             there = ", ".join(key for key in stored if not key.startswith("__"))
-            raise UserError(f"{self.path}: has no variable '{absent[0]}' (it has {there}); expected TFD's own file")
+            raise UserError(
+                f"{self.path}: the variable '{absent[0]}' is missing (the file has {there}); expected TFD's own file"
+            )
         images = stored["images"]
         if images.ndim != 3 or images.shape[1] != images.shape[2] or images.dtype != np.uint8:
             raise UserError(

@@ -56,24 +56,33 @@ def export_edits(
     strengths: Sequence[float] = (1.0,),
     detail: str = "decode",
     drawn: DrawnFaces | None = None,
+    max_truths: int = 0,
 ) -> list[Row]:
     """Export edits of faces to each request, their sources and reconstructions, and the ground truth if it is known.
 
     Args:
         detail: see `editing.paint.paint`.
         drawn: reader of the drawn faces; `faces.batch["index"]` are its indices; None for other faces.
+        max_truths: reconstruct at most this many ground truths, of the first faces for each request; 0 = all.
     """
+    most = max(1, max_truths // len(requests)) if max_truths else len(faces)
     before, table, meta = editor.reconstruct(faces), editor.labels(faces), editor.meta
     with atomic_dir(out) as folder:
         common = save_sources(editor, folder, faces)
         rows = rows_of(save_all(before, folder, "base", len(faces)), "reconstruction", common)
         for number, request in enumerate(requests):
-            truth = None if drawn is None else ground_truth(drawn, meta, faces.batch["index"].numpy(), request, table)
-            truths = [""] * len(faces) if truth is None else save_all(truth, folder, f"truth{number}", len(faces))
-            if truth is not None:
-                recon = editor.reconstruct(_with_images(editor, faces, truth, request, table))
-                names = save_all(recon, folder, f"truth_base{number}", len(faces))
-                rows += rows_of(names, "reconstruction", common, source=truths, source_label=[""] * len(faces))
+            truths = [""] * len(faces)
+            truth, answered = true_answers(faces, meta, request, table, drawn)
+            if answered:
+                files = save_all(truth, folder, f"truth{number}", len(answered), answered)
+                of_known = _with_images(editor, faces.select(answered), truth, request, table[answered])
+                first = answered[:most]
+                recon = editor.reconstruct(of_known.select(range(len(first))))
+                names = save_all(recon, folder, f"truth_base{number}", len(first), first)
+                about = [common[i] for i in first]
+                rows += rows_of(names, "reconstruction", about, source=files[:most], source_label=[""] * len(first))
+                for i, file in zip(answered, files, strict=True):
+                    truths[i] = file
             texts = target_texts(request, table, meta)
             for strength, after in zip(strengths, editor.edit(faces, request, strengths), strict=True):
                 edited = paint(faces.images, before, after, detail)
@@ -173,6 +182,27 @@ def target_texts(request: Request, table: Tensor, meta: dict) -> list[str]:
             sides = (requested > 0.5).int().tolist()
         parts.append([f"{item.name}={side}" for side in sides])
     return [";".join(texts) for texts in zip(*parts, strict=True)]
+
+
+def true_answers(
+    faces: Subjects, meta: dict, request: Request, table: Tensor, drawn: DrawnFaces | None
+) -> tuple[Tensor, list[int]]:
+    """The ground truth (n, C, H, H) in [-1, 1] of those faces where it is known, and which these are.
+
+    Drawn faces: all, drawn again with the request. Photo pairs (`data.pair`): the other photo of the person, where it
+    shows the requested expression.
+
+    Args:
+        table: labels (N, L). drawn: reader of the drawn faces; `faces.batch["index"]` are its indices.
+    """
+    if drawn is not None:
+        truth = ground_truth(drawn, meta, faces.batch["index"].numpy(), request, table)
+        return (faces.images[:0], []) if truth is None else (truth, list(range(len(faces))))
+    item = next(iter(request))
+    if "pair_label" not in faces.batch or len(request) > 1 or not item.is_class or item.form != "set":
+        return faces.images[:0], []
+    known = (faces.batch["pair_label"] == meta["classes"].index(item.name)).nonzero()[:, 0].tolist()
+    return faces.batch["pair_image"][known], known
 
 
 def ground_truth(drawn: DrawnFaces, meta: dict, index: np.ndarray, request: Request, table: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from engine.checkpoint import find_checkpoint
 from engine.config import TrainConfig, load_config
-from engine.ema import EMA
+from engine.ema import EMA, ramped_decay
 from engine.errors import UserError
 from engine.grids import save_animation, save_grid, save_image
 from engine.loop import fit
@@ -14,5 +14,6 @@ from engine.schedule import lr
 
 __all__ = [
     "EMA", "Grid", "Method", "Origin", "Run", "TrainConfig", "UserError", "adam", "find_checkpoint", "fit", "fp32",
-    "frozen", "load", "load_config", "lr", "mean_over_ranks", "save_animation", "save_grid", "save_image", "start",
+    "frozen", "load", "load_config", "lr", "mean_over_ranks", "ramped_decay", "save_animation", "save_grid",
+    "save_image", "start",
 ]  # fmt: skip

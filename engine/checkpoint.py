@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, checked by a CRC32, loaded without running code."""
 
+import dataclasses
 import io
 import pickle
 import re
@@ -93,17 +94,31 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
         raise UserError(f"{path}: no such checkpoint; expected a file that training wrote")
     if not intact(path):
         raise UserError(f"{path}: is damaged (wrong checksum) or was not written by this project. Use another --step.")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"{path}: was not loaded, because it holds more than weights and plain values ({reason}). "
-            "Use a checkpoint that this project wrote."
-        ) from None
+    state = _load(path, device)
     if not isinstance(state, dict) or "method" not in state or "step" not in state:
         raise UserError(f"{path}: is not a checkpoint of this project; expected the keys 'method' and 'step' in it")
     return state
+
+
+def _load(path: Path, device: str | torch.device = "cpu") -> Any:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"{path}: is damaged, or holds more than weights and plain values ({reason}). Use a file of this project."
+        ) from None
+
+
+def save_fields(record: Any, path: Path) -> None:
+    """Write the fields of a dataclass (tensors and plain values), whole or not at all. `load_fields` reads them."""
+    with atomic_write(path) as file:
+        torch.save({f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, file)
+
+
+def load_fields(kind: type, path: Path) -> Any:
+    """Read a dataclass of the class `kind`, on the CPU. Raises UserError if the file is damaged."""
+    return kind(**_load(path))
 
 
 def step_of(path: Path) -> int:

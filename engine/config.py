@@ -58,6 +58,22 @@ class TrainConfig:
         require(bool(known), "device", "auto, cpu, cuda or cuda:N", self.device)
 
 
+@dataclass
+class AdamTrainConfig(TrainConfig):
+    """Options of Adam and of the averaged weights, for methods that have both. A method overrides the defaults."""
+
+    lr: float = 1.0e-3  # Adam's learning rate, > 0
+    beta1: float = 0.9  # Adam's decay of the first moment, [0, 1)
+    beta2: float = 0.999  # Adam's decay of the second moment, [0, 1)
+    ema_decay: float = 0.999  # of the averaged weights, which make all images, [0, 1); see `ramped_decay`
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "lr", "more than 0", self.lr)
+        for name in ("beta1", "beta2", "ema_decay"):
+            require(0 <= getattr(self, name) < 1, name, "a decay in [0, 1)", getattr(self, name))
+        super().__post_init__()
+
+
 # Keys that may change when a run is resumed: device, paths, intervals, length of the run.
 CHANGEABLE = {
     *(f"train.{key}" for key in ("log_every", "validate_every", "sample_every", "save_every", "keep_last", "stop_at")),

@@ -7,6 +7,11 @@ import torch
 from torch import nn
 
 
+def ramped_decay(decay: float, updates: int) -> float:
+    """min(decay, (1 + t) / (10 + t)) after t updates: the average changes fast at first."""
+    return min(decay, (1 + updates) / (10 + updates))
+
+
 class EMA(nn.Module):
     """Holds the averaged copy of `module` in evaluation mode as `ema.module`. Call it like the network."""
 

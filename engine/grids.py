@@ -107,10 +107,8 @@ def save_animation(frames: Tensor | Sequence[Image.Image], path: str | Path, fps
         scale: how often each pixel is repeated in both directions.
     """
     path = Path(path)
-    pictures = [f if isinstance(f, Image.Image) else to_pil(f) for f in frames]
-    pictures = [
-        p.convert("RGB").resize((p.width * scale, p.height * scale), Image.Resampling.NEAREST) for p in pictures
-    ]
+    pictures = [(f if isinstance(f, Image.Image) else to_pil(f)).convert("RGB") for f in frames]
+    pictures = [p.resize((p.width * scale, p.height * scale), Image.Resampling.NEAREST) for p in pictures]
     options = {".webp": dict(format="WEBP", quality=90, method=4), ".gif": dict(format="GIF")}.get(path.suffix.lower())
     if options is None:
         raise UserError(f"{path}: unknown animation format '{path.suffix}'; expected .webp or .gif")

@@ -223,7 +223,7 @@ def _earlier_launches(path: Path) -> list[dict]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(isinstance(launch, dict) for launch in found):
-        print(f"note: {path} is damaged. It is written anew.", flush=True)
+        print(f"note: {path} is damaged. A new file is written.", flush=True)
         return []
     return found
 

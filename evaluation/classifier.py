@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import engine
-from engine import EMA, Grid, Method
+from engine import EMA, Grid, Method, ramped_decay
 from engine.errors import UserError
 from evaluation.config import ClassifierConfig
 from evaluation.network import EMBEDDING, Network, erase, prepare
@@ -69,7 +69,7 @@ class Classifier(Method):
             terms[head] = getattr(self, f"{head}_loss")(out[head], batch, step)
         loss = sum(weights.get(head, 1.0) * term for head, term in terms.items())
         self.minimize(loss, "net", max_norm=5.0)
-        self.ema.update(self.net, min(self.cfg.train.ema_decay, (1 + step) / (10 + step)))
+        self.ema.update(self.net, ramped_decay(self.cfg.train.ema_decay, step))
         return {"loss": loss, **terms}
 
     def expression_loss(self, logits: Tensor, batch: dict[str, Tensor], step: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluation.verification import verification
+from losses.quantise import to_bytes
 
 MAJORITY = 0.5  # share of votes above which a face has a clear class
 NUM_BINS = 15  # bins of the calibration error
@@ -44,7 +45,7 @@ def test_metrics(method: Any, val: Any, test: Any) -> dict:
 def _predict(method: Any, faces: Any) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
     for batch in faces.once(256):
-        x8 = ((batch.pop("image") + 1) * 127.5).round().byte()
+        x8 = to_bytes(batch.pop("image"))
         found = method.predict(x8)
         found["landmarks_predicted"] = found.pop("landmarks", torch.empty(len(x8), 0))
         for key, value in {**batch, **found}.items():

@@ -14,17 +14,14 @@ HEADS = ("expression", "attributes", "landmarks", "identity")
 class ModelConfig:
     """The network: role, heads, blocks."""
 
-    role: Literal["judge", "guide"] = (
-        "judge"  # judge: measures images, not allowed in a loss; guide: allowed in a loss, does not measure
-    )
-    # expression, attributes, landmarks; or identity alone
-    heads: list[str] = field(default_factory=lambda: ["expression"])
+    role: Literal["judge", "guide"] = "judge"  # judge: only measures images; guide: only for losses
+    heads: list[str] = field(default_factory=lambda: ["expression"])  # some of HEADS; identity only without others
     kind: Literal["residual", "plain", "pooled"] = (
-        "residual"  # type of the blocks; a guide should have another type than the judge
+        "residual"  # type of the blocks; a guide needs another than the judge
     )
     widths: list[int] = field(
         default_factory=lambda: [32, 64, 128, 256]
-    )  # channels of each stage; a stage halves height and width
+    )  # channels of the stages; each halves the side
     blocks: int = 1  # per stage, >= 1
     dropout: float = 0.2  # before the linear heads, in [0, 1)
     mirror: bool = False  # measure with the mean over image and mirror image (twice the cost); not in training
@@ -32,14 +29,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         known = bool(self.heads) and all(head in HEADS for head in self.heads)
         require(known, "heads", f"some of {', '.join(HEADS)}", self.heads)
-        alone = "identity" not in self.heads or len(self.heads) == 1
-        require(alone, "heads", "identity alone (a shared trunk lowers the accuracy of the other heads)", self.heads)
-        require(
-            len(self.widths) >= 2 and all(w >= 8 and w % 8 == 0 for w in self.widths),
-            "widths",
-            "two or more multiples of 8",
-            self.widths,
-        )
+        single = "identity" not in self.heads or len(self.heads) == 1
+        require(single, "heads", "identity only (a shared trunk lowers the accuracy of the other heads)", self.heads)
+        valid = len(self.widths) >= 2 and all(w >= 8 and w % 8 == 0 for w in self.widths)
+        require(valid, "widths", "two or more multiples of 8", self.widths)
         require(self.blocks >= 1, "blocks", "a number >= 1", self.blocks)
         require(0 <= self.dropout < 1, "dropout", "a share in 0 .. 1", self.dropout)
 
@@ -49,9 +42,7 @@ class LossConfig:
     """Loss of a classifier."""
 
     label_smoothing: float = 0.05  # label smoothing, 0 .. 0.5
-    lambda_attributes: float = (
-        1.0  # weight of the binary cross-entropy of attributes (nats, mean over known attributes)
-    )
+    lambda_attributes: float = 1.0  # weight of the attributes' binary cross-entropy (nats, mean over known ones)
     lambda_landmarks: float = 2.0  # weight of the mean distance of landmarks (unit: half an image side)
     pos_weight_max: float = 4.0  # maximum weight of the positive term of a rare attribute, >= 1
     erase: float = 0.25  # random erasing: share of faces with a grey rectangle, 0 .. 1

@@ -8,6 +8,7 @@ from torch import Tensor
 from evaluation.eval_data import EvalData
 from evaluation.metric import Metric
 from evaluation.pictures import MAX_PSNR
+from losses.image_metrics import psnr
 
 BROWS, EYES, MOUTH = list(range(17, 27)), list(range(36, 48)), list(range(48, 68))
 BOX_MARGIN = 0.35  # on every side of a box; unit: distance of the eyes
@@ -54,9 +55,7 @@ def default_boxes(n: int, size: int) -> Tensor:
 
 def masked_psnr(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """(N,) PSNR in dB, at most 60, of a and b (N, C, S, S) uint8 in mask (N, S, S); NaN for an empty mask."""
-    square = (a.double() - b.double()).square().mean(1)
-    mse = (square * mask).sum((1, 2)) / mask.sum((1, 2))
-    return (10 * torch.log10(255.0**2 / mse.clamp_min(1e-9))).clamp_max(MAX_PSNR)
+    return psnr(a.double(), b.double(), 255.0, mask).clamp_max(MAX_PSNR)
 
 
 def region(eval_data: EvalData, rows: Tensor) -> tuple[Tensor, str]:

@@ -1,11 +1,11 @@
-"""Image similarity (PSNR, SSIM, MS-SSIM, LPIPS by torchmetrics, on 8-bit values), sharpness and Nyquist energy."""
+"""Image similarity (PSNR; SSIM, MS-SSIM and LPIPS by torchmetrics), sharpness and Nyquist energy, on 8-bit values."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from evaluation.eval_data import EvalData
 from evaluation.metric import Metric
+from losses import image_metrics
 
 MAX_PSNR = 60.0  # dB; the PSNR of equal images is infinite, which would make the mean infinite
 BATCH = 256  # images
@@ -21,10 +21,7 @@ def _batched(function: object, a: Tensor, b: Tensor) -> Tensor:
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """(N,) PSNR in dB, at most 60, of images (N, C, H, W) uint8."""
-    from torchmetrics.functional.image import peak_signal_noise_ratio as measure
-
-    one = lambda x, y: measure(x, y, data_range=255.0, reduction="none", dim=(1, 2, 3))  # noqa: E731
-    return _batched(one, a, b).clamp_max(MAX_PSNR)
+    return _batched(lambda x, y: image_metrics.psnr(x, y, 255.0), a, b).clamp_max(MAX_PSNR)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -54,10 +51,8 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sharpness(x: Tensor) -> Tensor:
-    """(N,) mean squared Laplacian of the channel mean of images (N, C, H, W); blur lowers it, noise raises it."""
-    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    parts = [F.conv2d(p.float().mean(1, keepdim=True), kernel).square().mean((1, 2, 3)) for p in x.split(BATCH)]
-    return torch.cat(parts).double() if parts else torch.empty(0, dtype=torch.float64)
+    """(N,) mean squared Laplacian of the channel mean of images (N, C, H, W) uint8."""
+    return _batched(lambda x, _: image_metrics.sharpness(x), x, x)
 
 
 def nyquist_energy(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from engine.config import load_config
 from engine.errors import UserError
 from evaluation.folder import evenly_spaced, read_images
 from evaluation.manifest import MANIFEST, read_manifest
+from losses.quantise import to_bytes
 
 MAX_TRAIN = 20_000  # training faces, for the distance to the nearest one
 
@@ -133,7 +134,7 @@ def from_folder(folder: Path, max_images: int) -> Real:
         if note:
             print(f"note: --real: {note}")
     if len(paths) < 4:
-        raise UserError(f"--real {folder}: holds {len(paths)} images; expected 4 or more")
+        raise UserError(f"--real {folder}: this folder has {len(paths)} images; expected 4 or more")
     # Every second image is in `train`. Only the images that are used are decoded.
     first, second = (np.arange(start, len(paths), 2) for start in (0, 1))
     first, second = (half[_indices(len(half), max_images)] for half in (first, second))
@@ -160,10 +161,7 @@ def _indices(count: int, n: int) -> np.ndarray:
 
 
 def _bytes(faces: object, places: np.ndarray) -> Tensor:
-    parts = [
-        ((faces.take(p)["image"] + 1) * 127.5).round().byte() for p in np.array_split(places, len(places) // 1024 + 1)
-    ]
-    return torch.cat(parts)
+    return torch.cat([to_bytes(faces.take(p)["image"]) for p in np.array_split(places, len(places) // 1024 + 1)])
 
 
 def at_size(images: Tensor, size: Sequence[int], channels: int) -> Tensor:

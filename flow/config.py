@@ -85,6 +85,6 @@ class Config:
     def __post_init__(self) -> None:
         if self.loss.lambda_class and self.model.condition != "top":
             raise UserError(
-                f"loss.lambda_class: {self.loss.lambda_class:g} reads the label from the top code, which only "
-                "model.condition=top asks for; set it to 0"
+                f"loss.lambda_class: {self.loss.lambda_class:g} needs model.condition=top (a classifier on the top "
+                "code); set it to 0"
             )

@@ -14,10 +14,7 @@ and the order of channels. Everything is converted in float64, so that a negativ
 """
 
 import argparse
-import json
-import pickle
 import re
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editing.convert import read_state_dict, write_run
 from engine import UserError
-from engine.checkpoint import save_checkpoint
-from engine.config import to_dict, to_yaml
 from engine.errors import exit_on_user_error
-from engine.files import atomic_text
 from flow.bijectors import LOG_SCALE, EdgeConv, InvertibleConv1x1, Step, factorise
 from flow.config import Config, LossConfig, ModelConfig
 from flow.train import Glow
@@ -40,8 +35,6 @@ Weights = dict[str, Tensor]
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
     """Read a checkpoint, print the inferred settings, write the run directory --run-dir."""
-    if (args.run_dir / "config.yaml").exists():
-        raise UserError(f"{args.run_dir}: holds a run already; give another --run-dir")
     read, convert = LAYOUTS[args.layout]
     method = convert(read(Path(args.checkpoint)), args.image_size, args.n_bits, args.checkpoint)
     model = method.cfg.model
@@ -53,31 +46,12 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     print(f"wrote {args.run_dir}")
 
 
-def write_run(method: Glow, run_dir: Path) -> None:
-    """config.yaml, meta.json and one checkpoint of step 0, as training would leave them."""
-    atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
-    atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))
-    atomic_text(run_dir / "environment.json", json.dumps([{"family": "flow", "command": sys.argv}], indent=1))
-    state = {"step": 0, "method": method.state_dict(), "optimizers": {}, "pending": [], "best": None}
-    state |= {"total_steps": method.cfg.train.total_steps, "meta": method.meta, "config": to_dict(method.cfg)}
-    save_checkpoint(run_dir / "checkpoints" / "step_0000000.pt", state)
-
-
 # --- rosinality ------------------------------------------------------------------------------------------------------
 
 
 def read_torch(path: Path) -> Weights:
-    """Read a state dict of tensors; code in the file is not executed."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: expected an intact state dict of tensors ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: expected a state dict (names and tensors); save model.state_dict() alone")
-    return {key.removeprefix("module."): value.double() for key, value in state.items()}
+    """Read a state dict of tensors in float64; code in the file is not executed."""
+    return {key: value.double() for key, value in read_state_dict(path).items()}
 
 
 def from_rosinality(weights: Weights, size: int, n_bits: int, source: str) -> Glow:
@@ -258,7 +232,7 @@ LAYOUTS = {"rosinality": (read_torch, from_rosinality), "openai": (read_npz, fro
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="A checkpoint of another project becomes the run --run-dir.")
     parser.add_argument("checkpoint", help="a state dict (.pt), or an .npz of openai/glow's variables")
-    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="whose layout it is")
+    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="the layout of the file")
     parser.add_argument("--run-dir", type=Path, required=True, help="the folder to write")
     parser.add_argument("--n-bits", type=int, required=True, help="it was trained with; not in the file")
     parser.add_argument("--image-size", type=int, required=True, help="it was trained with, px; not in the file")

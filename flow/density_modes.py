@@ -102,7 +102,7 @@ def run_score(editor: Editor, args: argparse.Namespace) -> None:
     """How typical each image is. Writes bits/dim and scores that correct it for simplicity.
 
     Raw bits/dim ranks plain images above faces ("Do Deep Generative Models Know What They Don't Know?",
-    https://arxiv.org/abs/1810.09136). So it is no anomaly detector by itself.
+    https://arxiv.org/abs/1810.09136). So bits/dim alone does not detect anomalies.
     """
     train = editor.split("train").fixed(min(512, len(editor.split("train"))))["image"]
     train_bits = image_bits_of(editor, train, best_label(editor, train))
@@ -236,9 +236,9 @@ def finite_samples(editor: Editor, seed: int) -> dict[str, float]:
 
 
 def label_probe(editor: Editor, split: str) -> dict[str, float]:
-    """Accuracy of a linear classifier (LDA) that reads the label from codes taken under that label.
+    """Accuracy of a linear classifier (LDA) that predicts the label from codes computed with that label.
 
-    Above chance, the code still holds label information, which an edit of the label does not change.
+    If it is above chance, the code still has label information, which a label edit does not change.
     """
     sets = []
     for name in ("train", split):

@@ -8,7 +8,6 @@ In D dimensions any two codes are about sqrt(2 D) apart. A difference of means o
 D (1/n_1 + 1/n_0) in its squared length. `standard_error` estimates this noise, `shrink_blocks` removes it.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from data.labels import label_names
 from engine import UserError, fp32
-from engine.files import atomic_write
+from engine.checkpoint import load_fields
 from latents.directions import Moments as LatentMoments
 from latents.directions import class_means, lda_scores, ols_from_moments
 from latents.roc_auc import roc_auc
@@ -226,16 +225,10 @@ def shrink_blocks(
     return torch.cat(parts, 1)
 
 
-def save_directions(directions: Directions, path: Path) -> None:
-    """Tensors and plain values, read back with `weights_only=True`."""
-    with atomic_write(path) as file:
-        torch.save({f.name: getattr(directions, f.name) for f in dataclasses.fields(directions)}, file)
-
-
 def load_directions(path: Path, provenance: dict) -> Directions:
     """Read directions. Raises UserError with the command to refit, if they belong to other weights or another
     n_bits."""
-    found = Directions(**torch.load(path, map_location="cpu", weights_only=True))
+    found = load_fields(Directions, path)
     for key, what in (("sha256", "other weights"), ("n_bits", "another n_bits")):
         if found.provenance[key] != provenance[key]:
             raise UserError(

@@ -98,9 +98,9 @@ def set_label_frequencies(labels: Labels, faces: Any) -> None:
 def class_mean_images(labels: Labels, faces: Any, n_bits: int, mirrored: bool) -> Tensor:
     """Mean image of each label, (K, C, H, H) in units of v, in one pass over the training set.
 
-    A class: its mean image. An attribute: the change it adds with the others fixed (least squares), since attributes
-    combine. Differences are shrunk in 4 x 4 tiles, in units of the pixels' deviations: by chance alone, a class of a
-    thousand faces has another mean background than the next, and an edit would move it.
+    For a class it is the mean image. For an attribute it is the change with the other attributes fixed (least squares),
+    because attributes combine. Differences are shrunk in 4 x 4 tiles, in units of the pixels' standard deviations.
+    Without this, random differences between the mean backgrounds of classes would be part of an edit.
     """
     sums, squares, count = Moments(), 0.0, torch.zeros(len(labels), 2)
     for batch in faces.once(256):

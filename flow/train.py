@@ -82,7 +82,7 @@ class Glow(Method):
         # 5. Update. The backward pass inverts each level (reversible.py).
         loss = bpd + w.lambda_class * class_bits
         norm = self.minimize(loss, "flow", w.max_norm)
-        self.ema.update(self.flow, min(self.cfg.train.ema, (1 + step) / (10 + step)))  # ramp: fast averaging at first
+        self.ema.update(self.flow, engine.ramped_decay(self.cfg.train.ema, step))
 
         # 6. Stability checks.
         every = self.cfg.train.alarm_every

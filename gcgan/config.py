@@ -31,6 +31,11 @@ class LabelModelConfig(ModelConfig):
     """And how pictures are made from a label."""
 
     mirror: bool = False  # mean of the edits of a face and of its mirror image; twice the cost of an edit
+    gain: float = 1.0  # an edit asks for own + gain (target - own); more than 1 exaggerates; choose on validation faces
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.gain > 0, "gain", "more than 0", self.gain)
 
 
 @dataclass
@@ -46,6 +51,8 @@ class LossConfig:
     lambda_class_g: float = 1.0  # class loss of that head on fakes, which the generator pays
     lambda_cycle: float = 10.0  # L1 of the fake led back to its own label against x
     lambda_self: float = 0.0  # L1 of the fake under the own label against x
+    lambda_triple: float = 0.0  # L1 between the fake and a fake by way of another label (1811.03492); 2 more passes
+    lambda_face: float = 0.0  # extra pixel weight at eyes and mouth in the L1 terms, rescaled to mean 1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -137,8 +144,6 @@ class StarGANConfig:
 
     def __post_init__(self) -> None:
         w, t = self.loss, self.train
-        if self.data.sets:
-            raise UserError("data.sets: this family learns from one set; give data.dataset")
         if self.data.image_size % 4:
             raise UserError(f"data.image_size: expected a multiple of 4, got {self.data.image_size}")
         if t.batch_size < 2:
@@ -164,6 +169,8 @@ class GCGANConfig(StarGANConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         w = self.loss
+        if self.data.sets:
+            raise UserError("data.sets: GC-GAN learns from one set; give data.dataset, or use system: stargan")
         if w.pairs == "paired" and not self.data.pair:
             raise UserError("loss.pairs: paired needs two photos of a person; set data.pair=true")
         if self.geometry_steps >= self.train.total_steps:
@@ -189,4 +196,60 @@ class GCGANConfig(StarGANConfig):
         return self.loss.pairs == "paired" or (self.loss.pairs == "auto" and self.data.pair)
 
 
-CONFIGS = {"stargan": StarGANConfig, "gcgan": GCGANConfig}
+@dataclass
+class PaperModelConfig:
+    """The authors' networks: their sizes are fixed."""
+
+    code_dim: int = 32  # numbers of a landmark code, after ReLU
+
+
+@dataclass
+class PaperLossConfig:
+    """The authors' weights. L1 and squared errors are sums over a face's values, means over the batch."""
+
+    lambda_gp: float = 10.0  # of (|gradient| - 1)^2
+    n_critic: int = 5  # critic updates on one batch
+    lambda_class: float = 1.0e-4  # cross-entropy: D's on real faces, G's on fakes
+    lambda_adv: float = 1.0e-3  # of -D(fake), which G_dec and E pay
+    lambda_feature: float = 1.0e-3  # L1 of D's last features, which G_enc pays
+    lambda_geometry: float = 1.0e-4  # of the whole loss of landmarks
+    margin: float = 5.0  # squared distance that codes of two expressions must keep
+
+    def __post_init__(self) -> None:
+        require(self.n_critic >= 1, "n_critic", "at least 1", self.n_critic)
+
+
+@dataclass
+class PaperTrainConfig(TrainConfig):
+    """The authors' rates."""
+
+    batch_size: int = 64
+    lr: float = 3.0e-4  # Adam's, of every network
+    beta1: float = 0.5
+    beta2: float = 0.999
+    rate_decay: float = 0.98  # the rates are multiplied by it ...
+    rate_every: int = 20_000  # ... after each of these steps
+    lr_warmup: int = 0
+    lr_decay: Literal["cosine", "linear", "none"] = "none"
+
+
+@dataclass
+class PaperGCGANConfig:
+    """GC-GAN with its authors' networks and losses (gcgan/paper.py)."""
+
+    system: str = "gcgan_paper"
+    data: DataConfig = field(default_factory=lambda: DataConfig(pair=True))
+    model: PaperModelConfig = field(default_factory=PaperModelConfig)
+    loss: PaperLossConfig = field(default_factory=PaperLossConfig)
+    train: PaperTrainConfig = field(default_factory=PaperTrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.image_size != 64:
+            raise UserError(f"data.image_size: the authors' networks take 64 px, got {self.data.image_size}")
+        if not self.data.pair:
+            raise UserError("data.pair: this system learns from two photos of a person; set data.pair=true")
+        if self.train.batch_size < 2:
+            raise UserError(f"train.batch_size: BatchNorm needs at least 2, got {self.train.batch_size}")
+
+
+CONFIGS = {"stargan": StarGANConfig, "gcgan": GCGANConfig, "gcgan_paper": PaperGCGANConfig}

@@ -15,19 +15,13 @@ mode, as ours always does.
 """
 
 import argparse
-import json
-import pickle
-import sys
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from editing.convert import read_state_dict, write_run
 from engine import UserError
-from engine.checkpoint import save_checkpoint
-from engine.config import to_dict, to_yaml
 from engine.errors import exit_on_user_error
-from engine.files import atomic_text
 from gcgan.config import LabelModelConfig, LossConfig, StarGANConfig
 from gcgan.model import halvings
 from gcgan.stargan import StarGAN
@@ -37,22 +31,9 @@ FIRST_BLOCK = 9  # place of the first residual block in G's `main`
 
 
 def read_weights(path: str | Path) -> Weights:
-    """A state dict of tensors, without running statistics; no code in it is run.
-
-    Raises:
-        UserError: no such file, or something else than names and tensors.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: is not an intact state dict of tensors ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: expected a state dict (names and tensors), as the reference code saves it")
+    """A state dict of tensors in float32, without running statistics. Raises UserError: `read_state_dict`."""
     dropped = ("running_mean", "running_var", "num_batches_tracked")
-    return {key.removeprefix("module."): v.float() for key, v in state.items() if not key.endswith(dropped)}
+    return {key: v.float() for key, v in read_state_dict(path).items() if not key.endswith(dropped)}
 
 
 def our_generator(theirs: Weights, source: str) -> Weights:
@@ -122,27 +103,15 @@ def build(g: Weights, d: Weights, classes: list[str], attributes: list[str], sou
     return method
 
 
-def write_run(method: StarGAN, run_dir: Path) -> None:
-    """config.yaml, meta.json and one checkpoint of step 0, as training would leave them."""
-    atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
-    atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))
-    atomic_text(run_dir / "environment.json", json.dumps([{"family": "gcgan", "command": sys.argv}], indent=1))
-    state = {"step": 0, "method": method.state_dict(), "optimizers": {}, "pending": [], "best": None}
-    state |= {"total_steps": method.cfg.train.total_steps, "meta": method.meta, "config": to_dict(method.cfg)}
-    save_checkpoint(run_dir / "checkpoints" / "step_0000000.pt", state)
-
-
 def convert(args: argparse.Namespace) -> None:
     """Read both checkpoints, say what they are, write the run directory."""
-    if (args.run_dir / "config.yaml").exists():
-        raise UserError(f"{args.run_dir}: there is a run already; give another --run-dir")
     if bool(args.classes) == bool(args.attributes):
         raise UserError("give --classes or --attributes: the labels in the order of the training command")
     split = lambda text: [name.strip() for name in text.split(",") if name.strip()] if text else []  # noqa: E731
     g, d = read_weights(args.generator), read_weights(args.critic)
     method = build(g, d, split(args.classes), split(args.attributes), (args.generator, args.critic))
     m, size = method.cfg.model, method.meta["image_size"]
-    print(f"{size} px, {len(method.names)} labels, width {m.width}, {m.blocks} blocks, critic {m.critic_width}")
+    print(f"{size} px, {method.labels.num} labels, width {m.width}, {m.blocks} blocks, critic {m.critic_width}")
     write_run(method, args.run_dir)
     print(f"wrote {args.run_dir}")
 

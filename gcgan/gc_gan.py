@@ -12,9 +12,10 @@ from engine import Grid, UserError, adam, fp32, frozen
 from gcgan.config import GCGANConfig
 from gcgan.geometry import NUM_POINTS, LandmarkBank, align
 from gcgan.model import GeometryDecoder, GeometryEncoder
-from gcgan.stargan import StarGAN, label_sensitivity, psnr
+from gcgan.stargan import StarGAN, label_sensitivity
 from losses.augment import diff_augment
 from losses.contrastive import pair_margin
+from losses.image_metrics import psnr
 from losses.targets import Request, wrong_labels
 
 CHUNK = 4096  # faces coded at once
@@ -46,7 +47,7 @@ class GCGAN(StarGAN):
         self.decoder = GeometryDecoder(NUM_POINTS, cfg.model.code_dim)
         self.register_buffer("mean_shape", torch.zeros(NUM_POINTS, 2))
         self.register_buffer("shape_scale", torch.ones(()))
-        self.register_buffer("class_codes", torch.zeros(len(self.names), cfg.model.code_dim))
+        self.register_buffer("class_codes", torch.zeros(self.labels.num, cfg.model.code_dim))
         self.bank: LandmarkBank | None = None  # training landmarks, set before training
         shapes = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizers["geometry"] = adam(shapes, cfg.train.lr_geometry, (0.5, 0.999))
@@ -57,7 +58,7 @@ class GCGAN(StarGAN):
             return self.geometry_step(step)
         if step == first:
             self.fix_class_codes()
-        done = step - first
+        done, self.image_steps = step - first, step - first + 1
         turn = (done + 1) % w.n_critic == 0  # does the generator move in this step?
         logging_now = (step + 1) % self.cfg.train.log_every == 0
 
@@ -82,9 +83,10 @@ class GCGAN(StarGAN):
         terms = self.adversarial_terms(x_fake, target.y)
         terms["geometry"] = w.lambda_geometry * self.geometry_error(x_fake, target.z)
         if self.cfg.paired:
-            terms["pixel"] = w.lambda_pixel * (x_fake - target.x_match).abs().mean()
+            terms["pixel"] = w.lambda_pixel * self.distance(x_fake, target.x_match, rows["pair_landmarks"])
         else:
-            terms |= self.code_cycle_terms(x, x_fake, self.code(points))
+            terms |= self.cycle_terms(x, self.code(points).detach(), x_fake, points)
+        terms |= self.triple_term(x, x_fake, target.z)
         return logs | self.move_generator(terms, (done + 1) // w.n_critic - 1)
 
     # Landmarks alone.
@@ -155,7 +157,7 @@ class GCGAN(StarGAN):
 
     def one_hot(self, label: Tensor) -> Tensor:
         """Classes (N,) -> (N, K)."""
-        return torch.nn.functional.one_hot(label, len(self.names)).float()
+        return torch.nn.functional.one_hot(label, self.labels.num).float()
 
     def complete_rows(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows of a batch whose label and landmarks are known, of the partner too where there is one."""
@@ -185,15 +187,6 @@ class GCGAN(StarGAN):
             found = self.critic.landmarks(self.critic.features(seen, None))
             return (self.code(found) - z_target).square().sum(1).mean()
 
-    def code_cycle_terms(self, x: Tensor, x_fake: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """Back by the own code, and nothing to do under it."""
-        w, terms, z = self.cfg.loss, {}, z.detach()
-        if w.lambda_cycle:
-            terms["cycle"] = w.lambda_cycle * (self.generator(x_fake, z) - x).abs().mean()
-        if w.lambda_self:
-            terms["self"] = w.lambda_self * (self.generator(x, z) - x).abs().mean()
-        return terms
-
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         rows = self.complete_rows(batch)
         x, z = rows["image"], self.code(rows["landmarks"])
@@ -212,8 +205,11 @@ class GCGAN(StarGAN):
         x, points = rows["image"][:8], rows["landmarks"][:8]
         named = [self.edit(x, self.path(code.expand(len(x), -1), points)) for code in self.class_codes]
         crossed = [self.edit(x, self.path(z.expand(len(x), -1), points)) for z in self.code(points)]
+        if self.image_steps:
+            mask = self.ema_generator(x, self.class_codes[rows["label"][:8].roll(1, 0)], with_mask=True)[1]
+            self.check_health(x, self.code(points), torch.cat(named), mask)
         return {
-            "edits": Grid(torch.stack([x, *named], 1), [], ["input", *self.names]),
+            "edits": Grid(torch.stack([x, *named], 1), [], ["input", *self.labels.names]),
             "cross": Grid(torch.stack([x, *crossed], 1), [], ["input", *(f"driver {i}" for i in range(len(x)))]),
         }
 

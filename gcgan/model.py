@@ -137,7 +137,10 @@ class Critic(nn.Module):
     make every label score alike. planes: c also enters beside x, so there is no class head.
     """
 
-    def __init__(self, channels: int, image_size: int, cond_dim: int, cfg: ModelConfig, num_points: int = 0) -> None:
+    def __init__(
+        self, channels: int, image_size: int, cond_dim: int, cfg: ModelConfig, num_points: int = 0, num_labels: int = 0
+    ) -> None:
+        """num_points: landmarks that it reads; num_labels: labels that the head reads, 0 = cond_dim."""
         super().__init__()
         count, last = halvings(image_size)
         self.planes, projects = cfg.critic == "planes+projection", "projection" in cfg.critic
@@ -148,7 +151,7 @@ class Critic(nn.Module):
         self.project = nn.Linear(cond_dim, widths[-1], bias=False) if projects else None
         if self.project is not None:
             nn.init.normal_(self.project.weight, std=0.02)
-        self.head = None if self.planes else nn.Conv2d(widths[-1], cond_dim, last, bias=False)
+        self.head = None if self.planes else nn.Conv2d(widths[-1], num_labels or cond_dim, last, bias=False)
         self.points = nn.Conv2d(widths[-1], 2 * num_points, last) if num_points else None
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:

@@ -1,21 +1,30 @@
 """StarGAN: one generator that shows any label on any face (Choi et al. 1711.09020).
 
-One step is one batch and one critic update; the generator moves in every n_critic-th.
+One step is one batch and one critic update; the generator moves in every n_critic-th step. With two data sets in turn
+each set counts its own steps.
 """
 
+import logging
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.labels import conditions
-from engine import EMA, Grid, Method, UserError, adam, fp32, frozen
+from data.emotions import canonical
+from engine import EMA, Grid, Method, UserError, adam, fp32, frozen, ramped_decay
+from evaluation.monitor import Monitor
+from gcgan.conditions import LabelBlock, Labels, target_condition
 from gcgan.config import StarGANConfig
 from gcgan.model import Critic, Generator
+from gcgan.monitor import FIRST_SHARE, failed_checks, health_metrics
 from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1_penalty
 from losses.augment import diff_augment
+from losses.image_metrics import psnr
+from losses.pixels import boxes_from_eyes, face_weight
 from losses.targets import Request, draw_request, mix_labels
+
+logger = logging.getLogger("faces")
 
 
 class StarGAN(Method):
@@ -27,72 +36,86 @@ class StarGAN(Method):
         """code_dim: numbers of the condition where it is no label; num_points: landmarks that D reads."""
         super().__init__(cfg, meta)
         m, t, channels, size = cfg.model, cfg.train, meta["channels"], meta["image_size"]
-        self.attributes = not meta["classes"]
-        self.names = names_of(meta)
-        self.needs = ("image", "attr" if self.attributes else "label")
-        num = len(self.names)  # K
-        self.generator = Generator(channels, code_dim or num, m)
-        self.critic = Critic(channels, size, num, m, num_points)
+        self.labels = Labels(meta)
+        kinds = {"attr" if block.attributes else "label" for block in self.labels.blocks}
+        self.needs = ("image", "source") if len(kinds) > 1 else ("image", *kinds)
+        self.generator = Generator(channels, code_dim or self.labels.cond_dim, m)
+        self.critic = Critic(channels, size, self.labels.cond_dim, m, num_points, self.labels.num)
         self.ema_generator = EMA(self.generator)
+        if cfg.loss.lambda_face and not (meta["eyes"] or meta["landmarks"]):
+            raise UserError(f"loss.lambda_face: {meta['dataset']} has neither landmarks nor eye positions; set it to 0")
+        self.boxes = boxes_from_eyes(meta["eyes"]) if cfg.loss.lambda_face and meta["eyes"] else None
+        self.monitor, self.image_steps = Monitor(), 0  # steps of images done in this process' run
         betas = (t.beta1, t.beta2)
         self.optimizers["generator"] = adam(self.generator.parameters(), t.lr, betas)
         self.optimizers["critic"] = adam(self.critic.parameters(), t.lr_critic, betas)
 
+    @property
+    def scores_are_logits(self) -> bool:
+        """Whether the sigmoid of D's score is a probability."""
+        return self.cfg.loss.gan == "logistic"
+
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        w = self.cfg.loss
-        turn = (step + 1) % w.n_critic == 0  # does the generator move in this step?
-        logging_now = (step + 1) % self.cfg.train.log_every == 0
+        w, self.image_steps = self.cfg.loss, step + 1
+        block, num_sets = self.labels.block_of(batch), len(self.labels.blocks)
+        done = step // num_sets  # earlier steps of this data set
+        turn = (done + 1) % w.n_critic == 0  # does the generator move in this step?
+        logging_now = (step + 1) % self.cfg.train.log_every < num_sets  # once for each set
 
         # 1. Labels: another row's for each face, some of them between the own and the other.
-        x, y, known = self.faces(batch)
-        x, y = x[known], y[known]  # (N, C, H, H) in [-1, 1], (N, K)
-        request = draw_request(x, y, own=False, attributes=self.attributes)
+        x, y, known = self.labels.faces(batch, block)
+        x, y = x[known], y[known]  # (N, C, H, H) in [-1, 1], (N, K) of this data set
+        request = draw_request(x, y, own=False, attributes=block.attributes)
         y_target = mix_labels(y, request.y_target, self.cfg.train.label_mix)
+        c, c_target, request = self.as_conditions(y, y_target, request, block)  # (N, cond_dim)
 
         # 2. Fakes, once for both players: G has not moved when its own turn comes.
         with torch.set_grad_enabled(turn):
-            x_fake = self.generator(x, self.condition(y_target))  # (N, C, H, H)
+            x_fake = self.generator(x, c_target)  # (N, C, H, H)
 
         # 3. Critic: real faces under their label against fakes under the target, and real faces under a wrong label.
-        logs = self.update_critic(x, y, x_fake.detach(), y_target, request, logging_now)
+        logs = self.update_critic(x, c, x_fake.detach(), c_target, request, logging_now, block=block)
         if not turn:
             return logs
 
         # 4. Generator: convince the critic, show the target, lead back to the photo.
-        terms = self.adversarial_terms(x_fake, y_target) | self.cycle_terms(x, y, x_fake)
-        return logs | self.move_generator(terms, (step + 1) // w.n_critic - 1)
+        points = batch["landmarks"][known] if "landmarks" in batch else None
+        terms = self.adversarial_terms(x_fake, c_target, block)
+        terms |= self.cycle_terms(x, c, x_fake, points) | self.triple_term(x, x_fake, c_target)
+        return logs | self.move_generator(terms, num_sets * ((done + 1) // w.n_critic - 1) + step % num_sets)
+
+    def as_conditions(
+        self, y: Tensor, y_target: Tensor, request: Request, block: LabelBlock
+    ) -> tuple[Tensor, Tensor, Request]:
+        """Labels of one data set (N, K) -> conditions (N, cond_dim) of all sets."""
+        to_c = lambda labels: self.labels.condition(labels, block)  # noqa: E731
+        asked = Request(to_c(request.y_target), request.x_match, to_c(request.y_wrong))
+        return to_c(y), to_c(y_target), asked
 
     def move_generator(self, terms: dict[str, Tensor], moves: int) -> dict[str, Tensor]:
         """One generator update after `moves` others, and the average follows: a short memory at first."""
         loss = sum(terms.values())
         self.minimize(loss, "generator")
-        self.ema_generator.update(self.generator, min(self.cfg.train.ema_decay, (1 + moves) / (10 + moves)))
+        self.ema_generator.update(self.generator, ramped_decay(self.cfg.train.ema_decay, moves))
         return {f"G/{name}": value for name, value in terms.items()} | {"loss": loss}
-
-    def faces(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (N, C, H, H), labels (N, K): rows that sum to 1, or attributes in {-1, +1}; which are known (N,)."""
-        return batch["image"], *conditions(batch, len(self.names), self.attributes)
-
-    def condition(self, y: Tensor) -> Tensor:
-        """The condition of labels (N, K): attributes as 0 and 1, as in the reference code."""
-        return (y + 1) / 2 if self.attributes else y
 
     def update_critic(
         self,
         x: Tensor,
-        y: Tensor,
+        c: Tensor,
         x_fake: Tensor,
-        y_target: Tensor,
+        c_target: Tensor,
         request: Request,
         with_after: bool,
         points: Tensor | None = None,
+        block: LabelBlock | None = None,
     ) -> dict[str, Tensor]:
         """L_D = adversarial + mismatch + class of the real + penalty; statistics of D before and after (README).
 
-        points (N, 68, 2): landmarks of x, where D is to read them (GC-GAN).
+        c, c_target and the labels of `request` are conditions (N, cond_dim). points (N, 68, 2): landmarks of x, where D
+        is to read them (GC-GAN). block: labels of the data set that x comes from; None: the only one.
         """
         w, critic = self.cfg.loss, self.critic
-        c, c_target = self.condition(y), self.condition(y_target)
         seen = diff_augment(torch.cat([x, x_fake]), self.cfg.train.augment)
         x_seen, fake_seen = seen.chunk(2)
         h_real, h_fake = critic.features(seen, torch.cat([c, c_target])).chunk(2)  # (N, F, P, P)
@@ -100,19 +123,18 @@ class StarGAN(Method):
         loss = critic_loss(real, fake, w.gan)
         logs = self.statistics(real, fake) | {"D/gap": real.mean() - fake.mean()}
         if w.lambda_mismatch:
-            c_wrong = self.condition(request.y_wrong)
-            wrong = critic(x_seen, c_wrong) if critic.planes else critic.score(h_real, c_wrong)
+            wrong = critic(x_seen, request.y_wrong) if critic.planes else critic.score(h_real, request.y_wrong)
             # wgan: the plain difference is not bounded, since the penalty never sees a wrong label.
             loss = loss + w.lambda_mismatch * F.softplus(wrong if w.gan == "logistic" else wrong - real).mean()
             logs["D/gap_label"] = real.mean() - wrong.mean()
         if w.lambda_class_d and critic.head is not None:
-            logs["D/class"] = class_loss(critic.logits(h_real), c, self.attributes)
+            logs["D/class"] = self.class_loss(h_real, c, block)
             loss = loss + w.lambda_class_d * logs["D/class"]
         if points is not None:
             logs["D/landmarks"] = (critic.landmarks(h_real) - points).square().mean()
             loss = loss + w.lambda_landmarks * logs["D/landmarks"]
         with fp32():
-            penalty = self.penalty(x_seen, c, fake_seen, y_target, request, logs)
+            penalty = self.penalty(x_seen, c, fake_seen, c_target, request, logs)
         self.minimize(loss + penalty, "critic")
         if with_after:
             with torch.no_grad():
@@ -120,8 +142,13 @@ class StarGAN(Method):
             logs["D/fake_after"] = after.sigmoid().mean() if w.gan == "logistic" else after.mean()
         return logs | {"D/loss": loss + penalty}
 
+    def class_loss(self, h: Tensor, c: Tensor, block: LabelBlock | None) -> Tensor:
+        """`class_loss` of what D's head reads in features h; only the labels of the own data set count."""
+        block = block or self.labels.blocks[0]
+        return class_loss(self.critic.logits(h)[:, block.columns], c[:, block.columns], block.attributes)
+
     def penalty(
-        self, x_seen: Tensor, c: Tensor, fake_seen: Tensor, y_target: Tensor, request: Request, logs: dict[str, Tensor]
+        self, x_seen: Tensor, c: Tensor, fake_seen: Tensor, c_target: Tensor, request: Request, logs: dict[str, Tensor]
     ) -> Tensor | float:
         """The weighted gradient penalty: R1 of the patches' mean, or WGAN-GP's of the patches' sum (1711.09020)."""
         w, critic = self.cfg.loss, self.critic
@@ -136,11 +163,11 @@ class StarGAN(Method):
             value, logs["D/slope"] = gradient_penalty(lambda v: critic(v, c), x_seen, fake_seen)
             return w.lambda_gp * value
         # Both ends of a line carry the label shown. No real face carries a mixed one: such fakes are left out.
-        whole = (y_target == request.y_target).all(1)
+        whole = (c_target == request.y_target).all(1)
         if not whole.any():
             return 0.0
         x_match = diff_augment(request.x_match, self.cfg.train.augment)[whole]
-        c_match = self.condition(y_target[whole])
+        c_match = c_target[whole]
         value, logs["D/slope"] = gradient_penalty(lambda v: critic(v, c_match), x_match, fake_seen[whole])
         return w.lambda_gp * value
 
@@ -155,24 +182,54 @@ class StarGAN(Method):
             "Loss_G": F.softplus(-fake).mean(),
         }
 
-    def adversarial_terms(self, x_fake: Tensor, y_target: Tensor) -> dict[str, Tensor]:
+    def adversarial_terms(self, x_fake: Tensor, c_target: Tensor, block: LabelBlock | None = None) -> dict[str, Tensor]:
         """What the generator pays to the critic: {name: weighted term}. A term of weight 0 costs nothing."""
-        w, c_target = self.cfg.loss, self.condition(y_target)
+        w = self.cfg.loss
         with frozen(self.critic):
             h = self.critic.features(diff_augment(x_fake, self.cfg.train.augment), c_target)
             terms = {"adv": generator_loss(self.critic.score(h, c_target), w.gan)}
             if w.lambda_class_g and self.critic.head is not None:
-                terms["class"] = w.lambda_class_g * class_loss(self.critic.logits(h), c_target, self.attributes)
+                terms["class"] = w.lambda_class_g * self.class_loss(h, c_target, block)
         return terms
 
-    def cycle_terms(self, x: Tensor, y: Tensor, x_fake: Tensor) -> dict[str, Tensor]:
-        """What the generator pays for the person: back to the own label, and nothing to do under it."""
-        w, c, terms = self.cfg.loss, self.condition(y), {}
+    def cycle_terms(self, x: Tensor, c: Tensor, x_fake: Tensor, points: Tensor | None = None) -> dict[str, Tensor]:
+        """What the generator pays for the person: back to the own label, and nothing to do under it.
+
+        x, x_fake (N, C, H, H); c (N, cond_dim) the own condition; points (N, P, 2): landmarks of x, for `lambda_face`.
+        """
+        w, terms = self.cfg.loss, {}
         if w.lambda_cycle:
-            terms["cycle"] = w.lambda_cycle * (self.generator(x_fake, c) - x).abs().mean()
+            terms["cycle"] = w.lambda_cycle * self.distance(self.generator(x_fake, c), x, points)
         if w.lambda_self:
-            terms["self"] = w.lambda_self * (self.generator(x, c) - x).abs().mean()
+            terms["self"] = w.lambda_self * self.distance(self.generator(x, c), x, points)
         return terms
+
+    def triple_term(self, x: Tensor, x_fake: Tensor, c_target: Tensor) -> dict[str, Tensor]:
+        """Straight to the target, or by another row's target first: L1 between both. Sanchez and Valstar 1811.03492."""
+        if not self.cfg.loss.lambda_triple:
+            return {}
+        detour = self.generator(self.generator(x, c_target.roll(1, 0)), c_target)
+        return {"triple": self.cfg.loss.lambda_triple * (x_fake - detour).abs().mean()}
+
+    def distance(self, x_hat: Tensor, x: Tensor, points: Tensor | None) -> Tensor:
+        """Mean L1 of pictures (N, C, H, H), with more weight at eyes and mouth by `lambda_face`. points: (N, P, 2)."""
+        error, lambda_face = (x_hat - x).abs(), self.cfg.loss.lambda_face
+        if lambda_face:
+            error = error * face_weight(x.shape[-1], lambda_face, points, self.boxes).to(error)
+        return error.mean()
+
+    def read(self, x: Tensor, block: LabelBlock) -> Tensor:
+        """Labels (N, K) of one data set in {0, 1} that D's head reads in x (N, C, H, H); without a head: the class
+        neutral (a uniform row where there is none), or no attribute."""
+        k = len(block.names)
+        if self.critic.head is not None:
+            logits = self.critic.logits(self.critic.features(x))[:, block.columns]
+            return (logits > 0).float() if block.attributes else F.one_hot(logits.argmax(1), k).float()
+        if block.attributes:
+            return x.new_zeros(len(x), k)
+        neutral = [i for i, name in enumerate(block.names) if canonical(name) == "neutral"]
+        row = torch.eye(k)[neutral[0]] if neutral else torch.full((k,), 1 / k)
+        return row.to(x).expand(len(x), -1)
 
     def edit(self, x: Tensor, c: Tensor) -> Tensor:
         """x (N, C, H, H) under conditions c (N, K): pictures in [-1, 1], averaged weights."""
@@ -182,8 +239,9 @@ class StarGAN(Method):
         return (x_fake + self.ema_generator(x.flip(-1), c).flip(-1)) / 2
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        x, y, known = self.faces(batch)
-        x, c = x[known], self.condition(y[known])
+        block = self.labels.block_of(batch)
+        x, y, known = self.labels.faces(batch, block)
+        x, c = x[known], self.labels.condition(y[known], block)
         c_target = c.roll(1, 0)
         x_fake, mask = self.ema_generator(x, c_target, with_mask=True)
         x_cycle = self.ema_generator(x_fake, c)
@@ -193,26 +251,42 @@ class StarGAN(Method):
             "sensitivity": label_sensitivity(self.ema_generator, x, c, c_target),
             "gap_label": (self.critic(x, c) - self.critic(x, c_target)).mean(),
         }
-        if self.critic.head is not None and not self.attributes:
-            read = self.critic.logits(self.critic.features(x_fake)).argmax(1)
-            figures["critic_reads_target"] = (read == c_target.argmax(1)).float().mean()
+        if self.critic.head is not None and not block.attributes:
+            read, columns = self.read(x_fake, block), block.columns
+            figures["critic_reads_target"] = (read.argmax(1) == c_target[:, columns].argmax(1)).float().mean()
         return figures
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
-        x, y, _ = self.faces(batch)
-        x, c = x[:8], self.condition(y[:8])
-        columns, edits, masks = ["input"], [x], []
-        for k, name in enumerate(self.names):
-            c_target = target_condition(c, k, self.attributes)
-            edits.append(self.edit(x, c_target))
-            masks.append(self.ema_generator(x, c_target, with_mask=True)[1] * 2 - 1)
-            columns.append(name)
+        own = self.labels.block_of(batch)
+        x, y, _ = self.labels.faces(batch, own)
+        x, c = x[:8], self.labels.condition(y[:8], own)
+        edits, masks = [x], []
+        for block in self.labels.blocks:
+            c_own = c if block is own else self.labels.embed(self.read(x, block), block)
+            for k in range(len(block.names)):
+                c_target = target_condition(c_own, k, block)
+                edits.append(self.edit(x, c_target))
+                masks.append(self.ema_generator(x, c_target, with_mask=True)[1] * 2 - 1)
         cycle = self.ema_generator(self.ema_generator(x, c.roll(1, 0)), c)
+        self.check_health(x, c, torch.cat(edits[1:]), torch.stack(masks) / 2 + 0.5)
         return {
-            "edits": Grid(torch.stack(edits, 1), [], columns),
+            "edits": Grid(torch.stack(edits, 1), [], ["input", *self.labels.names]),
             "cycle": Grid(torch.stack([x, cycle]), ["input", "cycle"]),
-            "mask": Grid(torch.stack(masks, 1), [], self.names),
+            "mask": Grid(torch.stack(masks, 1), [], self.labels.names),
         }
+
+    def check_health(self, x: Tensor, c: Tensor, edits: Tensor, mask: Tensor) -> None:
+        """Log a warning for each check that keeps failing.
+
+        x (N, C, H, H) with conditions c (N, cond_dim), their edits (M, C, H, H), and the masks of the edits.
+        """
+        if self.image_steps < FIRST_SHARE * self.cfg.train.total_steps:
+            return
+        sensitivity = label_sensitivity(self.ema_generator, x, c, c.roll(1, 0))
+        masked = self.cfg.model.output in ("mask", "warp")
+        metrics = health_metrics(x, edits, sensitivity, mask if masked else None)
+        for message in self.monitor.update(failed_checks(metrics)):
+            logger.warning(message)
 
 
 def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
@@ -225,27 +299,7 @@ def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
     return F.cross_entropy(logits, c)
 
 
-def target_condition(c: Tensor, k: int, attributes: bool) -> Tensor:
-    """Conditions (N, K) that ask for label k: the class k; or attribute k turned, the others kept."""
-    c_target = c.clone() if attributes else torch.zeros_like(c)
-    c_target[:, k] = 1 - c[:, k] if attributes else 1
-    return c_target
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) dB between pictures (N, C, H, W) in [-1, 1], at most 60."""
-    return (10 * torch.log10(4 / (a - b).square().flatten(1).mean(1).clamp_min(4e-6))).clamp_max(60)
-
-
 def label_sensitivity(generator: Any, x: Tensor, c: Tensor, c_other: Tensor) -> Tensor:
     """Mean absolute change of the picture between two conditions over the pictures' own deviation; near 0: the label
     is ignored."""
     return (generator(x, c_other) - generator(x, c)).abs().mean() / x.std().clamp_min(1e-6)
-
-
-def names_of(meta: dict) -> list[str]:
-    """What can be c_target for: classes where the set has any, else attributes."""
-    names = meta["classes"] or meta["attributes"]
-    if len(names) < 1 + bool(meta["classes"]):
-        raise UserError(f"data.dataset: {meta['dataset']} has no expressions and no attributes; choose another set")
-    return list(names)

@@ -1,4 +1,4 @@
-"""Train StarGAN or GC-GAN: `python gcgan/train.py --config FILE [key=value ...]`; the file's `system` says which."""
+"""Train a system of this family: `python gcgan/train.py --config FILE [key=value ...]`; `system` says which."""
 
 import logging
 
@@ -7,10 +7,11 @@ from engine import Method, UserError, fit, load, start
 from gcgan.config import CONFIGS
 from gcgan.gc_gan import GCGAN
 from gcgan.geometry import LandmarkBank
+from gcgan.paper import PaperGCGAN
 from gcgan.stargan import StarGAN
 
 logger = logging.getLogger("faces")
-METHODS = {"stargan": StarGAN, "gcgan": GCGAN}
+METHODS = {"stargan": StarGAN, "gcgan": GCGAN, "gcgan_paper": PaperGCGAN}
 
 
 def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
@@ -19,7 +20,7 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
     Returns a line for the log. Raises UserError where persons are needed and unknown.
     """
     w = method.cfg.loss
-    bank = LandmarkBank.of(faces.train, len(method.names))
+    bank = LandmarkBank.of(faces.train, method.labels.num)
     if w.geometry_decoder == "swap" and not w.geometry_from and not bank.has_persons:
         raise UserError(
             "loss.geometry_decoder: swap rebuilds another face of the same person, and these data have persons with "
@@ -42,8 +43,11 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
 
 
 def prepare(method: Method, faces: Faces) -> None:
-    """What comes before step 0 of either system."""
+    """What comes before step 0 of each system."""
     cfg = method.cfg
+    if isinstance(method, PaperGCGAN):
+        logger.info(f"gcgan_paper: {cfg.train.total_steps} batches, {cfg.loss.n_critic} critic updates on each")
+        return
     first = 0
     if isinstance(method, GCGAN):
         logger.info(prepare_landmarks(method, faces))

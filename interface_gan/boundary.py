@@ -1,8 +1,7 @@
-"""Boundaries of one generator: the hyperplane of every attribute, how far codes lie from it, and how good it is."""
+"""Boundaries of a generator: the hyperplane of every attribute, the readings of codes, and its quality."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,34 @@ import torch
 from torch import Tensor
 
 from engine import UserError
-from engine.files import atomic_write
+from engine.checkpoint import load_fields
 from interface_gan.score import Scores, log_odds
 from latents.boundaries import ESTIMATORS, best_offset, linear_normal, ridge_rank
 from latents.roc_auc import roc_auc
 
 SPACES = ("w", "z")
-FITTED = 0.8  # share of the codes that a normal is fitted to; AUCs are of the others
-MIN_SIDE, MIN_STABILITY, MIN_AUC = 100, 0.9, 0.75
+FIT_SHARE = 0.8  # share of the codes for fitting; the others are for the AUC
+MIN_SIDE, MIN_STABILITY, MIN_AUC = 100, 0.9, 0.75  # of a usable boundary
 
 
 @dataclass(frozen=True)
 class Boundaries:
-    """One row an attribute or class of `names`: A rows. The reading of a code c (Z,) is normal . c + offset; it is
-    positive with the attribute.
+    """Boundaries of A names (attributes, classes, and pairs of classes), one row each.
 
-    normal (A, Z), unit length; offset (A,); sigma (A,): standard deviation of the reading over codes; side_mean (A, 2):
-    mean reading without and with it; span (A, 2): its 1st and 99th percentile; auc (A,) on codes that were not fitted;
-    stability (A,): correlation of the readings of normals fitted to two halves of the codes; prevalence (A, 2): share
-    of fakes and of training faces that the guide sees it in. `pairs`: names such as happy/neutral, from one class to
-    another. `skipped`: what has no usable boundary, and why. `provenance`: sha256 of the generator's weights and of the
-    guides, number and seed of the codes, names that the guide knows.
+    The reading of a code c (Z,) is normal . c + offset. It is positive on the side with the attribute.
+
+    Attributes:
+        normal: (A, Z), unit length.
+        offset: (A,).
+        sigma: (A,), standard deviation of the reading over codes.
+        side_mean: (A, 2), mean reading without and with the attribute.
+        span: (A, 2), 1st and 99th percentile of the reading.
+        auc: (A,), on codes that were not used for fitting.
+        stability: (A,), correlation of the readings of two normals, each fitted to half of the codes.
+        prevalence: (A, 2), share of fakes and of training faces that have the attribute, according to the guide.
+        pairs: names such as happy/neutral, for steps from one class to another.
+        skipped: {name: reason} of names without a usable boundary.
+        provenance: sha256 of the generator's weights and of the guides, number and seed of the codes, names.
     """
 
     space: str
@@ -51,7 +57,7 @@ class Boundaries:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self, name: str) -> int:
-        """The row of a name. Raises UserError with the reason if it has no usable boundary."""
+        """The row of a name. Raises UserError with the reason if there is no usable boundary."""
         if name not in self.names:
             reason = self.skipped.get(name, f"the guide knows {', '.join([*self.names, *self.skipped])}")
             raise UserError(f"{name} has no boundary: {reason}")
@@ -63,23 +69,24 @@ class Boundaries:
 
     @property
     def attributes(self) -> list[str]:
-        """Names that are neither classes nor pairs of them."""
+        """The names that are neither classes nor pairs."""
         return [name for name in self.names if name not in self.classes and name not in self.pairs]
 
 
 def fit_boundaries(
     codes: Tensor, scores: Scores, space: str, estimator: str = "ridge_rank", share: float = 0.02
 ) -> Boundaries:
-    """Fit every name of the guide to codes (N, Z) of the `space` and their scores.
+    """Fit boundaries for all names of the guide to codes (N, Z) of the `space` and their scores.
 
-    estimator: ridge_rank | svc | linear_svc | logreg; share: of the codes on each side that the last three see.
+    estimator: ridge_rank | svc | linear_svc | logreg. share: the last three use only the codes with the most extreme
+    scores, this share on each side.
     """
     assert space in SPACES and estimator in ESTIMATORS, (space, estimator)
     table, pairs = log_odds(scores.logits, scores.classes)
     real = log_odds(scores.real, scores.classes)[0]
     names = [*scores.names, *pairs]
     prevalence = torch.stack([(t > 0).float().mean(0) for t in (table, real)], 1)  # (A, 2)
-    if pairs:  # a class counts as seen where it is the likeliest, not where its odds exceed 1
+    if pairs:  # a face has the class with the largest logit
         k = len(scores.classes)
         for column, logits in enumerate((scores.logits, scores.real)):
             seen = torch.nn.functional.one_hot(logits[:, :k].argmax(1), k).float().mean(0)
@@ -89,10 +96,10 @@ def fit_boundaries(
         fewer = min(int((table[:, column] > 0).sum()), int((table[:, column] <= 0).sum()))
         if fewer < MIN_SIDE:
             needed = f"about --num {-(-MIN_SIDE * len(table) // fewer)}" if fewer else "a better generator"
-            skipped[name] = f"{fewer} of {len(table)} codes lie on one side, {MIN_SIDE} are needed ({needed})"
+            skipped[name] = f"one side has only {fewer} of {len(table)} codes; expected at least {MIN_SIDE} ({needed})"
     kept = [c for c, name in enumerate(names) if name not in skipped]
     if not kept:
-        raise UserError(f"no attribute has codes enough on both sides: {skipped}")
+        raise UserError(f"no attribute has enough codes on both sides: {skipped}")
     rows, figures = _fit_rows(codes, table[:, kept], estimator, share)
     usable = []
     for i, column in enumerate(kept):
@@ -125,8 +132,8 @@ def fit_boundaries(
 
 
 def _fit_rows(codes: Tensor, table: Tensor, estimator: str, share: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Unit normals (A, Z) and the figures of every row."""
-    count = int(FITTED * len(codes))
+    """Unit normals (A, Z), and the other fields of every row."""
+    count = int(FIT_SHARE * len(codes))
     normal = _normals(codes[:count], table[:count], estimator, share)
     halves = [_normals(codes[rows], table[rows], estimator, share) for rows in (slice(0, count, 2), slice(1, count, 2))]
     reading = codes @ normal.T  # (N, A)
@@ -152,31 +159,25 @@ def _normals(codes: Tensor, table: Tensor, estimator: str, share: float) -> Tens
 
 
 def boundaries_path(run_dir: Path, space: str, estimator: str) -> Path:
-    """Where a run keeps them."""
+    """The file of a run's boundaries."""
     return Path(run_dir) / f"boundaries_{space}_{estimator}.pt"
 
 
-def save_boundaries(boundaries: Boundaries, path: Path) -> None:
-    """Tensors and plain values, read back with `weights_only=True`."""
-    with atomic_write(path) as file:
-        torch.save({f.name: getattr(boundaries, f.name) for f in dataclasses.fields(boundaries)}, file)
-
-
 def load_boundaries(run_dir: Path, space: str, estimator: str, sha256: str) -> Boundaries:
-    """Read them. Raises UserError where there are none, or those of other weights than the checkpoint `sha256`."""
+    """Read them. Raises UserError if there are none, or if they were fitted to other weights than `sha256`."""
     path = boundaries_path(run_dir, space, estimator)
     remedy = f"fit them with python interface_gan/sample.py boundary --run-dir {run_dir} --guide RUN"
     if not path.is_file():
-        raise UserError(f"{path} is not there; {remedy}")
-    found = Boundaries(**torch.load(path, map_location="cpu", weights_only=True))
+        raise UserError(f"{path}: this file does not exist; {remedy}")
+    found = load_fields(Boundaries, path)
     if found.provenance["sha256"] != sha256:
-        raise UserError(f"{path}: fitted to other weights of this run; {remedy}")
+        raise UserError(f"{path}: the boundaries were fitted to other weights of this run; {remedy}")
     return found
 
 
 def describe(boundaries: Boundaries) -> str:
-    """The table: one line a boundary, best first, then what has none."""
-    lines = ["name                    AUC  stability  fakes  faces  sides' distance in sigma"]
+    """A table with one line per boundary, sorted by AUC, and then the names without one."""
+    lines = ["name                    AUC  stability  fakes  faces  distance of the sides in sigma"]
     for row in boundaries.auc.argsort(descending=True).tolist():
         fakes, faces = boundaries.prevalence[row].tolist()
         apart = float((boundaries.side_mean[row, 1] - boundaries.side_mean[row, 0]) / boundaries.sigma[row])

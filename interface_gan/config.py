@@ -1,6 +1,6 @@
-"""Every option of training the generator. Weights are dimensionless.
+"""Options of training the generator. Loss weights are dimensionless.
 
-What follows training (scores, boundaries, edits) has no config: its options are those of `sample.py`'s modes.
+Scores, boundaries and edits have no config. Their options are arguments of the modes of `sample.py`.
 """
 
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from losses.augment import KINDS
 
 @dataclass
 class ModelConfig:
-    """StyleGAN2's sizes (1912.04958)."""
+    """Sizes of the networks."""
 
     latent_dim: int = 256  # size of z and of w, 8 .. 1024; 512 in the paper
     mapping_layers: int = 2  # fully connected layers of the mapping network, 1 .. 16; 8 in the paper
     channel_base: int = 8192  # channels at r x r pixels = min(channel_base // r, channel_max)
     channel_max: int = 256  # 8 .. 1024
-    mbstd_group: int = 4  # faces over which the discriminator measures variety, 1 .. 64; 1 = no such channel
+    mbstd_group: int = 4  # group size of the minibatch standard deviation, 1 .. 64; 1 = without
 
     def __post_init__(self) -> None:
         require(8 <= self.latent_dim <= 1024, "latent_dim", "8 .. 1024", self.latent_dim)
@@ -32,15 +32,15 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """The logistic loss has weight 1; these are its regularisers. 0 switches one off."""
+    """Regularization. The logistic loss has weight 1. A weight of 0 switches a term off."""
 
-    gamma_r1: float = 0.0625  # of half the squared gradient at real faces (1801.04406); about (pixels / 256)^2
-    r1_every: int = 16  # steps between two R1 updates, each of that many times the weight (1912.04958, section 3.1)
-    lambda_path: float = 2.0  # of the path length regulariser (1912.04958, Eq. 4)
-    path_every: int = 4  # steps between two of its updates, weighted likewise
-    path_decay: float = 0.01  # share by which the running mean length follows each update; 0 .. 1
-    path_shrink: int = 2  # path lengths are measured on batch_size // path_shrink fakes
-    mixing_prob: float = 0.9  # share of fakes made of two styles, one up to a layer and one from there; 0 .. 1
+    gamma_r1: float = 0.0625  # weight of half the squared gradient at real faces (R1); about (pixels / 256)^2
+    r1_every: int = 16  # steps between two R1 updates; the weight is multiplied by it (StyleGAN2, section 3.1)
+    lambda_path: float = 2.0  # weight of path length regularization (StyleGAN2, Eq. 4)
+    path_every: int = 4  # steps between two of its updates; the weight is multiplied by it
+    path_decay: float = 0.01  # update rate of the running mean path length; 0 .. 1
+    path_shrink: int = 2  # path lengths are computed for batch_size // path_shrink fakes
+    mixing_prob: float = 0.9  # share of fakes with style mixing; 0 .. 1
 
     def __post_init__(self) -> None:
         for name in ("gamma_r1", "lambda_path"):
@@ -53,13 +53,13 @@ class LossConfig:
 
 @dataclass
 class StyleGAN2TrainConfig(TrainConfig):
-    """Rates and averages, beside what every run has."""
+    """Learning rate, moving average and augmentation, in addition to the common options."""
 
-    lr: float = 2.5e-3  # Adam's, of both networks; the mapping network's is a hundredth of it
+    lr: float = 2.5e-3  # Adam, both networks; the mapping network has a hundredth of it
     beta2: float = 0.99  # Adam's decay of the second moment; that of the first is 0
     ema_images: int = 20_000  # half-life of the averaged generator, in images
-    ema_ramp: float = 0.05  # and never more than this share of the images seen; 0 .. 1
-    augment: str = ""  # of what the discriminator sees: color,translation,cutout or some (2006.10738); "" = nothing
+    ema_ramp: float = 0.05  # the half-life is at most this share of the images seen so far; 0 .. 1
+    augment: str = ""  # DiffAugment for the discriminator: color,translation,cutout or some of them; "" = none
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "none"
 
@@ -84,9 +84,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.data.sets:
-            raise UserError("data.sets: this method learns from one set; give data.dataset instead")
+            raise UserError("data.sets: this method takes one data set; give data.dataset instead")
         if self.loss.lambda_path and self.train.batch_size < self.loss.path_shrink:
             raise UserError(
-                f"loss.path_shrink: {self.loss.path_shrink} leaves no fake of a batch of {self.train.batch_size}; "
-                "give a smaller one, or loss.lambda_path=0"
+                f"loss.path_shrink: {self.loss.path_shrink} is larger than train.batch_size={self.train.batch_size}; "
+                "give a smaller value, or set loss.lambda_path=0"
             )

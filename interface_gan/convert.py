@@ -1,22 +1,21 @@
-"""Published StyleGAN2 generators -> a run directory of ours: `python -m interface_gan.convert FILE --from LAYOUT ...`.
+"""Convert a published StyleGAN2 generator to a run directory: `python -m interface_gan.convert FILE --from LAYOUT ...`.
 
 | layout | file |
 | --- | --- |
 | nvlabs | a .pkl of stylegan2-ada-pytorch: {"G_ema": ...} |
 | rosinality | a .pt of stylegan2-pytorch: {"g_ema": state dict}, or the state dict alone |
 
-No code of the file is run. A .pt is read with `weights_only`. A .pkl is unpickled by a reader that knows nine harmless
-names and refuses every other one; the source text of networks that such files carry is ignored.
+No code of the file runs. A .pt is read with `weights_only`. A .pkl is read by an unpickler that allows nine harmless
+names only. It ignores the source code of networks in such files.
 
-There is no discriminator in our run, only first weights of one: projection needs a guide. Pictures above 256 px, which
-`data/` cannot hold, are refused.
+The new run has a discriminator with random weights, because the files have none. Image sizes above 256 px are refused,
+because `data/` does not support them.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import pickle
 from collections import OrderedDict
@@ -28,30 +27,28 @@ import torch
 from torch import Tensor
 
 from data import DataConfig
+from editing.convert import write_run
 from engine import UserError
-from engine.checkpoint import save_checkpoint
-from engine.config import to_dict, to_yaml
 from engine.errors import exit_on_user_error
-from engine.files import atomic_text
 from interface_gan.codes import draw_z, map_z
 from interface_gan.config import Config, ModelConfig
 from interface_gan.train import StyleGAN2
 
 Weights = dict[str, Tensor]
-AVERAGED = 10_000  # codes of w_avg where a file has none
+NUM_CODES = 10_000  # samples for w_avg if a file has none
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 class Persistent:
-    """What stands in for a pickled network: its attributes, none of its code."""
+    """Placeholder for a pickled network. It has the attributes of the network, but not its code."""
 
     def __init__(self, meta: dict[str, Any]) -> None:
         self.state = meta["state"]
 
     def tensors(self, prefix: str = "") -> Weights:
-        """Parameters and buffers by their dotted names."""
+        """Parameters and buffers, by dotted name."""
         found = {
             f"{prefix}{name}": value
             for kind in ("_parameters", "_buffers")
@@ -64,7 +61,7 @@ class Persistent:
 
 
 class EasyDict(dict):
-    """A dict, as the files pickle it."""
+    """The dict class in these files."""
 
 
 def _storage(data: bytes) -> Any:
@@ -88,39 +85,39 @@ KNOWN = {
 
 
 class SafeUnpickler(pickle.Unpickler):
-    """Knows the names in `KNOWN`; any other one is refused before anything is called."""
+    """An unpickler that allows only the names in `KNOWN`. It refuses any other name before it calls anything."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in KNOWN:
-            raise UserError(f"the file asks for {module}.{name}, which could run code; it is not read")
+            raise UserError(f"the file needs {module}.{name}, which could run code, so it was not read")
         return KNOWN[module, name]
 
 
 def read_nvlabs(path: Path) -> Weights:
-    """The averaged generator of a .pkl, as float32 tensors."""
+    """Read the averaged generator of a .pkl as float32 tensors."""
     try:
         with path.open("rb") as file:
             held = SafeUnpickler(file).load()
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: is not an intact .pkl of stylegan2-ada-pytorch ({str(error)[:100]})") from None
+        raise UserError(f"{path}: expected an intact .pkl of stylegan2-ada-pytorch ({str(error)[:100]})") from None
     if not isinstance(held, dict) or not isinstance(held.get("G_ema"), Persistent):
         raise UserError(f"{path}: expected a .pkl with a network under 'G_ema'")
     return {name: value.detach().float() for name, value in held["G_ema"].tensors().items()}
 
 
 def read_rosinality(path: Path) -> Weights:
-    """`g_ema` of a .pt, or the state dict itself."""
+    """Read `g_ema` of a .pt, or the state dict itself."""
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0][:100]
-        raise UserError(f"{path}: is not an intact file of tensors ({reason})") from None
+        raise UserError(f"{path}: expected an intact .pt file with tensors only ({reason})") from None
     state = held.get("g_ema", held) if isinstance(held, dict) else {}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if "input.input" not in tensors:
-        raise UserError(f"{path}: holds no generator of stylegan2-pytorch ('g_ema' with 'input.input')")
+        raise UserError(f"{path}: expected a generator of stylegan2-pytorch ('g_ema' with 'input.input')")
     return {name: value.float() for name, value in tensors.items()}
 
 
@@ -128,14 +125,14 @@ def read_rosinality(path: Path) -> Weights:
 
 
 def from_nvlabs(weights: Weights) -> Weights:
-    """Their names are ours, but for the filters, which are constants here."""
+    """The names are the same. The filters are removed, because they are constants here."""
     if any(name.startswith("mapping.embed") for name in weights):
-        raise UserError("the generator is conditioned on labels; only generators without labels can be read")
+        raise UserError("this generator is conditional; expected a generator without labels")
     return {name: value for name, value in weights.items() if not name.endswith("resample_filter")}
 
 
 def from_rosinality(weights: Weights) -> Weights:
-    """Convolutions [1, O, I, k, k], divided by sqrt(fan in) when used; there `conv1` and `convs.0, 1, 2, ...`."""
+    """Rename the weights. Convolutions have the shape (1, O, I, k, k) there, and a scale that is applied in forward."""
     found = {}
     layers = sum(name.startswith("style.") and name.endswith(".weight") for name in weights)
     for i in range(layers):
@@ -170,14 +167,14 @@ LAYOUTS = {"nvlabs": (read_nvlabs, from_nvlabs), "rosinality": (read_rosinality,
 
 
 def convert(path: Path, layout: str, eyes: tuple[float, ...] | None = None) -> StyleGAN2:
-    """A method of ours with the file's generator as generator and average."""
+    """A `StyleGAN2` whose generator and averaged generator have the file's weights."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: this file does not exist")
     read, rename = LAYOUTS[layout]
     try:
         weights = rename(read(path))
     except KeyError as error:
-        raise UserError(f"{path}: has no {error}; it is not of the layout {layout}, or cut short") from None
+        raise UserError(f"{path}: {error} is missing; expected a complete file in the layout {layout}") from None
     method = empty_method(weights, path, eyes)
     state = method.generator.state_dict()
     missing = [name for name in state if name not in weights and not name.endswith(("resample_filter", "w_avg"))]
@@ -185,20 +182,20 @@ def convert(path: Path, layout: str, eyes: tuple[float, ...] | None = None) -> S
     wrong = [name for name in weights if name in state and weights[name].shape != state[name].shape]
     for what, names in (("lacks", missing), ("has an unknown", unknown), ("has another shape of", wrong)):
         if names:
-            raise UserError(f"{path}: {what} {names[0]} ({len(names)} in all); only StyleGAN2 with skips can be read")
+            raise UserError(f"{path}: {what} {names[0]} ({len(names)} in total); expected StyleGAN2 with skips")
     method.generator.load_state_dict(state | weights)
     if "mapping.w_avg" not in weights:
-        z = draw_z(AVERAGED, method.cfg.model.latent_dim, 0)
+        z = draw_z(NUM_CODES, method.cfg.model.latent_dim, 0)
         method.generator.mapping.w_avg.copy_(map_z(method.generator, z).mean(0))
     method.ema_generator.reset(method.generator)
     return method
 
 
 def empty_method(weights: Weights, path: Path, eyes: tuple[float, ...] | None) -> StyleGAN2:
-    """Of the sizes that the weights have."""
+    """A `StyleGAN2` with the sizes of the weights."""
     sizes = {int(name.split(".")[1][1:]): name for name in weights if name.endswith("torgb.weight")}
     if not sizes:
-        raise UserError(f"{path}: has no torgb layers; only StyleGAN2 with skips can be read")
+        raise UserError(f"{path}: there are no torgb layers; only StyleGAN2 with skip connections is supported")
     widths = {size: weights[name].shape[1] for size, name in sizes.items()}
     size = max(sizes)
     model = ModelConfig(
@@ -214,23 +211,12 @@ def empty_method(weights: Weights, path: Path, eyes: tuple[float, ...] | None) -
     return StyleGAN2(cfg, meta | {"keys": ["image"], "fingerprint": "imported"})
 
 
-def write_run(method: StyleGAN2, run_dir: Path) -> None:
-    """config.yaml, meta.json and one checkpoint of step 0, as training would leave them."""
-    if (run_dir / "config.yaml").exists():
-        raise UserError(f"{run_dir}: there is a run already; give another --run-dir")
-    atomic_text(run_dir / "config.yaml", to_yaml(method.cfg))
-    atomic_text(run_dir / "meta.json", json.dumps(method.meta, indent=1))
-    state = {"step": 0, "method": method.state_dict(), "optimizers": {}, "pending": [], "best": None}
-    state |= {"total_steps": method.cfg.train.total_steps, "meta": method.meta, "config": to_dict(method.cfg)}
-    save_checkpoint(run_dir / "checkpoints" / "step_0000000.pt", state)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="a .pkl or .pt with a StyleGAN2 generator")
-    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="whose layout it is")
-    parser.add_argument("--run-dir", type=Path, required=True, help="where the run is written")
-    parser.add_argument("--eyes", help="x1,y1,x2,y2 of its pictures' eyes in -1 .. 1, to align own photos")
+    parser.add_argument("--from", dest="layout", choices=list(LAYOUTS), required=True, help="the layout of the file")
+    parser.add_argument("--run-dir", type=Path, required=True, help="the new run directory")
+    parser.add_argument("--eyes", help="x1,y1,x2,y2: mean eye positions of its images in -1 .. 1, to align photos")
     args = parser.parse_args(argv)
     with exit_on_user_error():
         eyes = None

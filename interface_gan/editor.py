@@ -1,4 +1,4 @@
-"""How InterFaceGAN makes codes and changes them: faces are inverted to ws, edits are steps across boundaries."""
+"""The editor of InterFaceGAN: faces are inverted to ws, and edits are steps across boundaries."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from interface_gan.score import log_odds, read_images, read_scores
 from interface_gan.train import StyleGAN2
 from interface_gan.until import strength_until
 
-REFERENCE_FACES = 64  # validation faces that a photo's residual is compared with
+REFERENCE_FACES = 64  # number of validation faces for the comparison of a photo's residual
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a code crosses a boundary."""
+    """Options of edits."""
 
-    move: Literal["least", "paper", "transport", "random"] = "least"  # the shortest step, the paper's, or a baseline
-    keep: tuple[str, ...] = ("auto",)  # what stays: auto, none, or names of attributes
-    estimator: Literal["ridge_rank", "svc", "linear_svc", "logreg"] = "ridge_rank"  # how the boundaries were fitted
-    layers: str = "all"  # layers that move, as 2-5, counted from 0
+    move: Literal["least", "paper", "transport", "random"] = "least"  # the kind of step; see interface_gan/plan.py
+    keep: tuple[str, ...] = ("auto",)  # attributes that must not change: auto, none, or names
+    estimator: Literal["ridge_rank", "svc", "linear_svc", "logreg"] = "ridge_rank"  # the estimator of the boundaries
+    layers: str = "all"  # layers that an edit changes, such as 2-5, counted from 0
 
 
 class Editor(editor.Editor):
-    """Codes {ws (N, L, Z)}, one style a layer.
+    """Codes are {ws (N, L, Z)}, one style per layer.
 
-    Names of requests are those of the guide that the boundaries were scored by, so that faces without labels can be
-    edited too. `meta` speaks of its names.
+    The names in requests and in `meta` are those of the guide that scored the codes. So faces without labels can be
+    edited too.
     """
 
     config_class, method_class, options_class = Config, StyleGAN2, Options
+    slow_encode = True
     method: StyleGAN2
     options: Options
 
@@ -73,14 +74,14 @@ class Editor(editor.Editor):
         return code | {"ws": moved(code["ws"], rows, step)}
 
     def until(self, ws: Tensor, rows: list[int], faces: Subjects, request: Request) -> Tensor:
-        """Steps (N, Z) after which the guide sees the one name that was asked for with the probability asked for."""
+        """Steps (N, Z) after which the guide's probability of the requested name has the requested value."""
         if len(request) > 1:
-            raise UserError(f"{request}: a probability is asked for alone")
+            raise UserError(f"{request}: a request with a probability must have one item only; give them one by one")
         (item,), guide, held = request, self.guide(), self.boundaries("w")
         row, column = held.row(item.name), guide.names.index(item.name)
         mean = ws[:, rows].mean(1)
         one = replace(item, form="step", value=1.0)
-        unit = self.plan(mean, faces, Request((one,))).step  # (N, Z), one standard deviation of the reading
+        unit = self.plan(mean, faces, Request((one,))).step  # (N, Z), changes the reading by one standard deviation
 
         def probability(strength: Tensor) -> Tensor:
             images = self.images({"ws": moved(ws, rows, strength[:, None] * unit)})
@@ -93,9 +94,7 @@ class Editor(editor.Editor):
         strength, reached = strength_until(probability, item.value, room.clamp_min(0), rising)
         for name, done in zip(faces.names, reached.tolist(), strict=True):
             if not done:
-                print(
-                    f"{name}: {item} is not reached among the codes that the generator draws; it goes as far as these"
-                )
+                print(f"{name}: {item} is not reached within the range of the sampled codes; the limit is used")
         return strength[:, None] * unit
 
     def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
@@ -103,7 +102,7 @@ class Editor(editor.Editor):
         return {"ws": self.generator.broadcast(map_z(self.generator, z).to(self.device)).cpu()}
 
     def predict_labels(self, faces: Subjects) -> Tensor:
-        """Unknown labels are read from the code, those without a boundary stay unknown."""
+        """Predict unknown labels from the code. Labels without a boundary stay unknown."""
         labels, names = self.labels(faces), self.label_names()
         if not boundaries_path(self.run_dir, "w", self.options.estimator).is_file():
             return labels
@@ -133,7 +132,7 @@ class Editor(editor.Editor):
             found |= torch.load(path, map_location="cpu", weights_only=True)["provenance"]["guides"]
         return found
 
-    # Faces of the data, in the guide's names.
+    # Faces of the data set, with the guide's names.
 
     def take(self, split: str, places: Sequence[int]) -> Subjects:
         faces = super().take(split, places)
@@ -143,16 +142,16 @@ class Editor(editor.Editor):
 
     @cached_property
     def typical_limit(self) -> float:
-        """Of 64 validation faces: inverting one takes a second."""
+        """The limit from REFERENCE_FACES validation faces only, because an inversion takes about a second."""
         try:
             faces = self.split("val")
-        except UserError as absent:
-            print(f"note: photos are not compared with the training crops: {absent}")
+        except UserError as error:
+            print(f"note: photos are not compared with the validation faces: {error}")
             return float("inf")
         sample = self.take("val", faces.spread_places(min(len(faces), REFERENCE_FACES)).tolist())
         return torch.quantile(self.atypicality(sample), editor.PHOTO_PERCENTILE).item()
 
-    # What codes are read and moved by.
+    # Inversions, boundaries and steps.
 
     @cached_property
     def stats(self) -> Stats:
@@ -160,17 +159,17 @@ class Editor(editor.Editor):
         return Stats.of(self.generator)
 
     def inverted(self, x: Tensor) -> Tensor:
-        """ws (N, L, Z) of faces, by the discriminator's features, kept in the run directory."""
+        """ws (N, L, Z) of faces, inverted with the discriminator's features and cached in the run directory."""
         folder, weights = self.run_dir / "inversions", self.method.origin.sha256
         folder.mkdir(exist_ok=True)
         return invert(self.generator, self.method.discriminator.features, self.stats, x, folder, weights)
 
     def boundaries(self, space: str) -> Boundaries:
-        """The run's boundaries of the options' estimator."""
+        """The run's boundaries in a space, fitted by the estimator of the options."""
         return load_boundaries(self.run_dir, space, self.options.estimator, self.method.origin.sha256)
 
     def plan(self, codes: Tensor, faces: Subjects, request: Request, space: str = "w") -> Plan:
-        """The step of every code (N, Z) of a space; faces tell the sides that they are on."""
+        """The steps of codes (N, Z) of a space. The labels of `faces` tell on which side of a boundary they are."""
         held, names = self.boundaries(space), self.label_names()
         labels = self.labels(faces)
         columns = [names.index(name) if name in names else None for name in held.names]
@@ -187,7 +186,7 @@ class Editor(editor.Editor):
         return plan(codes, request, held, cov, own, self.options.move, keep, samples)
 
     def samples(self, space: str) -> Samples:
-        """The scored codes that the boundaries were fitted to, for transports."""
+        """The scored codes that the boundaries were fitted to, for `--move transport`."""
         held = self.boundaries(space)
         scores = read_scores(self.run_dir / "scores", held.provenance)
         table, pairs = log_odds(scores.logits, scores.classes)
@@ -205,25 +204,25 @@ class Editor(editor.Editor):
         return classifier.load(run, role="guide", device=str(self.device))
 
     def layers(self) -> list[int]:
-        """The layers that an edit moves."""
+        """The layers that an edit changes."""
         count, text = self.generator.num_ws, self.options.layers
         if text == "all":
             return list(range(count))
         first, dash, last = text.partition("-")
         if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < count):
-            raise UserError(f"--layers {text}: expected all, or first-last in 0 .. {count - 1}, as 2-{count - 1}")
+            raise UserError(f"--layers {text}: expected all, or first-last in 0 .. {count - 1}, such as 2-{count - 1}")
         return list(range(int(first), int(last or first) + 1))
 
 
 def moved(ws: Tensor, rows: list[int], step: Tensor) -> Tensor:
-    """ws (N, L, Z) with a step (N, Z) added to some layers."""
+    """Add a step (N, Z) to some layers of ws (N, L, Z)."""
     ws = ws.clone()
     ws[:, rows] += step[:, None]
     return ws
 
 
 def known_class(own: Tensor, held: Boundaries, codes: Tensor) -> Tensor:
-    """own (N, A): classes of a face without a label as its readings say, the largest in sigma."""
+    """Fill in the class of faces without a label in own (N, A): the class with the largest reading in sigma."""
     rows = [held.names.index(name) for name in held.classes]
     if not rows:
         return own

@@ -1,4 +1,4 @@
-"""Projected faces are kept in the run directory: a face is inverted once for given weights and options."""
+"""A cache of inverted faces in the run directory. A face is inverted once for given weights and options."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from interface_gan.model import Generator
 from interface_gan.project import DEFAULT, Maps, Options, project
 
 logger = logging.getLogger("faces")
-AT_ONCE = 32  # faces projected together
+BATCH_SIZE = 32  # faces that are projected together
 
 
 def invert(
     generator: Generator, maps: Maps, stats: Stats, x: Tensor, folder: Path, weights: str, options: Options = DEFAULT
 ) -> Tensor:
-    """ws (N, L, Z) of faces x (N, C, H, H), on the CPU: read from `folder`, or found and kept there.
+    """ws (N, L, Z) of faces x (N, C, H, H), on the CPU. They are read from `folder`, or computed and saved there.
 
-    weights: sha256 of everything that the result depends on, but for the face and the options.
+    weights: sha256 of everything else that the result depends on.
     """
-    said = json.dumps([weights, dataclasses.asdict(options)], sort_keys=True).encode()
+    key = json.dumps([weights, dataclasses.asdict(options)], sort_keys=True).encode()
     paths = [
-        Path(folder) / f"{hashlib.sha256(said + face.cpu().contiguous().numpy().tobytes()).hexdigest()[:24]}.npy"
+        Path(folder) / f"{hashlib.sha256(key + face.cpu().contiguous().numpy().tobytes()).hexdigest()[:24]}.npy"
         for face in x.float()
     ]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
-    for start in range(0, len(missing), AT_ONCE):
-        rows = missing[start : start + AT_ONCE]
-        if len(missing) > AT_ONCE:
+    for start in range(0, len(missing), BATCH_SIZE):
+        rows = missing[start : start + BATCH_SIZE]
+        if len(missing) > BATCH_SIZE:
             logger.info(f"inverting faces {start} .. {start + len(rows)} of {len(missing)}")
         found = project(generator, maps, stats, x[rows], options).ws.cpu()
         for i, ws in zip(rows, found, strict=True):

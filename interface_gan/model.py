@@ -1,8 +1,8 @@
-"""StyleGAN2 (Karras et al. 1912.04958): mapping network, skip generator, residual discriminator.
+"""StyleGAN2 (https://arxiv.org/abs/1912.04958): mapping network, skip generator, residual discriminator.
 
-Learning rates are equalised (1710.10196): weights rest as N(0, 1) and are scaled when used. Convolutions may run in
-bf16 under autocast; everything else is float32. Shapes at the line's end are those of 32 px with C channels.
-Names of parameters follow the authors' release, so that published weights fit.
+Learning rates are equalized (Progressive GAN, https://arxiv.org/abs/1710.10196): weights are initialized as N(0, 1) and
+scaled in the forward pass. Convolutions may run in bf16 under autocast; everything else is float32. Comments at line
+ends give shapes for 32 px. Parameters have the names of the authors' release, so that published weights can be loaded.
 """
 
 import math
@@ -16,18 +16,18 @@ from engine.config import require
 from interface_gan.config import ModelConfig
 
 GAIN = math.sqrt(2)  # keeps the variance of a leaky ReLU's input
-MAPPING_LR = 0.01  # the mapping network learns at a hundredth of the rate (1812.04948, appendix C)
+MAPPING_LR = 0.01  # factor on the mapping network's learning rate (StyleGAN, appendix C)
 W_AVG_DECAY = 0.995
 NOISES = ("const", "random", "none")
 
 
 def lrelu(h: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2, times sqrt 2."""
+    """Leaky ReLU with slope 0.2, times sqrt 2."""
     return F.leaky_relu(h, 0.2) * GAIN
 
 
 class Linear(nn.Module):
-    """Equalised fully connected layer, in float32: y = x (W m / sqrt(fan in))' + b m, with W ~ N(0, 1) / m at first."""
+    """Equalized linear layer in float32: y = x (W m / sqrt(fan in))' + b m, with W ~ N(0, 1) / m initially."""
 
     def __init__(self, inputs: int, outputs: int, bias: float = 0.0, lr_multiplier: float = 1.0) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Linear(nn.Module):
 
 
 class Blur(nn.Module):
-    """The binomial filter [1, 3, 3, 1] x [1, 3, 3, 1] / 64 on every channel, before halving or after doubling."""
+    """The filter [1, 3, 3, 1] x [1, 3, 3, 1] / 64 on every channel, before downsampling or after upsampling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,22 +49,22 @@ class Blur(nn.Module):
         self.register_buffer("resample_filter", torch.outer(taps, taps) / 64)
 
     def kernel(self, h: Tensor) -> Tensor:
-        """(C, 1, 4, 4), for a depthwise convolution of h (N, C, H, W)."""
+        """The kernel (C, 1, 4, 4) of a depthwise convolution of h (N, C, H, W)."""
         return self.resample_filter.to(h.dtype).expand(h.shape[1], 1, 4, 4)
 
     def forward(self, h: Tensor, padding: int, stride: int = 1, gain: float = 1.0) -> Tensor:
         return F.conv2d(h, self.kernel(h) * gain, stride=stride, padding=padding, groups=h.shape[1])
 
     def double(self, h: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, 2H, 2W): zeros put between the pixels, then the filter, times 4."""
+        """Upsample (N, C, H, W) to (N, C, 2H, 2W): insert zeros between the pixels, apply the filter, times 4."""
         return F.conv_transpose2d(h, self.kernel(h) * 4, stride=2, padding=1, groups=h.shape[1])
 
 
 def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, up: bool = False) -> Tensor:
     """Convolution with kernels scaled per sample, Eq. 1 and 3: w'_ijk = s_i w_ijk, divided by |w'_j| if `demodulate`.
 
-    x (N, I, H, W), weight (O, I, k, k), style (N, I). Scaling kernels is scaling the inputs and outputs of one shared
-    convolution: no kernel per sample is made. `up`: transposed with stride 2, (N, O, 2H + 1, 2W + 1).
+    x (N, I, H, W), weight (O, I, k, k), style (N, I). Instead of a kernel per sample, the inputs and outputs of one
+    shared convolution are scaled, which is the same. `up`: transposed with stride 2, gives (N, O, 2H + 1, 2W + 1).
     """
     x = x * style.to(x.dtype)[:, :, None, None]
     if up:
@@ -80,7 +80,7 @@ def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool,
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, leaky ReLU; doubles the side with `up`."""
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU. `up` doubles the resolution."""
 
     def __init__(self, inputs: int, outputs: int, latent_dim: int, size: int, up: bool = False) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution to pixels, neither demodulated nor activated."""
+    """Modulated 1x1 convolution to pixels, without demodulation and activation."""
 
     def __init__(self, inputs: int, channels: int, latent_dim: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: (doubling) convolution, convolution, pixels added to the enlarged pixels of the one before."""
+    """One resolution: upsampling convolution, convolution, and pixels added to the upsampled previous pixels."""
 
     def __init__(self, inputs: int, outputs: int, latent_dim: int, size: int, channels: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(outputs, channels, latent_dim)
 
     def forward(self, x: Tensor | None, rgb: Tensor | None, ws: list[Tensor], noise: str) -> tuple[Tensor, Tensor]:
-        """ws: the styles (N, Z) of conv0 (but in the first block), conv1 and torgb."""
+        """ws: the styles (N, Z) of conv0 (not in the first block), conv1 and torgb."""
         if self.first:
             x = self.const.expand(len(ws[0]), -1, -1, -1)
         else:
@@ -144,7 +144,7 @@ class SynthesisBlock(nn.Module):
 
 
 class Mapping(nn.Module):
-    """z (N, Z) -> w (N, Z); `w_avg` (Z,) follows the mean of w, towards which truncation goes."""
+    """z (N, Z) -> w (N, Z). `w_avg` (Z,) is a moving average of w, for truncation."""
 
     def __init__(self, latent_dim: int, layers: int) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Mapping(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """ws (N, L, Z) -> x (N, C, H, H) around [-1, 1], not clamped. L = 2 times the number of resolutions."""
+    """ws (N, L, Z) -> x (N, C, H, H), about in [-1, 1], not clamped. L is twice the number of resolutions."""
 
     def __init__(self, channels: int, image_size: int, cfg: ModelConfig) -> None:
         super().__init__()
@@ -172,12 +172,12 @@ class Synthesis(nn.Module):
         self.num_ws = 2 * len(self.sizes)
 
     def forward(self, ws: Tensor, noise: str = "const") -> Tensor:
-        """noise: const (the same maps for each face), random (fresh ones), none."""
+        """noise: const (the same maps for all faces), random (new maps) or none."""
         assert noise in NOISES, noise
         styles = ws.unbind(1)  # L times (N, Z)
         x = rgb = None
         for i, size in enumerate(self.sizes):
-            first = max(0, 2 * i - 1)  # a block's torgb and the next one's conv0 share a style
+            first = max(0, 2 * i - 1)  # a block's torgb and the next block's conv0 have the same style
             x, rgb = getattr(self, f"b{size}")(x, rgb, styles[first : 2 * i + 2], noise)
         return rgb  # (N, 3, 32, 32)
 
@@ -192,7 +192,7 @@ class Generator(nn.Module):
         self.num_ws = self.synthesis.num_ws
 
     def broadcast(self, w: Tensor, psi: float = 1.0) -> Tensor:
-        """One style for all layers, w (N, Z) -> ws (N, L, Z), truncated: w_avg + psi (w - w_avg) (1812.04948)."""
+        """The same style for all layers, w (N, Z) -> ws (N, L, Z), truncated: w_avg + psi (w - w_avg) (StyleGAN)."""
         if psi != 1:
             w = self.mapping.w_avg.lerp(w, psi)
         return w[:, None].expand(-1, self.num_ws, -1)
@@ -202,7 +202,7 @@ class Generator(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """Equalised convolution, 3x3 (or 1x1), followed by bias and leaky ReLU unless `plain`."""
+    """Equalized convolution, 3x3 or 1x1, then bias and leaky ReLU unless `plain`."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, plain: bool = False) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class EqualConv(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Halves the side: two convolutions beside a 1x1 skip, their sum divided by sqrt 2."""
+    """Halves the resolution: two convolutions plus a 1x1 skip connection, their sum divided by sqrt 2."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -231,10 +231,11 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """x (N, C, H, H) -> score (N,): is this a real face?
+    """x (N, C, H, H) -> score (N,), high for real faces.
 
-    The last map is given one more channel, the standard deviation over a few faces of the batch (1710.10196, section
-    3). So a score depends on the other faces of its group, which R1's formula forbids; StyleGAN2 does it all the same.
+    The last feature map has one more channel, the standard deviation over a group of faces of the batch (Progressive
+    GAN, section 3). So a score depends on the other faces of its group, although R1 is defined for single samples.
+    StyleGAN2 does the same.
     """
 
     def __init__(self, channels: int, image_size: int, cfg: ModelConfig) -> None:
@@ -250,7 +251,7 @@ class Discriminator(nn.Module):
         self.out = Linear(first, 1)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The map after every resolution, finest first; each of a face by itself."""
+        """The feature map of every resolution, the finest first. They depend on the own face only."""
         h = self.fromrgb(x)  # (N, C, 32, 32)
         maps = [h]
         for size in self.sizes:
@@ -267,9 +268,10 @@ class Discriminator(nn.Module):
 
 
 def minibatch_std(h: Tensor, group: int) -> Tensor:
-    """h (N, C, H, W) -> (N, 1, H, W): standard deviation over the group a face is in, mean over channels and places.
+    """h (N, C, H, W) -> (N, 1, H, W): standard deviation over the group of a face, mean over channels and positions.
 
-    Groups have the largest size <= `group` that divides N; with M = N / size of them, face i is with i + M, i + 2M ...
+    The group size is the largest number <= `group` that divides N. With M = N / size groups, the faces i, i + M,
+    i + 2M, ... are one group.
     """
     size = max(g for g in range(1, group + 1) if len(h) % g == 0)
     grouped = h.unflatten(0, (size, -1))  # (G, M, C, H, W)
@@ -278,7 +280,7 @@ def minibatch_std(h: Tensor, group: int) -> Tensor:
 
 
 def resolutions(image_size: int) -> list[int]:
-    """Sides from coarse to fine: 4 (or 3), 8, ... image_size. Raises UserError for other sides."""
+    """The resolutions from coarse to fine: 4 (or 3), 8, ... image_size. Raises UserError for other image sizes."""
     sizes = [image_size]
     while sizes[0] % 2 == 0 and sizes[0] > 4:
         sizes.insert(0, sizes[0] // 2)
@@ -288,7 +290,7 @@ def resolutions(image_size: int) -> list[int]:
 
 
 def width(size: int, cfg: ModelConfig) -> int:
-    """Channels at size x size pixels."""
+    """Number of channels at size x size pixels."""
     channels = min(cfg.channel_base // size, cfg.channel_max)
     require(channels >= 1, "model.channel_base", f"at least the image size, {size}", cfg.channel_base)
     return channels

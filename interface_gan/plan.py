@@ -1,15 +1,15 @@
-"""A request and codes -> the step to take, in W or Z. Arithmetic on codes: no network, no file.
+"""The steps of an edit: from a request and codes to steps in W or Z. Functions of codes, without networks and files.
 
 | move | step | source |
 | --- | --- | --- |
-| least | the least Mahalanobis step that moves the reading as asked and leaves the kept ones | `latents.steps` |
-| paper | the normal projected off the kept ones, as long | 1907.10786, section 3.2 |
-| transport | between sampled codes of both sides, taken as Gaussians | `latents.local.transport_vectors` |
-| random | a random direction at the least step's cost: what any movement of this size does | baseline |
+| least | smallest Mahalanobis step that changes the reading as requested and keeps other readings | `latents.steps` |
+| paper | the normal, projected orthogonal to the kept normals | InterFaceGAN, section 3.2 |
+| transport | optimal transport between Gaussians fitted to sampled codes of both sides | `latents.local` |
+| random | a random direction with the cost of the `least` step | baseline |
 
-How far is one thing in every space: `+1.5` moves the reading by 1.5 of its standard deviations; `@2` to 2 of them; a
-side (`=1`, `flip`) to the mean reading of the samples on that side, never back; `0.7` to that share of the way from
-one side's mean to the other's.
+The reading of a code is its signed distance from the boundary. The forms of a request mean the same in every space.
+`+1.5` changes the reading by 1.5 standard deviations. `@2` sets it to 2 standard deviations. `=1` and `flip` set it to
+the mean reading of the samples on that side, and never move it back. `0.7` sets it between the means of both sides.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from latents.steps import affordable, cost, least_step
 
 MOVES = ("least", "paper", "transport", "random")
 FORMS = ("set", "amount", "flip", "step", "absolute")
-LIMIT = 1.5  # `keep auto`: what one standard deviation may cost, in standard deviations
-MATCH = ("Mouth_Slightly_Open", "Male")  # transport compares codes that agree on these and on the expression
-PER_LATENT = 4  # codes a latent that a side needs for its covariance
-MAX_EXTRAPOLATION = 2.0  # transport: how far along its step a code may go to reach its side's mean reading
+MAX_COST = 1.5  # `keep auto`: largest cost of changing the reading by one standard deviation
+MATCH = ("Mouth_Slightly_Open", "Male")  # transport uses sampled codes that agree with the face in these
+MIN_PER_LATENT = 4  # codes per latent dimension that a side needs for its covariance
+MAX_EXTRAPOLATION = 2.0  # transport: largest factor on the step, to reach the side's mean reading
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Sampled codes (M, Z) and the side each lies on by the guide, (M, A) bool in the order of the boundaries."""
+    """Sampled codes (M, Z), and their sides according to the guide, (M, A) bool in the order of the boundaries."""
 
     codes: Tensor
     sides: Tensor
@@ -44,8 +44,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Plan:
-    """Step (N, Z) of each code and its cost (N,) in standard deviations of the codes; what was kept, and what was not
-    because it would have cost more than the limit: {name: cost}."""
+    """Steps (N, Z) of the codes, and their costs (N,) in standard deviations of the codes.
+
+    `kept`: attributes that do not change. `dropped`: {attribute: cost} of those that would exceed MAX_COST.
+    """
 
     step: Tensor
     cost: Tensor
@@ -64,11 +66,15 @@ def plan(
     samples: Samples | None = None,
     seed: int = 0,
 ) -> Plan:
-    """The step of every code.
+    """Compute the steps of codes.
 
-    codes (N, Z); cov (Z, Z) of the space's codes; own (N, A): the side that each face is on, 0 or 1, in the order of
-    `boundaries.names` (NaN = by its reading). keep: auto (attributes while one sigma costs at most 1.5), none, or
-    names. samples: for `transport`. seed: of `random`.
+    Args:
+        codes: (N, Z).
+        cov: (Z, Z), covariance of the codes of this space.
+        own: (N, A), the side of each face, 0 or 1, in the order of `boundaries.names`; NaN = use the reading.
+        keep: auto (attributes as long as the cost is at most MAX_COST), none, or names.
+        samples: for `transport`.
+        seed: for `random`.
     """
     assert move in MOVES, move
     readings = boundaries.read(codes)
@@ -96,33 +102,35 @@ def plan(
 
 
 def leave(edit: AttributeEdit, boundaries: Boundaries) -> AttributeEdit:
-    """An expression is left for neutral; it has no other side."""
+    """Replace `happy=0` by `neutral`. Raises UserError for `flip` of an expression."""
     if edit.is_class and edit.form == "flip":
-        raise UserError(f"{edit}: an expression has no other side; ask for another expression")
+        raise UserError(f"{edit}: an expression has no opposite; request another expression")
     if edit.is_class and edit.form == "set" and edit.value == 0:
         if "neutral" not in boundaries.names:
-            raise UserError(f"{edit}: there is no neutral face to go to; ask for another expression")
+            raise UserError(f"{edit}: there is no boundary for neutral; request another expression")
         return replace(edit, name="neutral", value=1.0)
     return edit
 
 
 def grouped(edits: Sequence[AttributeEdit], boundaries: Boundaries, own: Tensor) -> list[tuple[list[int], Tensor]]:
-    """(rows of the boundaries that carry the edits, faces (N,) bool): an expression is reached from neutral along
-    their own plane, from others along its log-odds."""
+    """Groups (boundary rows of the edits, faces (N,) bool) that use the same boundaries.
+
+    From a neutral face, an expression uses the pair boundary (such as happy/neutral). From other faces it uses the
+    boundary of its log-odds.
+    """
     rows = [boundaries.row(edit.name) for edit in edits]
     paired = list(rows)
     for i, edit in enumerate(edits):
         if edit.is_class and f"{edit.name}/neutral" in boundaries.pairs:
             paired[i] = boundaries.names.index(f"{edit.name}/neutral")
-    everybody = torch.ones(len(own), dtype=torch.bool)
     if paired == rows or "neutral" not in boundaries.names:
-        return [(rows, everybody)]
+        return [(rows, torch.ones(len(own), dtype=torch.bool))]
     neutral = own[:, boundaries.names.index("neutral")] == 1
     return [(r, faces) for r, faces in ((paired, neutral), (rows, ~neutral)) if faces.any()]
 
 
 def wanted(edit: AttributeEdit, row: int, boundaries: Boundaries, readings: Tensor, own: Tensor) -> Tensor:
-    """How far the reading is to move, (N,); readings and own (N, A)."""
+    """The requested change of the reading, (N,); readings and own (N, A)."""
     reading, sigma = readings[:, row], boundaries.sigma[row]
     without, with_ = boundaries.side_mean[row]
     if edit.form == "step":
@@ -138,18 +146,18 @@ def wanted(edit: AttributeEdit, row: int, boundaries: Boundaries, readings: Tens
 def rows_to_keep(
     keep: str | Sequence[str], moved: list[int], boundaries: Boundaries, cov: Tensor
 ) -> tuple[list[int], dict[int, float]]:
-    """Rows that shall stay, and those that `auto` leaves out with their cost. Expressions never keep each other."""
+    """The rows to keep, and {row: cost} of those that `auto` leaves out. Expressions are never kept."""
     if keep == "none":
         return [], {}
     if keep != "auto":
         rows = [boundaries.row(name) for name in ([keep] if isinstance(keep, str) else keep)]
         return [row for row in rows if row not in moved], {}
     candidates = [r for r in map(boundaries.names.index, boundaries.attributes) if r not in moved]
-    return affordable(moved, candidates, boundaries.normal, cov, LIMIT)
+    return affordable(moved, candidates, boundaries.normal, cov, MAX_COST)
 
 
 def random_step(step: Tensor, cov: Tensor, seed: int) -> Tensor:
-    """Directions drawn from N(0, cov), each as costly as the row of `step` (N, Z) it replaces."""
+    """Random directions from N(0, cov), scaled to the costs of `step` (N, Z)."""
     root = torch.linalg.cholesky(cov.double())
     drawn = torch.randn(step.shape, generator=torch.Generator().manual_seed(seed)).double() @ root.T
     return (drawn * (cost(step, cov) / cost(drawn, cov).clamp_min(1e-12))[:, None]).to(step.dtype)
@@ -163,11 +171,11 @@ def transported(
     own: Tensor,
     samples: Samples,
 ) -> Tensor:
-    """One attribute after the other: the way across between the sampled codes of both sides that are like the face."""
+    """Transport codes for one edit after the other, between sampled codes of both sides that agree with the face."""
     start = codes.clone()
     for edit, row in zip(edits, rows, strict=True):
         if edit.form not in ("set", "amount", "flip"):
-            raise UserError(f"{edit}: transport goes from one side to the other; use --move least for steps")
+            raise UserError(f"{edit}: --move transport cannot do a step; use --move least")
         match = [boundaries.names.index(n) for n in MATCH if n in boundaries.attributes and n not in _names(edits)]
         if not any(w.is_class for w in edits):
             match = [boundaries.names.index(n) for n in boundaries.classes] + match
@@ -187,7 +195,7 @@ def cross(
     match: dict[int, Tensor],
     samples: Samples,
 ) -> Tensor:
-    """Codes (n, Z) of one side carried to where the edit asks; `match`: {row: 0 or 1} of what they share."""
+    """Transport codes (n, Z) of one side as the edit requests. `match`: {row: 0 or 1} of samples to use."""
     goal = 1 - side if edit.form == "flip" else int(edit.value > 0.5)
     share = 1.0 if edit.form != "amount" else float(edit.value if side == 0 else 1 - edit.value)
     if goal == side:
@@ -198,7 +206,7 @@ def cross(
             continue
         closer = chosen & (samples.sides[:, column] == bool(value))
         counts = [(samples.sides[closer, row] == bool(s)).sum() for s in (0, 1)]
-        if min(counts) >= PER_LATENT * codes.shape[1]:
+        if min(counts) >= MIN_PER_LATENT * codes.shape[1]:
             chosen = closer
     v = transport_vectors(codes, samples.codes[chosen], samples.sides[chosen, row].float(), goal)  # without -> with
     v = v if goal == 1 else -v

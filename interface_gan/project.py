@@ -1,7 +1,8 @@
-"""Faces -> codes: ws whose picture is like the face, found by gradient descent (StyleGAN2, 1912.04958, appendix D).
+"""Inversion: find ws whose image is similar to a face, by gradient descent (StyleGAN2, appendix D).
 
-First one style for all layers (W), then one a layer (W+, Abdal et al. 1904.03189). Noise maps stay as they are: a face
-stored in noise cannot be edited. A face's result does not depend on the other faces of the batch.
+First one style for all layers (W), then one style per layer (W+, "Image2StyleGAN", https://arxiv.org/abs/1904.03189).
+The noise maps are not optimized, because what they encode cannot be edited. A face's result does not depend on the
+other faces of the batch.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from torch import Tensor
 from interface_gan.codes import Stats, draw_z, map_z
 from interface_gan.model import Generator
 
-Maps = Callable[[Tensor], list[Tensor]]  # pictures (N, C, H, H) -> feature maps, each (N, C', H', W')
-RISE, FALL = 0.05, 0.25  # shares of the steps over which the rate rises and falls
-NOISE_UNTIL = 0.75  # share of the steps in W after which no noise is added to the code
+Maps = Callable[[Tensor], list[Tensor]]  # images (N, C, H, H) -> feature maps, each (N, C', H', W')
+RISE, FALL = 0.05, 0.25  # shares of the steps during which the learning rate rises and falls
+NOISE_UNTIL = 0.75  # no noise is added to the code after this share of the steps in W
 STARTS_NUM, STARTS_SEED = 2000, 11
 
 
 @dataclass(frozen=True)
 class Options:
-    """How faces are projected; chosen on validation faces (README)."""
+    """Options of the inversion, chosen on validation faces (README)."""
 
-    starts: int = 1  # nearest sampled codes that each face starts from
+    starts: int = 1  # number of start codes per face: the nearest sampled codes
     steps_w: int = 100
     lr_w: float = 0.1
-    noise: float = 0.05  # of the code at the first step, in standard deviations of w
-    steps_plus: int = 150  # 0 = stay in W
+    noise: float = 0.05  # noise on the code at the first step, in standard deviations of w
+    steps_plus: int = 150  # steps in W+; 0 = stay in W
     lr_plus: float = 0.05
-    lambda_typical: float = 0.01  # of the code's typicality
-    lambda_offset: float = 0.0  # of the layers' squared distance from their mean, W+ only
+    lambda_typical: float = 0.01  # weight of the code's typicality
+    lambda_offset: float = 0.0  # weight of the layers' squared distance from their mean, W+ only
 
 
 DEFAULT = Options()
@@ -42,7 +43,7 @@ DEFAULT = Options()
 
 @dataclass(frozen=True)
 class Projection:
-    """ws (N, L, Z); x_hat (N, C, H, H), clamped; residual (N,), the distance; typicality (N,), draws have about 1."""
+    """ws (N, L, Z); x_hat (N, C, H, H), clamped; residual (N,), the distance; typicality (N,), about 1 for samples."""
 
     ws: Tensor
     x_hat: Tensor
@@ -51,12 +52,12 @@ class Projection:
 
 
 def distance(x_hat: Tensor, x: Tensor, maps: Maps, known: list[Tensor] | None = None) -> Tensor:
-    """(N,): squared differences of normalised feature maps, plus absolute ones of pixels at three scales.
+    """Distance of images (N,): squared differences of normalized feature maps, plus L1 of pixels at three scales.
 
         sum_l mean_HW sum_C (phi_l(x_hat) - phi_l(x))^2 + sum_{s = 1, 2, 4} mean |pool_s(x_hat) - pool_s(x)|
 
-    phi: maps of unit norm over channels, as in LPIPS (1801.03924, Eq. 1) without its weights. known: `unit_maps` of x,
-    where they have been computed already.
+    phi: feature maps with unit norm over channels, as in LPIPS (https://arxiv.org/abs/1801.03924, Eq. 1) without its
+    weights. known: `unit_maps` of x, if already computed.
     """
     total = x.new_zeros(len(x))
     for a, b in zip(unit_maps(x_hat, maps), known or unit_maps(x, maps), strict=True):
@@ -68,15 +69,15 @@ def distance(x_hat: Tensor, x: Tensor, maps: Maps, known: list[Tensor] | None = 
 
 
 def unit_maps(x: Tensor, maps: Maps) -> list[Tensor]:
-    """Feature maps of unit norm over channels."""
+    """Feature maps with unit norm over channels."""
     return [F.normalize(phi, dim=1) for phi in maps(x)]
 
 
 @torch.enable_grad()
 def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: Options = DEFAULT) -> Projection:
-    """Codes of faces x (N, C, H, H) in [-1, 1], on their device. The generator's weights need no gradient.
+    """Find codes of faces x (N, C, H, H) in [-1, 1], on their device. The generator's weights need no gradient.
 
-    stats: the distribution of w. A caller under `torch.inference_mode` must leave it first.
+    stats: the distribution of w. Do not call it under `torch.inference_mode`.
     """
     n, k = len(x), options.starts
     std = stats.cov.diagonal().sum().div(len(stats.mean)).sqrt().item()  # root mean square deviation of w
@@ -90,7 +91,7 @@ def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: 
         t = step / max(1, options.steps_w)
         scale = options.noise * std * max(0.0, 1 - t / NOISE_UNTIL) ** 2
         seeded = torch.Generator().manual_seed(step)
-        noisy = w + scale * torch.randn(w.shape[1], generator=seeded).to(w)  # the same for every face
+        noisy = w + scale * torch.randn(w.shape[1], generator=seeded).to(w)  # the same noise for all faces
         error = distance(generator.synthesis(generator.broadcast(noisy)), many, maps, known_many)
         return error + options.lambda_typical * stats.distance(w)
 
@@ -112,7 +113,7 @@ def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: 
 
 @torch.no_grad()
 def nearest_codes(generator: Generator, maps: Maps, x: Tensor, k: int) -> Tensor:
-    """The k of 2,000 sampled w whose pictures are nearest to each face -> (N, k, Z)."""
+    """The k sampled w, of STARTS_NUM, whose images are nearest to each face: (N, k, Z)."""
     w = map_z(generator, draw_z(STARTS_NUM, len(generator.mapping.w_avg), STARTS_SEED)).to(x.device)
     parts = [_thumbnails(generator.synthesis(generator.broadcast(part)), maps) for part in w.split(256)]
     near = torch.cdist(_thumbnails(x, maps), torch.cat(parts)).topk(k, largest=False).indices  # (N, k)
@@ -120,14 +121,14 @@ def nearest_codes(generator: Generator, maps: Maps, x: Tensor, k: int) -> Tensor
 
 
 def _thumbnails(x: Tensor, maps: Maps) -> Tensor:
-    """What starts are compared by: pixels at an eighth of the side, and the coarsest feature map's mean."""
+    """Features for the choice of start codes: pixels at 8 x 8, and the mean of the coarsest feature map."""
     small = F.adaptive_avg_pool2d(x, 8).flatten(1) / math.sqrt(64 * x.shape[1])
     feature = F.normalize(maps(x)[-1], dim=1).mean((2, 3))
     return torch.cat([small, feature], 1)
 
 
 def descend(start: Tensor, loss: Callable[[Tensor, int], Tensor], steps: int, lr: float) -> tuple[Tensor, Tensor]:
-    """Adam on each row of `start` by itself: the codes at the end (N, ...), and their loss (N,) there."""
+    """Minimize the loss of each row of `start` with Adam. Returns the final codes (N, ...) and their losses (N,)."""
     codes = start.detach().clone().requires_grad_()
     adam = torch.optim.Adam([codes], lr)
     for step in range(steps):
@@ -140,6 +141,6 @@ def descend(start: Tensor, loss: Callable[[Tensor, int], Tensor], steps: int, lr
         return codes.detach(), loss(codes, steps)
 
 
-def percentile(value: Tensor, usual: Tensor) -> Tensor:
-    """Share of `usual` (M,) below each value (N,), in 0 .. 100."""
-    return 100 * (usual[None] < value[:, None]).float().mean(1)
+def percentile(value: Tensor, reference: Tensor) -> Tensor:
+    """The percentage of `reference` (M,) that is smaller than each value (N,), in 0 .. 100."""
+    return 100 * (reference[None] < value[:, None]).float().mean(1)

@@ -1,5 +1,4 @@
-"""Do edits of inverted faces hold? Test faces inverted to W and to W+, and generated faces beside them, flipped and
-graded by a judge."""
+"""Edits of inverted test faces, in W and W+, and of generated faces for comparison. A judge measures them."""
 
 from __future__ import annotations
 
@@ -7,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from interface_gan.plan import MOVES
 from interface_gan.project import DEFAULT, project
-from interface_gan.report import to_bytes
+from losses.image_metrics import psnr
+from losses.quantise import to_bytes
 
-FIRST_SEED = 1000  # of the generated faces
+FIRST_SEED = 1000  # seed of the first generated face
 
 
 def real_flips(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict[str, Any], str]:
-    """Flip each of `names` (none: all attributes with a boundary) of `num` test faces -> all figures, and their table.
+    """Flip each of `names` (empty: all attributes with a boundary) of `num` test faces. Returns metrics and a table.
 
-    Beside them four times as many generated faces, which are on the side that the judge sees them on. Target accuracy
-    counts the faces whose inversion shows what they are. Leakage: mean absolute change of the other
-    attributes' probabilities against the inversion's.
+    The same is measured for 4 x `num` generated faces, whose labels the judge predicts. Target accuracy counts only
+    faces whose inversion the judge classifies correctly. Leakage is the mean absolute change of the other attributes'
+    probabilities, relative to the inversion.
     """
     faces = editor.subjects(editor.spread("test", num))
     labels, columns = editor.labels(faces), editor.label_names()
@@ -32,9 +31,9 @@ def real_flips(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple
     x = faces.images.to(editor.device)
     for space, options in (("W", replace(DEFAULT, steps_plus=0)), ("W+", DEFAULT)):
         p = project(editor.generator, editor.method.discriminator.features, editor.stats, x, options)
-        psnr = 10 * torch.log10(4 / (p.x_hat - x).square().mean((1, 2, 3)))
-        found[space] = {"psnr": float(psnr.mean()), "typicality": float(p.typicality.mean()), "flips": {}}
-        lines.append(f"{space}: PSNR {psnr.mean():.2f} dB, typicality {p.typicality.mean():.2f} (draws have 1)")
+        level = float(psnr(x, p.x_hat).mean())
+        found[space] = {"psnr": level, "typicality": float(p.typicality.mean()), "flips": {}}
+        lines.append(f"{space}: PSNR {level:.2f} dB, typicality {p.typicality.mean():.2f} (samples: 1)")
         for name in chosen:
             own = labels[:, columns.index(name)]
             result = flip_each_way(editor, judge, name, p.ws.cpu(), own, replace(faces, code=None))
@@ -53,14 +52,14 @@ def real_flips(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple
 
 
 def line_of(name: str, result: dict[str, Any]) -> str:
-    """One line of the table."""
+    """A line of the table."""
     moves = (result[move] for move in MOVES)
     cells = (f"{m['target_accuracy']:.2f} {m['leakage']:.3f} {m['cost']:.2f}" for m in moves)
     return f"{name:<20} {result['faces']:5d} | " + "  ".join(cells)
 
 
 def flip_each_way(editor: Any, judge: Any, name: str, ws: Tensor, own: Tensor, faces: Any) -> dict[str, Any]:
-    """Flip `name` of inverted faces ws (N, L, Z) by every move. own (N,): the side that each face is on."""
+    """Flip `name` of inverted faces ws (N, L, Z) with every move. own (N,): the faces' labels, 0 or 1."""
     column, request = judge.names.index(name), editor.parse(f"{name}=flip")
     others = [i for i, n in enumerate(judge.names) if n in judge.attributes and n != name]
 

@@ -1,7 +1,7 @@
-"""Figures of edits of generated faces, graded by a judge: is the target reached, and what moves with it?
+"""Metrics of edits of generated faces: target accuracy, target gain, leakage and cost, measured by a judge.
 
-The judge reads 8-bit pictures of codes that no boundary was fitted to. Beside every figure stand no edit, a random step
-of the same cost and the paper's projection.
+The judge classifies 8-bit images of codes that were not used to fit the boundaries. Baselines are no edit, a random
+step of the same cost, and the paper's projection.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from interface_gan.model import Generator
 from interface_gan.plan import MOVES, Plan, Samples, plan
 from interface_gan.score import log_odds, read_images
 from latents.roc_auc import roc_auc
+from losses.quantise import to_bytes
 
-SEED = 31  # of the graded codes; boundaries are fitted to codes of another one
-STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # of one sigma, where the dose that moves the judge is sought
+SEED = 31  # of the evaluated codes; boundaries are fitted to codes of another seed
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # in sigma; `effects` interpolates between them
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What edits of generated faces need: codes w (N, Z) that nothing was fitted to, and who reads them.
+    """Codes w (N, Z) that were not used for fitting, and everything that is needed to edit and measure them.
 
-    own (N, A): the side of every code by the guide, in the order of the boundaries' names. real_std: {name: standard
-    deviation of the judge's logit over real faces}.
+    own (N, A): the sides of the codes according to the guide, in the order of the boundaries' names. real_std: {name:
+    standard deviation of the judge's logit over real faces}.
     """
 
     generator: Generator
@@ -45,47 +46,47 @@ class Bench:
 
     @cached_property
     def before(self) -> Tensor:
-        """The judge's logits of the codes as they are."""
+        """The judge's logits of the codes without an edit."""
         return self.judged(self.w)
 
     def judged(self, w: Tensor) -> Tensor:
-        """The judge's logits (N, A'), of all its names."""
+        """The judge's logits (N, A') for all its names."""
         return self.judge.logits(to_bytes(images_of(self.generator, self.generator.broadcast(w))))
 
     def step(self, edit: AttributeEdit, move: str, keep: str | Sequence[str] = "auto") -> Plan:
-        """The step of every code towards one edit."""
+        """The steps of all codes for one edit."""
         return plan(
             self.w, Request((edit,)), self.boundaries, self.stats.cov, self.own, move, keep, self.samples, seed=5
         )
 
 
 def side_of_logits(logits: Tensor, names: Sequence[str], classes: Sequence[str], name: str) -> Tensor:
-    """Whether a classifier sees `name`, (N,) bool: a class where it is the likeliest, an attribute above 0."""
+    """Whether a classifier predicts `name`, (N,) bool: a class if it has the largest logit, an attribute if above 0."""
     if name in classes:
         return logits[:, : len(classes)].argmax(1) == list(classes).index(name)
     return logits[:, list(names).index(name)] > 0
 
 
 def flips(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "auto") -> dict[str, float]:
-    """Edit every code to the other side of `name` (a class: towards it) -> target accuracy and gain, cost.
+    """Edit all codes to the other side of `name` (a class: to this class). Returns target accuracy, gain and cost.
 
-    Codes whose picture the judge already reads as asked are left out. `no_edit`: the same figure without an edit,
-    over all codes.
+    Codes whose image already has the target, according to the judge, are left out. `no_edit` is the share of the target
+    without an edit, over all codes.
     """
     judge, b = bench.judge, bench.boundaries
     edit = AttributeEdit(name, "set", 1.0, is_class=True) if name in b.classes else AttributeEdit(name, "flip")
     before = bench.before
     p = bench.step(edit, move, keep)
     after = bench.judged(bench.w + p.step)
-    asked = torch.ones(len(bench.w)) if edit.is_class else 1 - bench.own[:, b.names.index(name)]
+    target = torch.ones(len(bench.w)) if edit.is_class else 1 - bench.own[:, b.names.index(name)]
     seen = [side_of_logits(logits, judge.names, judge.classes, name).float() for logits in (before, after)]
-    counted = seen[0] != asked
+    counted = seen[0] != target
     place = judge.names.index(name)
     chance = [judge.probabilities(logits)[:, place] for logits in (before, after)]
-    gain = (chance[1] - chance[0]) * (2 * asked - 1)
+    gain = (chance[1] - chance[0]) * (2 * target - 1)
     return {
-        "target_accuracy": float((seen[1] == asked)[counted].float().mean()),
-        "no_edit": float((seen[0] == asked).float().mean()),
+        "target_accuracy": float((seen[1] == target)[counted].float().mean()),
+        "no_edit": float((seen[0] == target).float().mean()),
         "gain": float(gain[counted].mean()),
         "cost": float(p.cost[counted].mean()),
         "faces": int(counted.sum()),
@@ -93,10 +94,12 @@ def flips(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "auto"
 
 
 def effects(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "auto") -> dict[str, Any]:
-    """What moves when the judge's mean logit of `name` rises by one real standard deviation.
+    """The changes of all logits when the judge's mean logit of `name` rises by one standard deviation of real faces.
 
-    -> `change`: {name: mean change of its logit, in real standard deviations}; `leakage`: mean |change| of the other
-    attributes; `cost` of the step; `dose` in sigma of the reading, infinite where the strongest step does not reach it.
+    Returns:
+        `change`: {name: mean change of its logit, in standard deviations of real faces}; `leakage`: mean |change| of
+        the other attributes; `cost` of the step; `dose`: its size in sigma of the reading, infinite if the largest
+        step is too small.
     """
     judge = bench.judge
     before = bench.before.mean(0)
@@ -127,7 +130,7 @@ def effects(bench: Bench, name: str, move: str, keep: str | Sequence[str] = "aut
 
 
 def agreement(guide_logits: Tensor, guide: Any, judge_logits: Tensor, judge: Any) -> dict[str, float]:
-    """Share of pictures in which guide and judge see the same, for every shared name; `expression` for the classes."""
+    """The share of images for which guide and judge agree, for each common attribute; `expression` for the classes."""
     found = {
         name: float(
             (
@@ -148,7 +151,7 @@ def agreement(guide_logits: Tensor, guide: Any, judge_logits: Tensor, judge: Any
 
 
 def bench_of(editor: Any, judge: Any, num: int) -> Bench:
-    """A bench on `num` codes of a seed of its own, with the judge's spread over the run's test faces."""
+    """A `Bench` with `num` codes of SEED; `real_std` is measured on the run's test faces."""
     boundaries, guide = editor.boundaries("w"), editor.guide()
     dim = editor.method.cfg.model.latent_dim
     w = map_z(editor.generator, draw_z(num, dim, SEED))
@@ -164,8 +167,8 @@ def bench_of(editor: Any, judge: Any, num: int) -> Bench:
     return Bench(editor.generator, boundaries, editor.stats, editor.samples("w"), judge, w, own, spread)
 
 
-def grade(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict[str, Any], str]:
-    """All figures of generated faces, and their table. names: of boundaries; none: all attributes."""
+def edit_metrics(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict[str, Any], str]:
+    """All metrics of `num` generated faces, and their table. names: of boundaries; empty: all."""
     bench, guide = bench_of(editor, judge, num), editor.guide()
     b = bench.boundaries
     chosen = [n for n in (names or [*b.attributes, *b.classes]) if n in judge.names and b.row(n) >= 0]
@@ -189,8 +192,3 @@ def grade(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple[dict
         tail = " ".join(f"{e['leakage']:6.3f}" for e in leak) + " | " + " ".join(f"{e['cost']:5.2f}" for e in leak)
         lines.append(f"{name:<20} {row['auc_judge']:7.3f}  {same.get(name, float('nan')):5.3f}  | {flip} | {tail}")
     return found, "\n".join(lines)
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """(N, C, H, H) in [-1, 1] -> uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()

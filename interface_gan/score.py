@@ -1,7 +1,7 @@
-"""Codes -> pictures -> what a guide says of them: the training set of the boundaries.
+"""Scores of sampled codes: a guide's logits for their images. They are the training set of the boundaries.
 
-A guide is a classifier of `evaluation/` that may teach (role guide). The judge, which grades the edits, is another one.
-Scores are logits. Codes are drawn again from their seed and never stored.
+A guide is a classifier of `evaluation/` with role guide. The judge, which measures the edits, is another classifier.
+Codes are not stored; they are sampled again from their seed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from interface_gan.codes import draw_z, images_of, map_z
 from interface_gan.model import Generator
 
 logger = logging.getLogger("faces")
-SHARD = 4096  # rows of one file
-REAL = 4096  # training faces whose scores stand beside
+SHARD = 4096  # rows of a file
+NUM_REAL = 4096  # training faces that are also scored
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits (N, A) of the pictures of `draw_z(N, Z, seed)`; `real` (M, A) of training faces. Classes come first.
+    """Logits (N, A) for the images of `draw_z(N, Z, seed)`, and `real` (M, A) for training faces. Classes come first.
 
     `guides`: {run: sha256}. `weights`: sha256 of the generator's checkpoint.
     """
@@ -46,14 +46,14 @@ class Scores:
 
 @torch.no_grad()
 def read_images(guide: Any, images: Tensor, batch_size: int = 256) -> Tensor:
-    """The guide's logits (N, A) of pictures (N, C, H, H) in [-1, 1], on the CPU."""
+    """The guide's logits (N, A) for images (N, C, H, H) in [-1, 1], on the CPU."""
     return torch.cat([guide(part.to(guide.device)).cpu() for part in images.split(batch_size)])
 
 
 def score_codes(
     generator: Generator, weights: str, guide: Any, faces: Any, num: int, seed: int, folder: Path
 ) -> Scores:
-    """Score `num` codes, in shards under folder/<key>/; goes on where it stopped.
+    """Score `num` codes, in shards in folder/<key>/. Existing shards are used again.
 
     faces: the training set, for the scores of real faces.
     """
@@ -65,7 +65,7 @@ def score_codes(
         rows = min(SHARD, num - start)
         path = place / f"{start:08d}.npy"
         held = np.load(path) if path.is_file() else np.zeros((0, len(guide.names)), np.float32)
-        if len(held) < rows:  # a shard that was the last one of a shorter table is lengthened
+        if len(held) < rows:  # a new shard, or the last shard of a shorter table
             logger.info(f"scoring codes {start + len(held)} .. {start + rows} of {num}")
             w = map_z(generator, draw_z(rows - len(held), dim, seed, start + len(held)))
             logits = read_images(guide, images_of(generator, generator.broadcast(w)))
@@ -79,16 +79,16 @@ def score_codes(
 
 
 def score_key(weights: str, guides: dict[str, str], seed: int) -> str:
-    """The folder's name: a function of what the scores depend on."""
+    """The folder's name: a hash of everything that the scores depend on."""
     return hashlib.sha256(json.dumps([weights, *guides.values(), seed]).encode()).hexdigest()[:12]
 
 
 def read_scores(folder: Path, provenance: dict[str, Any]) -> Scores:
-    """The scores behind boundaries of this provenance (`Boundaries.provenance`). Raises UserError if they are gone."""
+    """The scores that boundaries with this `provenance` were fitted to. Raises UserError if they are missing."""
     weights, guides, seed, num = (provenance[key] for key in ("sha256", "guides", "seed", "num"))
     place = Path(folder) / score_key(weights, guides, seed)
     if not (place / "scores.json").is_file():
-        raise UserError(f"{place}: the scores of these boundaries are not there; score again with sample.py score")
+        raise UserError(f"{place}: the scores of these boundaries are missing; run interface_gan/sample.py score again")
     facts = json.loads((place / "scores.json").read_text())
     shards = [torch.from_numpy(np.load(place / f"{start:08d}.npy")) for start in range(0, num, SHARD)]
     real = torch.from_numpy(np.load(place / "real.npy"))
@@ -97,7 +97,7 @@ def read_scores(folder: Path, provenance: dict[str, Any]) -> Scores:
 
 def _real_scores(guide: Any, faces: Any, path: Path) -> Tensor:
     if not path.is_file():
-        rows = np.unique(np.linspace(0, len(faces) - 1, min(REAL, len(faces))).round().astype(np.int64))
+        rows = np.unique(np.linspace(0, len(faces) - 1, min(NUM_REAL, len(faces))).round().astype(np.int64))
         _save(path, read_images(guide, faces.take(rows, "cpu")["image"]).numpy())
     return torch.from_numpy(np.load(path))
 
@@ -108,10 +108,10 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def log_odds(logits: Tensor, classes: Sequence[str], start: str = "neutral") -> tuple[Tensor, list[str]]:
-    """Logits (N, A), classes first -> what boundaries are fitted to, (N, A'), and the names of the columns beyond A.
+    """The targets (N, A') of the boundaries from logits (N, A), classes first; and the names of the added columns.
 
-    A class becomes its log-odds, l_k - logsumexp of the others; `happy/neutral` is l_happy - l_neutral, for every
-    class but `start` where there is one. Attributes stay as they are.
+    The column of a class has its log-odds, l_k - logsumexp of the other classes. Attributes do not change. If the class
+    `start` exists, a column such as `happy/neutral` with l_happy - l_neutral is added for every other class.
     """
     k = len(classes)
     if k == 0:

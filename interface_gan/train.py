@@ -1,7 +1,7 @@
 """Train the generator: `python interface_gan/train.py --config FILE [key=value ...]`.
 
-StyleGAN2 (1912.04958): the non-saturating logistic loss, R1 and the path length regulariser evaluated lazily, styles
-mixed, weights averaged. One step is one batch: the generator moves once, then the discriminator.
+StyleGAN2 (https://arxiv.org/abs/1912.04958): non-saturating logistic loss, lazy R1 and path length regularization,
+style mixing, averaged weights. One step is one batch: one generator update, then one discriminator update.
 """
 
 import logging
@@ -18,11 +18,11 @@ from losses.adversarial import critic_loss, generator_loss, r1_penalty
 from losses.augment import diff_augment
 
 logger = logging.getLogger("faces")
-NUM_SHOWN = 64  # fakes of the grid and of the alarm
+NUM_SHOWN = 64  # fakes in the grid and in the collapse check
 
 
 class StyleGAN2(Method):
-    """Generator and discriminator; `ema_generator` are the averaged weights that pictures come from.
+    """Generator and discriminator. `ema_generator` has the averaged weights, which make all images.
 
     `path_mean`: running mean of the path length. `grid_z` (64, Z): the codes of the grids.
     """
@@ -46,14 +46,14 @@ class StyleGAN2(Method):
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         w, x = self.cfg.loss, batch["image"]  # (N, C, H, H) in [-1, 1]
 
-        # 1. Generator: fakes shall score like faces.
+        # 1. Generator: raise the scores of fakes.
         x_fake = self.generator.synthesis(self.styles(len(x)), "random")  # (N, C, H, H)
         with frozen(self.discriminator):
             loss_g = generator_loss(self.score(x_fake), "logistic")
         self.minimize(loss_g, "generator")
         logs = {"loss": loss_g}
 
-        # 2. Now and then: a step in w shall move the picture equally far everywhere (Eq. 4).
+        # 2. Every path_every-th step: path length regularization (Eq. 4). Steps in w should change images equally.
         if w.lambda_path and step % w.path_every == 0:
             with fp32():
                 length = path_lengths(self.generator.synthesis, self.styles(len(x) // w.path_shrink))  # (n,)
@@ -62,26 +62,29 @@ class StyleGAN2(Method):
             self.minimize(w.path_every * w.lambda_path * penalty, "generator")
             logs |= {"G/path_length": length.mean(), "G/path": penalty}
 
-        # 3. Discriminator: faces against the same fakes (the paper draws new ones; this saves a forward pass).
-        real, fake = self.score(x), self.score(x_fake.detach())  # (N,), (N,): apart, for the minibatch deviation
+        # 3. Discriminator: real faces against the same fakes (deviation: the paper samples new ones).
+        real, fake = self.score(x), self.score(x_fake.detach())  # (N,), (N,): separate, for the minibatch std
         loss_d = critic_loss(real, fake, "logistic")
         self.minimize(loss_d, "discriminator")
         logs |= {"D/loss": loss_d, "D/real": real.mean(), "D/fake": fake.mean()}
 
-        # 4. Now and then: R1 at the faces, through the augmentation.
+        # 4. Every r1_every-th step: R1 at real faces, with the gradient through the augmentation.
         if w.gamma_r1 and step % w.r1_every == 0:
             with fp32():
                 penalty = r1_penalty(self.score, x)
             self.minimize(w.r1_every * w.gamma_r1 * penalty, "discriminator")
             logs["D/r1"] = penalty
 
-        # 5. The averaged generator follows.
+        # 5. Update the averaged generator.
         self.ema_generator.update(self.generator, self.ema_decay(step))
         return logs
 
     def styles(self, num: int) -> Tensor:
-        """ws (num, L, Z) of fresh z; with probability `mixing_prob` a second style from a random layer on (1812.04948,
-        section 3.1). The mapping's `w_avg` follows."""
+        """Sample ws (num, L, Z), and update the mapping's `w_avg`.
+
+        Style mixing (StyleGAN, section 3.1): with probability `mixing_prob`, layers from a random one on get a second
+        style.
+        """
         layers = self.generator.num_ws
         z = torch.randn(num, self.cfg.model.latent_dim, device=self.device)
         w = self.generator.mapping(z)
@@ -96,18 +99,20 @@ class StyleGAN2(Method):
         return torch.where(second[:, :, None], other[:, None], ws)
 
     def score(self, x: Tensor) -> Tensor:
-        """(N,), of the augmented pictures."""
+        """Scores (N,) of images x (N, C, H, H) after the augmentation."""
         return self.discriminator(diff_augment(x, self.cfg.train.augment))
 
     def ema_decay(self, step: int) -> float:
-        """0.5^(B / half-life), the half-life being `ema_images` or a share of the images seen, whichever is less."""
+        """0.5^(B / half-life). The half-life is `ema_images`, at most `ema_ramp` times the images seen so far."""
         t = self.cfg.train
         half_life = min(t.ema_images, t.ema_ramp * step * t.batch_size)
         return 0.5 ** (t.batch_size / half_life) if half_life else 0.0
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean scores. Validation faces far below training faces' `D/real`: the discriminator knows its faces by
-        heart; set train.augment."""
+        """Mean scores of real and fake images.
+
+        If `real` is far below the `D/real` of training, the discriminator overfits: set train.augment.
+        """
         fake = self.ema_generator(torch.randn(len(batch["image"]), self.cfg.model.latent_dim, device=self.device))
         return {"real": self.discriminator(batch["image"]).mean(), "fake": self.discriminator(fake).mean()}
 
@@ -129,16 +134,16 @@ class StyleGAN2(Method):
         }
 
     def warn_of_collapse(self, x: Tensor, x_fake: Tensor) -> None:
-        """Say so when fakes vary less than a twentieth as much as faces do, in the discriminator's last map."""
+        """Warn if the standard deviation of fakes is below 5 % of that of faces, in the discriminator's last map."""
         spread = [self.discriminator.features(images)[-1].flatten(1).std(0).mean() for images in (x, x_fake)]
         if spread[1] < 0.05 * spread[0]:
-            logger.warning("all fakes look alike (collapse): raise loss.gamma_r1 or set train.augment")
+            logger.warning("all fakes are nearly equal (mode collapse): raise loss.gamma_r1 or set train.augment")
 
 
 def path_lengths(synthesis: torch.nn.Module, ws: Tensor) -> Tensor:
-    """|J' y| of each ws (N, L, Z): how far the picture moves for a step in w -> (N,), with its graph.
+    """Path lengths |J' y| of ws (N, L, Z): (N,), with gradient (Eq. 4).
 
-    y ~ N(0, 1) / H has the pictures' shape; the norm is over Z, the mean square over the L layers (1912.04958, Eq. 4).
+    y ~ N(0, 1) / H has the shape of the images. The norm is over Z, then the root mean square over the L layers.
     """
     ws = ws if ws.requires_grad else ws.detach().requires_grad_()
     x_fake = synthesis(ws, "random")
@@ -148,7 +153,7 @@ def path_lengths(synthesis: torch.nn.Module, ws: Tensor) -> Tensor:
 
 
 def lazy_rates(lr: float, beta2: float, share: float) -> tuple[float, tuple[float, float]]:
-    """Adam's rate and decays for a network that moves 1 + 1/every times a step (1912.04958, appendix B)."""
+    """Adam's learning rate and betas for a network with 1 + 1/every updates per step (appendix B)."""
     return lr * share, (0.0, beta2**share)
 
 

@@ -1,6 +1,9 @@
-"""What one does with codes, whoever made them: `directions` (which way is a smile), `local` (which way
-it is for this face), `boundaries` (the hyperplane between smiling and not), `steps` (the shortest way across it) and
-`paths` (how to walk there).
+"""Operations on codes (N, Z) of any model. They use no network, image or file, and no other package of ours.
 
-Arithmetic only: no network, no image, no file, nothing else of this repository. Codes are rows (N, Z).
+directions.py    attribute directions, scores and step sizes
+local.py         directions that differ for each code (optimal transport)
+boundaries.py    the hyperplane between codes with and without an attribute
+steps.py         the smallest step that changes some readings and keeps others
+paths.py         interpolation
+roc_auc.py       area under the ROC curve
 """

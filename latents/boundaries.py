@@ -1,10 +1,11 @@
-"""The hyperplane across which an attribute changes, fitted to sampled codes and a classifier's scores of their images.
+"""Fit the hyperplane between codes with and without an attribute, from sampled codes and a classifier's scores.
 
-Symbols: codes (N, d); scores (N, A), one column an attribute, high = with it (logits, not probabilities: a sigmoid
-that saturates makes ties); a normal (d,) has unit length and points to *with*. float64 inside, the codes' type outside.
+Symbols: codes (N, d). scores (N, A), one column per attribute, high for images with the attribute. Scores are logits,
+because saturated probabilities have ties. A normal (d,) has unit length and points to the side with the attribute.
+Everything is computed in float64 and returned in the dtype of the codes. Errors are ValueError.
 
-Shen et al. 1907.10786 fit a linear SVM to the codes of the highest and lowest scores (`linear_normal`). `ridge_rank`
-uses all of them. Errors are ValueError.
+InterFaceGAN (https://arxiv.org/abs/1907.10786) fits a linear SVM to the codes with the highest and lowest scores
+(`linear_normal`). `ridge_rank` uses all codes.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ ESTIMATORS = ("ridge_rank", "svc", "linear_svc", "logreg")
 
 
 def extremes(score: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of the highest scores, of the lowest, and of the rest, each from the highest down (1907.10786, section 3.1).
+    """The rows with the highest scores, with the lowest scores, and the rest, each in descending order.
 
-    score (N,). share: of N on each side (in (0, 1]), or a number of codes (above 1); at most N // 2.
+    score (N,). share: size of each side, as a share of N if it is at most 1, else as a number; at most N // 2.
     """
     refuse_unknown(score[:, None])
     order = score.argsort(descending=True, stable=True)
     k = min(int(len(score) * share) if share <= 1 else int(share), len(score) // 2)
     if k < 1:
-        raise ValueError(f"a share of {share:g} of {len(score)} codes leaves none; give a larger one")
+        raise ValueError(f"a share of {share:g} of {len(score)} codes is less than one code; give a larger share")
     return order[:k], order[len(order) - k :], order[k : len(order) - k]
 
 
@@ -34,8 +35,8 @@ def ridge_rank(codes: Tensor, scores: Tensor, ridge: float = 1e-3) -> Tensor:
 
         n ~ (Sigma + ridge tr(Sigma) / d I)^-1 cov(c, y),   y = Phi^-1((rank + 1/2) / N)
 
-    Sigma (d, d): covariance of the codes. Ranks start at 0, ties share the middle one. All codes count, and an
-    increasing transformation of the scores changes nothing.
+    Sigma (d, d): covariance of the codes. Ranks start at 0; ties have their mean rank. All codes are used. An
+    increasing transformation of the scores does not change the result.
     """
     refuse_unknown(scores)
     c = codes.double() - codes.double().mean(0)
@@ -49,11 +50,13 @@ def ridge_rank(codes: Tensor, scores: Tensor, ridge: float = 1e-3) -> Tensor:
 def linear_normal(
     codes: Tensor, score: Tensor, estimator: str = "svc", share: float = 0.02, split: float = 0.7, seed: int = 0
 ) -> Tensor:
-    """Unit normal (d,) of a linear classifier of the highest against the lowest scores.
+    """Unit normal (d,) of a linear classifier between codes with the highest and the lowest scores.
 
-    estimator: svc (C 1, the paper's), linear_svc (C 1e-3) or logreg (C 1e-2), all scikit-learn's. share: `extremes`.
-    Each side is shuffled (numpy's legacy generator, positives first, as in the authors' release); the share `split`
-    of it trains.
+    Args:
+        estimator: svc (C 1, as in the paper), linear_svc (C 1e-3) or logreg (C 1e-2), all from scikit-learn.
+        share: see `extremes`.
+        split: share of each side for training. Each side is shuffled first, with numpy's legacy generator and positives
+            first, as in the authors' release.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC, LinearSVC
@@ -75,7 +78,7 @@ def linear_normal(
 
 
 def normal_ranks(score: Tensor) -> Tensor:
-    """Phi^-1((rank + 1/2) / N) of score (N,), float64; equal scores share their middle rank."""
+    """Phi^-1((rank + 1/2) / N) of score (N,), float64. Equal scores have their mean rank."""
     _, group, count = score.unique(return_inverse=True, return_counts=True)
     middle = count.cumsum(0).double() - (count.double() + 1) / 2  # mean rank of each group, from 0
     return torch.special.ndtri((middle[group] + 0.5) / len(score))
@@ -87,15 +90,15 @@ def best_offset(reading: Tensor, positive: Tensor) -> float:
     positive, values = positive[order].double(), reading.double()[order]
     sides = positive.sum(), (1 - positive).sum()
     if not (sides[0] and sides[1]):
-        raise ValueError("all scores lie on one side of 0: there is no boundary between them")
-    below = torch.cat([positive.new_zeros(1), (1 - positive).cumsum(0)]) / sides[1]  # negatives rightly below a cut
+        raise ValueError("all scores are on the same side of 0, so there is no boundary")
+    below = torch.cat([positive.new_zeros(1), (1 - positive).cumsum(0)]) / sides[1]  # share of negatives below a cut
     above = 1 - torch.cat([positive.new_zeros(1), positive.cumsum(0)]) / sides[0]
     cut = int((below + above)[1:-1].argmax()) + 1 if len(values) > 2 else 1
     return -float(values[cut - 1 : cut + 1].mean())
 
 
 def refuse_unknown(scores: Tensor) -> None:
-    """Raise ValueError that names the first row with a NaN."""
+    """Raise ValueError with the first row that has a NaN."""
     bad = torch.nonzero(scores.isnan().any(1)).flatten()
     if len(bad):
-        raise ValueError(f"the score of row {int(bad[0])} is not a number ({len(bad)} rows in all); score them again")
+        raise ValueError(f"the score of row {int(bad[0])} is not a number ({len(bad)} such rows); score them again")

@@ -1,7 +1,8 @@
-"""DiffAugment: random differentiable changes of all images, real and fake, that a critic sees.
+"""DiffAugment: random differentiable augmentation of a critic's inputs, both real and fake.
 
-Use it for small data sets, which a critic memorizes otherwise. Source: Zhao et al., "Differentiable Augmentation for
-Data-Efficient GAN Training" (arXiv 2006.10738). `jitter` is for images that a guide (a classifier in a loss) sees.
+Use it for small data sets, because a critic memorizes them without it. Source: Zhao et al., "Differentiable
+Augmentation for Data-Efficient GAN Training" (arXiv 2006.10738). `jitter` is for the inputs of a guide (a classifier in
+a loss).
 """
 
 import torch

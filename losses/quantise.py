@@ -15,10 +15,15 @@ from torch import Tensor
 from losses.precision import raised
 
 
+def to_bytes(x: Tensor) -> Tensor:
+    """Convert images in [-1, 1] to uint8, rounded. Values outside are clamped. The inverse is x8 / 127.5 - 1."""
+    return ((raised(x) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def to_levels(x: Tensor, n_bits: int = 8) -> Tensor:
     """Convert images in [-1, 1] to int32 levels 0 .. 2^n - 1. Values outside [-1, 1] are clamped."""
     assert 1 <= n_bits <= 8, n_bits
-    return _to_bytes(x) >> (8 - n_bits)
+    return to_bytes(x).to(torch.int32) >> (8 - n_bits)
 
 
 def dequantise(k: Tensor, n_bits: int = 8, u: Tensor | float | None = None) -> Tensor:
@@ -57,7 +62,7 @@ def to_pixels(v: Tensor, n_bits: int = 8, lost: Tensor | None = None) -> Tensor:
 
 def lost_bits(x: Tensor, n_bits: int) -> Tensor:
     """The rounding error of n-bit levels: x8 minus the pixel value that `to_pixels` makes of its level, int32."""
-    return _to_bytes(x) - _level_to_byte(to_levels(x, n_bits), n_bits)
+    return to_bytes(x).to(torch.int32) - _level_to_byte(to_levels(x, n_bits), n_bits)
 
 
 def bits_per_dim(log_prob: Tensor, num_dims: int, n_bits: int = 8) -> Tensor:
@@ -68,10 +73,6 @@ def bits_per_dim(log_prob: Tensor, num_dims: int, n_bits: int = 8) -> Tensor:
     (arXiv 1511.01844), section 3.1.
     """
     return -raised(log_prob) / (num_dims * math.log(2)) + n_bits
-
-
-def _to_bytes(x: Tensor) -> Tensor:
-    return ((raised(x) + 1) * 127.5).round().clamp(0, 255).to(torch.int32)
 
 
 def _level_to_byte(k: Tensor, n_bits: int) -> Tensor:

@@ -1,77 +1,39 @@
-"""The systems of a2f side by side: the same requests, the same judge, real faces and two baselines beside them.
+"""Compare the systems of a2f: the same requests and the same judge, with real faces and two baselines.
 
 python scripts/a2f_systems.py --cgan RUN --face RUN [--also NAME=RUN ...] --judge RUN [--n 2000] [--seed 0] --out DIR
 
-Requests are the attribute rows of test faces, spread over the test set; none is picked. It writes an export a system,
-`systems.json`, the table `systems.md`, and the sheet `systems.png` (8 requests, 6 noises each).
+Requests are the attributes of test faces, evenly spread over the test set. The script writes an export per system,
+`systems.json`, the table `systems.md`, and the grid `systems.png`.
 
-retrieval: a training face that shows the request. mean-request: the mean of the training faces that show it, the
-best possible collapse: it wins on accuracy and loses on distribution, so no bar on accuracy stands alone.
+Baselines: retrieval is a training face with the requested attributes. mean-request is the mean of all such training
+faces (mode collapse): it has a high accuracy and a bad face-FID, so accuracy alone does not rank systems.
 """
 
 import argparse
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from a2f.editor import Editor
-from a2f.sample import samples
+from benchmarks.attribute_samples import BASELINES, export_baseline, export_system, requested
 from engine import Grid, UserError, save_grid
 from engine.errors import exit_on_user_error
-from engine.files import atomic_dir, atomic_text
-from engine.grids import to_pil
+from engine.files import atomic_text
 from evaluation.folder import read_folders
-from evaluation.manifest import Row, read_manifest, write_export, write_manifest
 from evaluation.run import evaluate
 
 COLUMNS = {  # key of a metric: heading
-    "attribute accuracy": "accuracy", "exact match": "exact match", "attribute L2": "attribute L2",
+    "attribute accuracy": "attribute accuracy", "exact match": "exact match", "attribute L2": "attribute L2",
     "sample intra-class SSIM": "intra-class SSIM", "sample intra-class distance": "intra-class distance / real",
     "sample face-FID": "face-FID", "sample face-precision": "precision", "sample face-recall": "recall",
     "sample nearest training face": "nearest training face", "sample inception score": "inception score",
 }  # fmt: skip
 
 
-def export_system(run: Path, entry: str, n: int, seed: int, out: Path) -> Path:
-    """Faces of a run for the attributes of n test faces."""
-    editor = Editor.of(run)(run)
-    with torch.no_grad():
-        samples(editor, argparse.Namespace(out=out, n=n, seed=seed, split="test", entry=entry))
-    return out
-
-
-def export_baseline(kind: str, like: Path, editor: Editor, seed: int, out: Path) -> Path:
-    """`retrieval` or `mean-request` for the requests of another export; a request that no training face shows takes
-    the nearest one that some do."""
-    train = editor.split("train")
-    attr = train.labels["attr"][:, editor.columns]
-    generator = np.random.default_rng(seed)
-    rows = read_manifest(like)
-    with atomic_dir(out) as folder:
-        written = []
-        for number, row in enumerate(rows):
-            wanted = np.array([float(row.requests()[name]) for name in editor.attributes])
-            distance = np.abs(attr - wanted).sum(1)
-            places = np.flatnonzero(distance == np.nanmin(distance))
-            if kind == "retrieval":
-                picture = train.take(generator.choice(places, 1))["image"][0]
-            else:
-                picture = train.take(places)["image"].mean(0)
-            name = f"sample_{number:06d}.png"
-            to_pil(picture).save(folder / name)
-            written.append(Row(name, "sample", target=row.target, seed=number))
-        write_manifest(folder, written)
-        origin = SimpleNamespace(run=kind, step=0, sha256="")
-        write_export(folder, origin, editor.meta, "sample", baseline=kind, base="")
-    return out
-
-
 def sheet(folders: dict[str, Path], real: Tensor, out: Path) -> None:
-    """One block a system: the first faces of its export, in the same order everywhere, beneath the real faces."""
+    """A grid: real faces in the first row, then one row per system with the same requests."""
     rows, names = [real], ["real face with these attributes"]
     for name, folder in folders.items():
         export = read_folders([folder])
@@ -82,7 +44,7 @@ def sheet(folders: dict[str, Path], real: Tensor, out: Path) -> None:
 
 
 def row_of(name: str, metrics: list, reference: str = "") -> list[str]:
-    """A row of the table: the values, or their references of this name."""
+    """A row of the table: the metrics, or their references with this name."""
     found = {metric.key: metric for metric in metrics}
     cells = [name]
     for key in COLUMNS:
@@ -93,7 +55,7 @@ def row_of(name: str, metrics: list, reference: str = "") -> list[str]:
 
 
 def table(results: dict[str, dict], n: int, judge: str) -> str:
-    """Markdown, the real values first."""
+    """The table in Markdown, with real faces first."""
     first = next(iter(results.values()))["metrics"]
     lines = [row_of("real test faces", first, "real"), row_of("shuffled requests", first, "shuffled")]
     lines += [row_of(name, result["metrics"]) for name, result in results.items()]
@@ -117,39 +79,46 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cgan", type=Path, help="a run of system cgan")
     parser.add_argument("--face", type=Path, help="a run of system face: A2F-noise and A2F-sketch")
-    parser.add_argument("--also", nargs="*", default=[], help="NAME=RUN: other runs of cgan or face, entered by noise")
+    parser.add_argument(
+        "--also", nargs="*", default=[], help="NAME=RUN: other runs of cgan or face, with noise as input"
+    )
     parser.add_argument("--judge", type=Path, required=True, help="a run of evaluation.train_classifier")
-    parser.add_argument("--n", type=int, default=2000, help="requests")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--n", type=int, default=2000, help="number of requests")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     args = parser.parse_args(argv)
     with exit_on_user_error():
         run_all(args)
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Export, judge, write."""
+    """Export and measure all systems, and write the results."""
     plan = {"CGAN": (args.cgan, "noise")} if args.cgan else {}
     if args.face:
         plan |= {"A2F-noise": (args.face, "noise"), "A2F-sketch": (args.face, "sketch")}
     plan |= {name: (Path(run), "noise") for name, _, run in (text.partition("=") for text in args.also)}
     if not plan:
-        raise UserError("give at least one run, as --cgan RUN or --face RUN")
+        raise UserError("expected at least one run; give --cgan RUN or --face RUN")
     folders = {
         name: export_system(run, entry, args.n, args.seed, args.out / name) for name, (run, entry) in plan.items()
     }
     first = next(iter(plan.values()))[0]
-    editor, like = Editor.of(first)(first), next(iter(folders.values()))
-    for kind in ("retrieval", "mean-request"):
-        folders[kind] = export_baseline(kind, like, editor, args.seed, args.out / kind)
+    editor = Editor.of(first)(first)
+    requests = requested(next(iter(folders.values())), editor.attributes)
+    for kind in BASELINES:
+        folders[kind] = export_baseline(kind, requests, editor.attributes, editor.faces, args.seed, args.out / kind)
     faces = editor.split("test")
     n = min(args.n, len(faces))
     shown = faces.take([i * n // 12 * len(faces) // n for i in range(12)])["image"]
     sheet(folders, shown, args.out / "systems.png")
     results = {name: evaluate([folder], [args.judge], str(first)) for name, folder in folders.items()}
     plain = {
-        name: {"run": str(plan.get(name, [""])[0]), "figures": [f.plain() for f in r["metrics"]], "alarms": r["alarms"]}
-        for name, r in results.items()
+        name: {
+            "run": str(plan.get(name, [""])[0]),
+            "metrics": [metric.to_dict() for metric in result["metrics"]],
+            "alarms": result["alarms"],
+        }
+        for name, result in results.items()
     }
     atomic_text(args.out / "systems.json", json.dumps(plain, indent=1))
     text = table(results, n, args.judge.name)

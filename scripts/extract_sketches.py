@@ -1,9 +1,9 @@
-"""Make pencil sketches of photos: PNGs of the same names, fit for `data.sketch`.
+"""Make pencil sketches of photos: PNG files with the same names, for `data.sketch`.
 
 python scripts/extract_sketches.py --in PHOTOS --out SKETCHES [--style dodge|ink] [--sigma 0.0197]
-python scripts/extract_sketches.py --config C.yaml --out DIR    # a data set's faces as sketches, in CelebA's layout
+python scripts/extract_sketches.py --config C.yaml --out DIR    # sketches of a data set, in CelebA's layout
 
-The second form keeps attributes and split, so that a judge of sketches can be trained on it
+The second form writes attributes and split, so that a judge of sketches can be trained on the result
 (dataset: celeba, crop: full, grayscale: true). The same photos give the same bytes.
 """
 
@@ -32,14 +32,14 @@ def to_sketch(photo: np.ndarray, style: str, sigma: float) -> np.ndarray:
 
 
 def of_folder(folder: Path, out: Path, style: str, sigma: float) -> None:
-    """Every photo below `folder` as `out/<same path>.png`; photos that cannot be read are named."""
+    """Write the sketch of every photo in `folder` and its subfolders to `out/<same path>.png`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS)
     if not files:
-        raise UserError(f"--in {folder}: holds no photos ({', '.join(PHOTOS)})")
+        raise UserError(f"--in {folder}: there are no photos; expected files with a suffix of {', '.join(PHOTOS)}")
     targets = [(out / path.relative_to(folder)).with_suffix(".png") for path in files]
     twice = {t for t in targets if targets.count(t) > 1} if len(set(targets)) < len(targets) else set()
     if twice:
-        raise UserError(f"--in {folder}: two photos would become {min(twice)}; rename one of them")
+        raise UserError(f"--in {folder}: two photos have the same output file {min(twice)}; rename one of them")
 
     def one(pair: tuple[Path, Path]) -> str:
         try:
@@ -58,7 +58,7 @@ def of_folder(folder: Path, out: Path, style: str, sigma: float) -> None:
 
 
 def of_config(config: Path, out: Path, style: str, sigma: float) -> None:
-    """The faces of a config's data block as sketches in CelebA's layout: pictures, attributes, split."""
+    """Write sketches of the faces of a config's data block in CelebA's layout: images, attributes, split."""
     pictures, attr, split, names = out / "img_align_celeba", [], [], []
     for part, name in enumerate(("train", "val", "test")):
         real = open_real(config, DataConfig(), max_images=0, split=name)
@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--in", dest="folder", type=Path, help="folder of photos, searched with its subfolders")
-    where.add_argument("--config", type=Path, help="a YAML file; its data block says which faces")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    where.add_argument("--config", type=Path, help="a YAML file; its data block defines the faces")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument("--style", choices=STYLES, default="dodge", help="soft pencil, or ink lines")
     parser.add_argument("--sigma", type=float, default=SIGMA, help="width of the strokes, as a share of the width")
     args = parser.parse_args(argv)
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.config:
             of_config(args.config, args.out, args.style, args.sigma)
         elif not args.folder.is_dir():
-            raise UserError(f"--in {args.folder}: no such folder")
+            raise UserError(f"--in {args.folder}: this folder does not exist")
         else:
             of_folder(args.folder, args.out, args.style, args.sigma)
 

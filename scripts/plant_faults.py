@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = (
-    *("engine", "data", "losses", "latents", "evaluation", "editing", "vae", "flow", "aae_cgan", "gcgan"),
-    *("configs", "scripts", "tests"),
+    *("engine", "data", "losses", "latents", "evaluation", "editing", "vae", "flow", "aae_cgan", "gcgan", "a2f"),
+    *("interface_gan", "configs", "scripts", "tests"),
 )
 MORE = {"losses": ["test_losses"], "data": ["test_editing", "test_batches"], "latents": ["test_latents"]}
 
@@ -69,12 +69,12 @@ FAULTS = {
               "return Request(y[p], x"),
     ],
     "gcgan": [
-        Fault("the cycle leads back to the target", "gcgan/stargan.py", "self.generator(x_fake, c) - x",
-              "self.generator(x_fake, c.roll(1, 0)) - x"),
+        Fault("the cycle leads back to the target", "gcgan/stargan.py", "self.generator(x_fake, c), x,",
+              "self.generator(x_fake, c.roll(1, 0)), x,"),
         Fault("R1 of the patches' sum", "gcgan/stargan.py", "critic(v, c).mean((1, 2)), x_seen",
               "critic(v, c).sum((1, 2)), x_seen"),
-        Fault("the generator moves in the wrong turn", "gcgan/stargan.py", "turn = (step + 1) % w.n_critic == 0",
-              "turn = step % w.n_critic == 0"),
+        Fault("the generator moves in the wrong turn", "gcgan/stargan.py", "turn = (done + 1) % w.n_critic == 0",
+              "turn = done % w.n_critic == 0"),
         Fault("fakes are scored under the own label", "gcgan/stargan.py", "critic.score(h_fake, c_target)  #",
               "critic.score(h_fake, c)  #"),
         Fault("D(G) after the update is the one before", "gcgan/stargan.py", "after.sigmoid().mean()",
@@ -84,14 +84,38 @@ FAULTS = {
               "self.norm(h)"),
         Fault("the flow's axes exchanged", "gcgan/model.py", "flow.permute(0, 2, 3, 1)",
               "flow.flip(1).permute(0, 2, 3, 1)"),
-        Fault("one person's faces pulled together too", "losses/contrastive.py", "(alike & ~one_person & ~itself)",
-              "(alike & ~itself)"),
+        Fault("faces of one person pulled together", "losses/contrastive.py", "(same_label & ~same_person & ~itself)",
+              "(same_label & ~itself)"),
         Fault("faces aligned by all points", "gcgan/geometry.py", "points[:, INNER].mean(1, keepdim=True)",
               "points.mean(1, keepdim=True)"),
         Fault("the decoder sees the face that it is to rebuild", "gcgan/gc_gan.py",
               "base = g_other if w", "base = g if w"),
         Fault("the driver's shape is kept", "gcgan/gc_gan.py", "return self.decoder(z_driver, g_source)",
               "return self.decoder(z_driver, torch.zeros_like(g_source))"),
+        Fault("a wrong label that may be the right one", "losses/targets.py", "shift = torch.randint(1, k",
+              "shift = torch.randint(0, k"),
+        Fault("the class loss over both sets' labels", "gcgan/stargan.py",
+              "self.critic.logits(h)[:, block.columns], c[:, block.columns]",
+              "self.critic.logits(h), c[:, : self.labels.num]"),
+        Fault("critic steps counted over both sets", "gcgan/stargan.py", "done = step // num_sets", "done = step"),
+        Fault("the gradient penalty of the patches' mean", "gcgan/stargan.py",
+              "gradient_penalty(lambda v: critic(v, c), x_seen",
+              "gradient_penalty(lambda v: critic(v, c).mean((1, 2)), x_seen"),
+        Fault("mirrored landmarks without the swap of sides", "data/batches.py", "return landmarks[:, swap] *",
+              "return landmarks *"),
+        Fault("the set's number left out of the condition", "gcgan/conditions.py",
+              "c[:, self.num + block.source] = 1", "pass"),
+        Fault("weights of eyes and mouth ignored", "gcgan/stargan.py", "error = error * face_weight(",
+              "error * face_weight("),
+        Fault("relative driving takes the driver's neutral face, too", "gcgan/motion.py",
+              "moved = g + retarget(z, g) - retarget(z_neutral.expand(len(z), -1), g)", "moved = retarget(z, g)"),
+        Fault("the truth of a transfer keeps the source's muscles", "gcgan/transfer.py",
+              "synthetic.action_units(driver)", "synthetic.action_units(source)"),
+        Fault("the authors' contrast with its sides exchanged", "gcgan/paper.py",
+              "torch.where(same, d, (margin - d).clamp_min(0))", "torch.where(same, (margin - d).clamp_min(0), d)"),
+        Fault("the authors' decoder leaves the landmark encoder alone", "gcgan/paper.py",
+              "[*self.image_decoder.parameters(), *self.geometry.encoder.parameters()]",
+              "self.image_decoder.parameters()"),
         Fault("a driver of the own class", "gcgan/gc_gan.py", "self.bank.of_class(label).to",
               'self.bank.of_class(rows["label"]).to'),
     ],
@@ -120,7 +144,8 @@ def plant(family: str, fault: Fault) -> tuple[str, float]:
         copy = Path(folder)
         for part in PARTS:
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
+        for name in ("pyproject.toml", "families.py"):
+            shutil.copy(ROOT / name, copy)
         path = copy / fault.file
         text = path.read_text(encoding="utf-8")
         if text.count(fault.right) != 1:

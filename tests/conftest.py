@@ -1,4 +1,4 @@
-"""Fixtures that every test may use. Runs and packs of tests live in temporary folders, never in the user's cache."""
+"""Fixtures for all tests. Runs and packs of tests are in temporary folders, not in the user's cache."""
 
 import os
 
@@ -24,14 +24,22 @@ def faces_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def run_logger() -> Iterator[None]:
-    """The run's logger is one for the process: what a test hangs onto it comes off afterwards."""
+    """Restore the logger of runs, which is global, after each test."""
     logger = logging.getLogger("faces")
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
     logger.handlers[:], logger.level, logger.propagate = before
 
 
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A photo with a drawn face; `editor_contract.EYES` are its eyes."""
+    from editor_contract import camera_photo  # it imports `editing`, which few tests need
+
+    return camera_photo(tmp_path_factory.mktemp("photo") / "me.png")
+
+
 @pytest.fixture
 def repo() -> Path:
-    """The repository's root."""
+    """The root folder of the repository."""
     return Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""A generator whose truth is known: pictures are a linear function of w, and a guide reads known hyperplanes off them.
+"""A generator with known ground truth: images are linear in w, and a guide predicts attributes by known hyperplanes.
 
 So everything between codes and edits is tested without training: scores, boundaries, steps, projection.
 """

@@ -1,4 +1,4 @@
-"""Every config of a2f: it loads, its header is honest, its system takes a step on a small stand-in."""
+"""Every config of a2f: it loads, its header is complete, and its system takes a step on random faces."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ CONFIG_FILES = sorted((Path(__file__).parent.parent / "configs" / "a2f").glob("*
 
 
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda p: p.stem)
-def test_a_config_says_what_it_is_and_takes_a_step(path):
+def test_every_config_has_a_header_and_takes_a_step(path):
     header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
     for word in (f"configs/a2f/{path.name}", "# Cost:", "# Measured:"):
         assert word in header

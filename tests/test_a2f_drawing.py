@@ -1,4 +1,4 @@
-"""A user's own drawing: any paper, any pen, the same sketch."""
+"""Drawings of users: paper, pen and format do not change the sketch."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def read(image: Image.Image, path, **options) -> torch.Tensor:
     return load_drawing(path, 32, 0.95)
 
 
-def test_paper_and_pen_do_not_matter(tmp_path):
+def test_paper_colour_and_line_contrast_do_not_change_a_drawing(tmp_path):
     plain = read(face(), tmp_path / "plain.png")
     assert plain.shape == (1, 1, 32, 32) and plain.min() >= -1 and plain.max() <= 1
     assert float((plain + 1).mean() / 2) == pytest.approx(0.95, abs=0.01)
@@ -50,24 +50,24 @@ def test_paper_and_pen_do_not_matter(tmp_path):
         assert (plain - other).abs().mean() < 0.06, name
 
 
-def test_a_page_of_another_shape_is_padded(tmp_path):
+def test_a_page_that_is_not_square_is_padded(tmp_path):
     wide = read(face(size=(700, 400)), tmp_path / "wide.png")
     assert wide[0, 0, :6].min() > 0.9 and wide[0, 0, -6:].min() > 0.9  # paper above and below
 
 
-def test_an_empty_page_is_refused_and_a_photo_named(tmp_path, capsys):
+def test_an_empty_page_is_an_error_and_a_photo_gives_a_note(tmp_path, capsys):
     with pytest.raises(UserError, match="the page is empty"):
         read(Image.new("RGB", (200, 200), "white"), tmp_path / "empty.png")
-    with pytest.raises(UserError, match="no such photo"):
+    with pytest.raises(UserError, match="does not exist"):
         load_drawing(tmp_path / "no.png", 32, 0.95)
     read(face(), tmp_path / "drawing.png")
     assert capsys.readouterr().err == ""
     photo = Image.fromarray(render(factors(seed=0, index=np.arange(1)), 128)[0].transpose(1, 2, 0))
     read(photo, tmp_path / "photo.png")
-    assert "as a photo has" in capsys.readouterr().err
+    assert "looks like a photo" in capsys.readouterr().err
 
 
-def test_a_sketch_of_the_training_kind_comes_through(tmp_path):
+def test_a_training_sketch_is_read_nearly_unchanged(tmp_path):
     x = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)), size=128)
     s = sketch(2 * (0.3 + 0.6 * x) - 1)
     Image.fromarray(to_uint8(s)[0, 0]).save(tmp_path / "s.png")
@@ -76,7 +76,7 @@ def test_a_sketch_of_the_training_kind_comes_through(tmp_path):
     assert torch.corrcoef(torch.stack([found.flatten(), small.flatten()]))[0, 1] > 0.9
 
 
-def test_jitter_keeps_the_picture_and_changes_the_pen():
+def test_jitter_changes_strokes_and_keeps_the_content():
     torch.manual_seed(0)
     x = torch.nn.functional.interpolate(torch.rand(64, 3, 6, 6), size=32) * 1.4 - 0.7
     s = sketch(x, sigma=SIGMA)

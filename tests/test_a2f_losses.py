@@ -1,4 +1,4 @@
-"""a2f's losses and steps: hand values in NumPy, who moves in which direction, what has which gradient."""
+"""The losses and training steps of a2f: values against NumPy, updated networks, gradients."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def moved(before: dict, after: dict) -> set[str]:
     return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
 
 
-def test_wrong_pairs_against_numpy():
+def test_wrong_pair_loss_equals_numpy():
     real, wrong = np.array([0.3, -1.2, 2.0]), np.array([1.0, 0.5, -0.7])
     differs = np.array([True, False, True])
     given = [torch.tensor(v) for v in (real, wrong, differs)]
@@ -31,7 +31,7 @@ def test_wrong_pairs_against_numpy():
     assert float(wrong_pair_loss(*given, "wgan")) == pytest.approx((softplus(wrong - real) * differs).sum() / 3)
 
 
-def test_rows_of_one_request_cost_nothing():
+def test_rows_with_equal_requests_have_no_wrong_pair_loss():
     """A batch whose rows all show the same has no wrong request."""
     given = batch()
     given["attr"][:] = given["attr"][0]
@@ -42,7 +42,7 @@ def test_rows_of_one_request_cost_nothing():
 
 
 @pytest.mark.parametrize("loss", [{"gan": "logistic"}, {"gan": "wgan", "lambda_gp": 10.0}])
-def test_the_critic_s_loss_against_numpy(loss):
+def test_critic_loss_equals_numpy(loss):
     method = build("cgan", loss=loss | {"lambda_mismatch": 0.5})
     x, a = batch()["image"], signed(batch()["attr"])
     p = torch.arange(8).flip(0)
@@ -73,7 +73,7 @@ def test_r1_is_half_the_mean_squared_gradient_at_real_faces():
     assert float(logs["D/r1"]) == pytest.approx(0.5 * gradient.flatten(1).square().sum(1).mean().item(), rel=1e-4)
 
 
-def test_lazy_r1_counts_as_often_as_it_is_left_out():
+def test_lazy_r1_is_multiplied_by_its_interval():
     def loss(every: int, step: int) -> dict:
         method = build("cgan", loss={"lambda_mismatch": 0.0, "r1_every": every})
         x, a = batch()["image"], signed(batch()["attr"])
@@ -84,7 +84,7 @@ def test_lazy_r1_counts_as_often_as_it_is_left_out():
     assert float(lazy["D/loss"] - out["D/loss"]) == pytest.approx(4 * 0.1 * float(whole["D/r1"]), abs=1e-6)
 
 
-def test_wgan_s_lines_join_faces_of_one_request(monkeypatch):
+def test_gradient_penalty_interpolates_faces_with_equal_requests(monkeypatch):
     """The real end of each line shows what the made face was asked for."""
     seen = {}
 
@@ -102,7 +102,7 @@ def test_wgan_s_lines_join_faces_of_one_request(monkeypatch):
 
 
 @pytest.mark.parametrize("system", ["cgan", "sharp", "face"])
-def test_each_step_moves_its_own_networks(system):
+def test_each_update_changes_only_its_networks(system):
     """Generator and critic move, averages follow, the stages before stay as they are."""
     method = build(system)
     before = state(method)
@@ -113,7 +113,7 @@ def test_each_step_moves_its_own_networks(system):
 
 
 @pytest.mark.parametrize("system", ["cgan", "face"])
-def test_the_generator_waits_for_its_turn(system):
+def test_generator_updates_every_n_critic_steps(system):
     method = build(system, n_critic=3)
     for step in range(3):
         before = state(method)
@@ -122,7 +122,7 @@ def test_the_generator_waits_for_its_turn(system):
 
 
 @pytest.mark.parametrize("system", ["cgan", "sharp"])
-def test_a_generator_step_raises_the_critic_s_scores(system):
+def test_generator_updates_raise_the_critic_score(system):
     method, given = build(system, lr=1e-4, lr_critic=1e-9), batch()
 
     def score() -> float:
@@ -143,7 +143,7 @@ def test_a_generator_step_raises_the_critic_s_scores(system):
     assert score() > before
 
 
-def test_paired_and_dreamt_halves_have_their_own_terms():
+def test_paired_and_unpaired_rows_have_separate_loss_terms():
     """L1 alone gives the dreamt half no gradient; redraw alone gives the paired half none."""
     for term, own, other in (("lambda_l1", slice(0, 4), slice(4, 8)), ("lambda_redraw", slice(4, 8), slice(0, 4))):
         method = build("face", loss={"lambda_l1": 0.0, "lambda_redraw": 0.0, term: 1.0})
@@ -154,7 +154,7 @@ def test_paired_and_dreamt_halves_have_their_own_terms():
         assert gradient[own].any() and not gradient[other].any()
 
 
-def test_pixel_terms_against_numpy():
+def test_pixel_terms_equal_numpy():
     method = build("sharp")
     y, s = method.picture_of(batch()), method.picture_of(batch()).flip(0)
     y_hat, a = 0.5 * y, signed(batch()["attr"])[:, method.columns]
@@ -164,7 +164,7 @@ def test_pixel_terms_against_numpy():
     assert float(terms["redraw"]) == pytest.approx(10 * np.abs(pool(y_hat[5:]) - pool(s[5:])).mean(), rel=1e-5)
 
 
-def test_dreamt_sketches_and_requests_belong_together(monkeypatch):
+def test_sampled_sketches_match_their_requests(monkeypatch):
     """What the critic hears of a row, what the sketch was drawn for and what the U-Net is told are one request."""
     method, given = build("face"), batch()
     heard, drawn, told = [], [], []
@@ -180,7 +180,7 @@ def test_dreamt_sketches_and_requests_belong_together(monkeypatch):
     assert torch.equal(signed(given["attr"])[rows], a_fake)
 
 
-def test_the_bound_against_numpy():
+def test_elbo_equals_numpy():
     """-log p(s | z) with the batch's sigma, and KL(q || p(z | a)), both in nats per image."""
     method = build("rough", loss={"kl_warmup": 0.0, "beta": 0.5})
     torch.nn.init.normal_(method.prior.net[2].bias, std=0.3)
@@ -202,7 +202,7 @@ def test_the_bound_against_numpy():
     assert float(logs["loss"]) == pytest.approx(nll + 0.5 * kl, rel=1e-4)
 
 
-def test_a_learned_prior_of_zeros_is_the_normal_one():
+def test_learned_prior_with_zero_weights_is_standard_normal():
     learned, normal = build("rough"), build("rough", {"prior": "normal"})
     mu, logvar, a = torch.randn(4, 8), torch.randn(4, 8), torch.ones(4, 2)
     expected = kl_standard_normal(mu, logvar).sum(1)
@@ -210,7 +210,7 @@ def test_a_learned_prior_of_zeros_is_the_normal_one():
     assert torch.allclose(normal.divergence(mu, logvar, a), expected)
 
 
-def test_the_noise_path_redraws_the_same_sketch_without_being_told_the_attributes():
+def test_noise_path_decodes_without_attributes():
     method = build("rough", {"prior": "noise"})
     logs = method.step(batch(), 0)
     assert float(logs["loss"]) == pytest.approx(float(logs["nll"] + logs["nll_noise"]), rel=1e-5)  # beta is 0 at first
@@ -219,7 +219,7 @@ def test_the_noise_path_redraws_the_same_sketch_without_being_told_the_attribute
     assert grid.shape[-3:] == (1, 32, 32)
 
 
-def test_the_colour_code_is_a_posterior_where_the_photo_is_known_and_the_prior_elsewhere():
+def test_colour_code_is_from_the_posterior_of_photos_else_from_the_prior():
     method = build("face")
     torch.nn.init.zeros_(method.photo_encoder.net[-1].weight)
     with torch.no_grad():
@@ -230,17 +230,17 @@ def test_the_colour_code_is_a_posterior_where_the_photo_is_known_and_the_prior_e
     assert float(kl) == pytest.approx(4 * 0.5 * (9 + np.exp(-10) + 10 - 1), rel=1e-5)
 
 
-def test_wrong_pairs_fade_over_the_last_third():
+def test_mismatch_weight_falls_over_the_last_third():
     method = build("cgan", loss={"lambda_mismatch": 2.0}, total_steps=300)
     assert [method.mismatch_weight(step) for step in (0, 200, 250, 300)] == pytest.approx([2.0, 2.0, 1.0, 0.0])
 
 
-def test_the_study_s_critic_is_refused_with_what_it_cannot_have():
+def test_study_critic_with_penalty_or_wrong_pairs_is_an_error():
     with pytest.raises(UserError, match=r"model.nets: study has BatchNorm"):
         build("cgan", {"nets": "study"})
 
 
-def test_data_without_attributes_are_refused():
+def test_data_without_attributes_are_an_error():
     from a2f_toy import config
 
     with pytest.raises(UserError, match="has no attributes"):

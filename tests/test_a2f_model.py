@@ -1,4 +1,4 @@
-"""a2f's networks: shapes, conditions, parameter counts of the study's nets."""
+"""The networks of a2f: shapes, conditions, parameter counts of the original networks."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def count(net: torch.nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def test_the_study_s_nets_have_its_parameter_counts():
+def test_parameter_counts_of_the_original_networks():
     assert count(StudyGenerator(3, 64, 1, 100)) == 480_630
     assert count(StudyCritic(3, 64, 1)) == 1_725_697
     assert count(StudyGenerator(3, 128, 6, 100)) == 482_560
@@ -33,20 +33,20 @@ def test_shapes(size):
     assert PhotoEncoder(3, 8, 4)(x)[0].shape == (2, 4)
 
 
-def test_other_sizes_are_refused():
+def test_unsupported_image_size_is_an_error():
     assert [num_stages(size) for size in (32, 64, 128, 256)] == [3, 4, 5, 6]
     with pytest.raises(UserError, match=r"data.image_size: expected 32, 64, 128 or 256, got 48"):
         num_stages(48)
 
 
-def test_a_new_prior_is_the_normal_one():
+def test_prior_is_standard_normal_before_training():
     a = torch.randn(3, 5)
     for learned in (True, False):
         mu, logvar = Prior(5, 7, learned)(a)
         assert not mu.any() and not logvar.any()
 
 
-def test_conditional_norm_is_the_formula():
+def test_conditional_norm_equals_its_formula():
     torch.manual_seed(0)
     layer, h, y = ConditionalNorm(16, 3), torch.randn(2, 16, 4, 4), torch.randn(2, 3)
     torch.nn.init.normal_(layer.gain.weight)
@@ -62,7 +62,7 @@ def test_relu_heads_give_sigma_of_at_least_one():
     assert (mu >= 0).all() and (logvar >= 0).all()
 
 
-def test_the_critic_reads_the_request_by_planes_and_by_projection():
+def test_critic_uses_the_request_as_planes_and_by_projection():
     torch.manual_seed(0)
     critic, x, a = Critic(3, 32, 5, 8), torch.randn(2, 3, 32, 32), torch.ones(2, 5)
     h = critic.trunk(torch.cat([x, a[:, :, None, None].expand(-1, -1, 32, 32)], 1))
@@ -70,7 +70,7 @@ def test_the_critic_reads_the_request_by_planes_and_by_projection():
     assert torch.allclose(critic(x, a), expected, atol=1e-5)
 
 
-def test_a_sample_does_not_depend_on_its_neighbours():
+def test_outputs_do_not_depend_on_other_samples():
     torch.manual_seed(0)
     a, z, s = torch.sign(torch.randn(4, 5)), torch.randn(4, 7), torch.randn(4, 1, 32, 32)
     for net, given in (

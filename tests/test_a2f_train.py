@@ -1,4 +1,4 @@
-"""a2f's runs: resume, two ranks, the chain of runs, alarms, what pictures a run makes."""
+"""Runs of a2f: resume, two ranks, the chain of stages, diversity checks, sample grids."""
 
 import dataclasses
 import shutil
@@ -8,17 +8,18 @@ import torch
 from a2f_toy import ATTRIBUTES, Toys, batch, build, chain, config, meta, run
 
 from a2f.config import CONFIGS
-from a2f.monitor import META_KEY, Monitor, diversity_of, failed_checks, pairs_within, real_diversity
+from a2f.monitor import META_KEY, diversity_of, failed_checks, pairs_within, real_diversity
 from a2f.train import METHODS
 from a2f.upstream import SAME, resolve_upstream
 from engine import UserError, load
 from engine.config import describe
 from engine.method import Grid
+from evaluation.monitor import Monitor
 from tests.same import equal, of_one_and_of_two_ranks
 
 
 @pytest.mark.slow
-def test_the_chain_resumes_bit_for_bit_and_outlives_its_upstream_runs(tmp_path):
+def test_resumed_stages_equal_uninterrupted_ones_and_need_no_upstream_run(tmp_path):
     runs = chain(tmp_path / "a")
     for name in ("rough", "sharp", "face"):
         cfg = config(name)
@@ -49,12 +50,12 @@ def test_the_chain_resumes_bit_for_bit_and_outlives_its_upstream_runs(tmp_path):
     longer = dataclasses.replace(saved, train=dataclasses.replace(saved.train, total_steps=8))
     assert run(runs["face"], longer)["step"] == 8
     fresh = dataclasses.replace(longer, train=dataclasses.replace(longer.train, total_steps=9))
-    with pytest.raises(UserError, match=r"is gone, and .* has no checkpoint"):
+    with pytest.raises(UserError, match=r"does not exist, and .* has no checkpoint"):
         run(tmp_path / "new", fresh)
 
 
 @pytest.mark.slow
-def test_the_cgan_resumes_bit_for_bit(tmp_path):
+def test_resumed_cgan_equals_uninterrupted_run(tmp_path):
     for model, loss in (({}, {}), ({"nets": "study"}, {"gamma_r1": 0.0, "lambda_mismatch": 0.0})):
         cfg = config("cgan", model, loss)
         name = model.get("nets", "plain")
@@ -63,7 +64,7 @@ def test_the_cgan_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_upstream_mismatch_is_refused_by_name(tmp_path):
+def test_every_difference_from_the_upstream_run_is_an_error_with_its_key(tmp_path):
     rough = tmp_path / "rough"
     run(rough, config("rough", total_steps=1))
     good = dataclasses.replace(config("sharp"), upstream=dataclasses.replace(config("sharp").upstream, run=str(rough)))
@@ -77,7 +78,7 @@ def test_every_upstream_mismatch_is_refused_by_name(tmp_path):
     assert set(others) == set(SAME)
     for key, value in others.items():
         data = dataclasses.replace(good.data, **{key.partition(".")[2]: value})
-        with pytest.raises(UserError, match=rf"^{key}: .* here, .* in upstream.run"):
+        with pytest.raises(UserError, match=rf"^{key}: .* here, but .* in upstream.run"):
             resolve_upstream(dataclasses.replace(good, data=data))
 
     def upstream(**change):
@@ -96,7 +97,7 @@ def test_every_upstream_mismatch_is_refused_by_name(tmp_path):
         resolve_upstream(face)
 
 
-def test_shuffled_attribute_lists_reach_the_right_column():
+def test_texture_columns_follow_the_attribute_names():
     """Stage 1 sees the same values whatever the order of the data's attributes."""
     names = ["Male", "Blond_Hair", "Smiling", "Black_Hair"]
     method = METHODS["face"](dataclasses.replace(config("face")), meta(names))
@@ -123,7 +124,7 @@ def one_step(rank: int, world: int) -> dict:
 
 
 @pytest.mark.slow
-def test_two_ranks_end_where_one_process_does(tmp_path):
+def test_two_ranks_equal_one(tmp_path):
     one, two = of_one_and_of_two_ranks(one_step, tmp_path)
     first = build("rough").state_dict()
     assert not torch.equal(one["decoder.out.weight"], first["decoder.out.weight"])
@@ -132,7 +133,7 @@ def test_two_ranks_end_where_one_process_does(tmp_path):
 
 
 @pytest.mark.parametrize("system", ["cgan", "rough", "sharp", "face"])
-def test_pictures_of_a_run(system):
+def test_sample_grids_and_validation_metrics(system):
     method = build(system).eval()
     method.meta = method.meta | {META_KEY: real_diversity(Toys(256), method.columns, method.picture_of)}
     with torch.no_grad():
@@ -146,7 +147,7 @@ def test_pictures_of_a_run(system):
     assert all(value.isfinite() for value in figures.values())
 
 
-def test_real_diversity_is_of_real_faces_of_one_request():
+def test_real_diversity_compares_faces_with_equal_requests():
     toys = Toys(256)
     found = real_diversity(toys, [0, 2], lambda b: b["image"])
     assert sorted(found["requests"]) == [[0, 0], [0, 1], [1, 0], [1, 1]]
@@ -158,7 +159,7 @@ def test_real_diversity_is_of_real_faces_of_one_request():
     assert real_diversity(Toys(16), [0, 1, 2, 3], lambda b: b["image"])["requests"] == []
 
 
-def test_the_alarm_rings_for_collapse_and_not_for_real_faces():
+def test_diversity_checks_fail_for_collapse_and_pass_for_real_faces():
     toys = Toys(512)
     real = real_diversity(toys, [0, 2], lambda b: b["image"])
     groups = [toys.image[(toys.attr[:, 0] == a) & (toys.attr[:, 2] == b)][64:80] for a, b in real["requests"]]
@@ -169,13 +170,13 @@ def test_the_alarm_rings_for_collapse_and_not_for_real_faces():
     assert set(failed_checks(diversity_of(deaf), real)) == {"request"}
 
 
-def test_an_alarm_is_said_once_after_three_samplings_in_a_row():
+def test_monitor_warns_once_after_three_failures():
     monitor = Monitor()
     said = [monitor.update(found) for found in ({"a": "!"}, {"a": "!"}, {"a": "!"}, {"a": "!"}, {}, {"a": "!"})]
     assert said == [[], [], ["!"], [], [], []]
 
 
-def test_every_system_builds_from_its_defaults_and_tells_its_options():
+def test_every_system_has_defaults_and_described_options():
     for name, cfg in CONFIGS.items():
         assert cfg().system == name
         assert "model.width = 64" in describe(cfg)
@@ -189,13 +190,14 @@ def patches(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_a_cgan_does_as_it_is_asked():
-    """Four patches, each shown or not: after 250 steps most are as requested (chance .5), and noises differ."""
+def test_cgan_follows_requests_on_toy_faces():
+    """Four patches, each shown or not: after 200 steps most are as requested (chance .5), and noises differ."""
     toys = Toys(512)
     assert (patches(toys.image) == (toys.attr > 0.5)).float().mean() > 0.97
-    method = build("cgan", loss={"r1_every": 4}, total_steps=250, batch_size=32, ema_decay=0.98)
-    batches = toys.batches(32)
-    for step in range(250):
+    rates = {"lr": 2e-3, "lr_critic": 2e-3}
+    method = build("cgan", loss={"r1_every": 8}, total_steps=200, batch_size=16, ema_decay=0.98, **rates)
+    batches = toys.batches(16)
+    for step in range(200):
         torch.manual_seed(step)
         method.step(next(batches), step)
     method.eval()
@@ -203,8 +205,7 @@ def test_a_cgan_does_as_it_is_asked():
     with torch.no_grad():
         x = method.draw(2 * toys.attr[:256] - 1, torch.randn(256, 8))
     obeyed = (patches(x) == (toys.attr[:256] > 0.5)).float().mean().item()
-    print(f"obeyed {obeyed:.2f}")
-    assert obeyed >= 0.8
+    assert obeyed >= 0.8, obeyed  # measured 1.0
     real = real_diversity(toys, [0, 2], lambda b: b["image"])
     hue = lambda v: v.mean((2, 3)).std(0).mean().item()  # noqa: E731
     assert hue(x) > 0.4 * hue(toys.image) and real["within"] > 0

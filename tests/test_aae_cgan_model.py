@@ -13,13 +13,14 @@ from torch import nn
 from aae_cgan.config import Config, ModelConfig
 from aae_cgan.linear import LinearPath, fit_linear
 from aae_cgan.model import ConditionalNorm, Encoder, Generator, ImageCritic, refuse_batch_norm
-from aae_cgan.monitor import Monitor, failed_checks, health_metrics
+from aae_cgan.monitor import checks_of_phase, failed_checks, health_metrics
 from aae_cgan.schedule import boundaries, generator_steps, phase_state
 from aae_cgan.semi_supervised import semi_supervised
 from aae_cgan.train import AAECGAN
 from data.emotions import class_order
 from data.labels import conditions
 from engine import UserError, load_config
+from evaluation.monitor import Monitor
 from losses.augment import diff_augment, shifted
 from losses.targets import draw_request, mix_labels, wrong_labels
 
@@ -341,12 +342,13 @@ def test_monitor_warns_once_after_three_failures():
     assert good["edit_diversity"] == pytest.approx(1) and failed_checks(good, 4) == {}
     alike = x[:1].expand(8, -1, -1, -1)
     bad = health_metrics(x, 0.1 * z, torch.stack([alike, alike]), alike[:, None].expand(-1, 3, -1, -1, -1))
-    found = failed_checks(bad | {"edit_accuracy": 0.2, "gap_image": -1.0}, 4)
+    metrics = bad | {"edit_accuracy": 0.2, "gap_image": -1.0}
+    found = checks_of_phase(failed_checks(metrics, 4), "joint")
     assert {"edit_diversity", "prior_diversity", "code_std", "edit_accuracy", "gap_image"} <= set(found)
+    assert checks_of_phase(found, "guide") == {}  # no check applies in this phase
+    assert set(checks_of_phase(found, "autoencode")) == {"prior_diversity", "edit_diversity", "code_std"}
     monitor = Monitor()
-    assert [len(monitor.update("joint", found)) for _ in range(4)] == [0, 0, len(found), 0]
-    assert monitor.update("joint", {}) == [] and monitor.update("joint", found) == []
-    assert [len(monitor.update("guide", found)) for _ in range(4)] == [0] * 4  # no check applies in this phase
-    autoencoder_only = [monitor.update("autoencode", found) for _ in range(4)][2]
-    assert set(autoencoder_only) == {found[name] for name in ("prior_diversity", "edit_diversity", "code_std")}
-    assert [len(monitor.update("joint", found)) for _ in range(3)] == [0, 0, len(found)]  # a new phase starts at 0
+    assert [len(monitor.update(found, "joint")) for _ in range(4)] == [0, 0, len(found), 0]
+    assert monitor.update({}, "joint") == [] and monitor.update(found, "joint") == []
+    assert [len(monitor.update(found, "autoencode")) for _ in range(3)] == [0, 0, len(found)]
+    assert [len(monitor.update(found, "joint")) for _ in range(3)] == [0, 0, len(found)]  # a new phase starts at 0

@@ -61,9 +61,9 @@ def test_each_phase_updates_only_its_networks(gan, norm):
 
 
 def test_linear_path_is_not_trained():
-    method = build(autoencode_steps=20, gan_steps=20, total_steps=100)
+    method = build(autoencode_steps=3, gan_steps=3, total_steps=12)
     before = {name: value.clone() for name, value in method.linear.named_buffers()}
-    for step in range(100):
+    for step in range(12):
         method.step(batch(), step)
     assert set(before) == {"mean", "basis", "scale"} and equal(before, dict(method.linear.named_buffers()))
 
@@ -391,6 +391,7 @@ def test_compiled_networks_are_logged(tmp_path, monkeypatch, capsys):
 
     compiled, methods = [], []
     monkeypatch.setattr(torch, "compile", lambda call, **options: compiled.append(call.__self__) or call)
+    monkeypatch.setattr("aae_cgan.linear.MAX_EXACT_DIM", 0)  # randomised PCA; it saves ten seconds
     make = train.AAECGAN
     monkeypatch.setattr(train, "AAECGAN", lambda *a: methods.append(make(*a)) or methods[-1])
     yaml = Path(__file__).parent.parent / "configs/aae_cgan/synthetic32.yaml"

@@ -35,7 +35,7 @@ def indices(batches, count: int) -> list[int]:
     return [int(i) for batch in itertools.islice(batches, count) for i in batch["index"]]
 
 
-def test_each_epoch_shows_each_face_once_and_no_remainder_is_lost():
+def test_an_epoch_has_each_face_once():
     faces = face_set(37)
     seen = indices(faces.batches(8), 37)  # 8 epochs in batches that straddle their borders
     for epoch in range(8):
@@ -43,13 +43,13 @@ def test_each_epoch_shows_each_face_once_and_no_remainder_is_lost():
     assert seen[:37] != seen[37:74]
 
 
-def test_a_batch_larger_than_the_set():
+def test_a_batch_may_be_larger_than_the_set():
     seen = indices(face_set(5).batches(12), 5)
     assert sorted(seen) == sorted(list(range(3, 8)) * 12)
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 5, 1000, 123_456_789])
-def test_resuming_at_any_step_goes_on_as_before(step):
+def test_batches_from_a_later_first_step_are_the_same(step):
     faces = face_set(37, augment_shift=0.1)
     straight = faces.batches(8, seed=3, first_step=step)
     next(straight)
@@ -58,7 +58,7 @@ def test_resuming_at_any_step_goes_on_as_before(step):
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_two_ranks_share_one_order():
+def test_two_ranks_together_have_the_batches_of_one():
     """Rank 0's batch then rank 1's is the batch of one process: the faces, their flips and all."""
     faces = face_set(37)
     one = faces.batches(8, seed=1)
@@ -69,7 +69,7 @@ def test_two_ranks_share_one_order():
             assert torch.equal(whole[key], torch.cat([part[key] for part in parts]))
 
 
-def test_seeds_differ_and_the_global_generator_is_left_alone():
+def test_seeds_give_different_orders_without_the_global_generator():
     faces = face_set()
     torch.manual_seed(0)
     np.random.seed(0)
@@ -78,7 +78,7 @@ def test_seeds_differ_and_the_global_generator_is_left_alone():
     assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
 
 
-def test_balanced_shows_classes_equally():
+def test_balanced_batches_have_equal_class_counts():
     faces = face_set(60, balanced=True)
     labels = torch.cat([batch["label"] for batch in itertools.islice(faces.batches(8), 30)])
     assert torch.bincount(labels).tolist() == [60] * 4
@@ -124,7 +124,7 @@ def test_flipping_twice_is_the_identity():
     assert torch.equal(mirror_points(mirror_points(points[:, :5])), points[:, :5])
 
 
-def test_mirrored_landmarks_lie_on_the_mirrored_face():
+def test_flipped_landmarks_are_on_the_flipped_face():
     """The image-left eye of iBUG (36-41) stays the image-left eye, and its outer corner the outer one."""
     from data import synthetic
 
@@ -136,7 +136,7 @@ def test_mirrored_landmarks_lie_on_the_mirrored_face():
     assert (mirrored[:, 51, 1] < mirrored[:, 57, 1]).all()
 
 
-def test_scaling_is_exact():
+def test_scaling_to_floats_and_back_is_exact():
     x8 = torch.arange(256, dtype=torch.uint8)
     x = scaled(x8)
     assert torch.equal(x, x8.float() / 127.5 - 1)
@@ -144,7 +144,7 @@ def test_scaling_is_exact():
     assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8), x8)
 
 
-def test_pairs_are_other_expressions_of_one_person():
+def test_pairs_have_the_same_person_and_another_expression():
     faces = face_set(60, pair=True)
     pair_sampler = set()
     for batch in itertools.islice(faces.batches(8), 60):
@@ -162,7 +162,7 @@ def test_pairs_are_other_expressions_of_one_person():
     assert pair_sampler <= possible and len(pair_sampler) > 0.9 * len(possible)
 
 
-def test_pairs_are_of_one_take():
+def test_pairs_have_the_same_take():
     label = np.array([0, 1, 0, 1, 2, 0])
     take = np.array([0, 0, 1, 1, 2, 2])
     rows = np.arange(10, 16)
@@ -173,7 +173,7 @@ def test_pairs_are_of_one_take():
     assert alone.exists(rows).tolist() == [False, False, True, True, False, False]
 
 
-def test_pair_needs_persons_and_two_expressions(tmp_path):
+def test_pair_without_persons_or_expressions_is_an_error(tmp_path):
     layouts.write_fer(tmp_path, layouts.fer_faces())
     with pytest.raises(UserError, match="identity labels"):
         build_faces(DataConfig(dataset="fer2013", root=str(tmp_path), image_size=48, pair=True))
@@ -205,7 +205,7 @@ def test_augmentation():
     assert (shift[:, 0] == 1).all() and np.abs(shift[:, 1:3]).max() <= 0.2 and np.abs(shift[:, 1:3]).max() > 0.19
 
 
-def test_fixed_spreads_over_classes_and_persons():
+def test_fixed_batch_is_spread_over_classes_and_persons():
     faces = face_set(200)
     batch = faces.fixed(16)
     assert torch.bincount(batch["label"], minlength=4).tolist() == [4] * 4
@@ -217,7 +217,7 @@ def test_fixed_spreads_over_classes_and_persons():
     assert len(face_set(5).fixed(16)["image"]) == 16
 
 
-def test_once_is_one_ordered_unflipped_pass():
+def test_once_is_an_ordered_pass_without_flips():
     faces = face_set(37)
     passed = list(faces.once(16))
     assert [len(batch["image"]) for batch in passed] == [16, 16, 5]
@@ -226,7 +226,7 @@ def test_once_is_one_ordered_unflipped_pass():
     assert torch.cat([batch["label"] for batch in passed]).tolist() == faces.labels["label"].tolist()
 
 
-def test_a_late_first_step_costs_nothing():
+def test_a_late_first_step_takes_no_time():
     """Only the epochs that the step touches are shuffled."""
     order = IndexSampler([np.arange(1000)], seed=0)
     order.at(np.arange(10**12, 10**12 + 8))
@@ -235,7 +235,7 @@ def test_a_late_first_step_costs_nothing():
     assert len(order._permutations) <= 3
 
 
-def test_gathering_ahead_gives_the_same_pictures():
+def test_prefetched_batches_are_the_same():
     faces = face_set(37)
     stream = faces.batches(8)
     ahead = Prefetcher(faces.store.images, torch.device("cpu"), lambda step: stream.draw(step).rows)
@@ -251,7 +251,7 @@ def test_keys_and_types():
     }  # fmt: skip
 
 
-def test_two_sets_take_turns(tmp_path):
+def test_two_sets_alternate(tmp_path):
     layouts.write_celeba(tmp_path / "celeba", n=24)
     layouts.write_folders(tmp_path / "folder", ["happy", "sad", "contempt"])
     roots = [str(tmp_path / name) for name in ("celeba", "folder")]

@@ -51,9 +51,9 @@ def config_of(package: str, path: Path | None) -> type:
 
 
 def check_train(package: str, words: list[str]) -> None:
-    """The config stands there, and every override is a knob of it."""
+    """The config file exists, and it has every key that is overridden."""
     config = next((w for i, w in enumerate(words) if words[i - 1] == "--config"), None)
-    assert config, "train.py wants --config"
+    assert config, "train.py needs --config"
     skip = {config, *(w for i, w in enumerate(words) if words[i - 1] == "--run-dir")}
     overrides = [w for w in words if not w.startswith("--") and w not in skip]
     known = config.isupper() or Path(config).name in ("C.yaml", "config.yaml")  # a placeholder
@@ -73,7 +73,7 @@ def check_sample(package: str, words: list[str]) -> None:
 
 def check_script(path: Path, words: list[str]) -> None:
     """The script exists and knows these options."""
-    assert path.is_file(), f"{path} is not there"
+    assert path.is_file(), f"{path} does not exist"
     source = path.read_text(encoding="utf-8")
     for word in words:
         option = word.partition("=")[0]
@@ -119,7 +119,7 @@ def test_the_documents_contain_commands() -> None:
 
 
 def run(command: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """A script as `python scripts/… ` runs it, in this process."""
+    """Run a script in this process, as `python scripts/…` does."""
     first, *rest = command.split()
     monkeypatch.setattr(sys, "argv", [first, *rest])
     monkeypatch.chdir(folder)

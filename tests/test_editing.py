@@ -20,7 +20,7 @@ from data.labels import label_names, label_table, requested_labels
 from data.request import parse_request
 from editing import cli, editor, modes
 from editing.changes import describe_changes, format_changes
-from editing.export import ground_truth, rows_of, target_texts
+from editing.export import export_edits, ground_truth, rows_of, target_texts, true_answers
 from editing.judge import Judge
 from editing.paint import paint, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths
@@ -617,6 +617,22 @@ def test_the_ground_truth_is_the_same_person_after_the_request(toy: Toy) -> None
     expected = synthetic.render(synthetic.apply(drawn, "Smiling", np.ones(1)), 32)
     assert torch.equal(truth("Smiling=flip")[number], torch.from_numpy(expected)[0].float() / 127.5 - 1)
     assert truth("happy=0.5", "sad=0.5") is None and truth("Smiling=+1.0") is None
+
+
+def test_the_answer_of_a_photo_pair_is_the_other_photo_if_it_shows_what_was_asked(toy: Toy, tmp_path: Path) -> None:
+    faces = toy.take("test", range(6))
+    happy = toy.meta["classes"].index("happy")
+    faces.batch |= {"pair_image": faces.images.flip(0), "pair_label": torch.tensor([0, happy, 1, happy, 2, 0])}
+    table = toy.labels(faces)
+    truth, where = true_answers(faces, toy.meta, toy.parse("happy"), table, None)
+    assert where == [1, 3] and torch.equal(truth, faces.batch["pair_image"][[1, 3]])
+    assert true_answers(faces, toy.meta, toy.parse("happy=0.5"), table, None)[1] == []  # no photo of half a smile
+    assert true_answers(faces, toy.meta, toy.parse("Smiling=1"), table, None)[1] == []
+    export_edits(toy, tmp_path / "out", faces, [toy.parse("happy")])
+    edits = [row for row in read_manifest(tmp_path / "out") if row.kind == "edit"]
+    assert [bool(row.truth) for row in edits] == [False, True, False, True, False, False]
+    expected = ((faces.batch["pair_image"][1] + 1) * 127.5).round().permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels(tmp_path / "out" / edits[1].truth), expected)
 
 
 def test_roc_auc() -> None:

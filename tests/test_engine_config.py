@@ -70,7 +70,7 @@ def test_config_yaml_reads_back_equal(tmp_path):
         ("train:\n  lr: true\n", ["line 2", "expected float"]),
     ],
 )
-def test_an_error_names_its_place(tmp_path, text, parts):
+def test_errors_name_file_line_and_key(tmp_path, text, parts):
     with pytest.raises(UserError) as error:
         load_config(ToyConfig, write(tmp_path, text))
     message = str(error.value)

@@ -20,7 +20,7 @@ from toy import ToyConfig, ToySet
 import engine
 from engine.checkpoint import read_checkpoint, save_checkpoint
 from engine.config import load_config
-from tests.same import equal
+from tests.same import equal, kill_in_step, kill_in_write, run_child, start_child, wait_for
 
 TOY = Path(__file__).with_name("toy.py")
 CADENCES = "train: {total_steps: 40, log_every: 7, save_every: 10, sample_every: 20, validate_every: 20, lr_warmup: 5}"
@@ -59,7 +59,7 @@ def launch(config: Path, name: str, *overrides: str) -> Result:
 
 def launch_process(program: list[str], config: Path, name: str, *overrides: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *program, *arguments(config, name, *overrides)]
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=240)
 
 
 def final(config: Path, name: str, step: int = 40) -> dict:
@@ -91,36 +91,15 @@ def test_a_resumed_run_equals_an_uninterrupted_run(straight):
     assert log(straight, "straight") == log(straight, "resumed")
 
 
-KILL = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-import toy, engine.checkpoint
-{patch}
-sys.argv = ["toy.py", *sys.argv[1:]]
-toy.main()
-"""
-IN_A_STEP = """
-real = toy.Toy.step
-def step(self, batch, n):
-    if n == 17: os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, batch, n)
-toy.Toy.step = step
-"""
-IN_A_WRITE = """
-real = engine.checkpoint._CRC32Writer.write
-def write(self, data):
-    if "step_0000020" in self.file.name and self.file.tell() > 1000: os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, data)
-engine.checkpoint._CRC32Writer.write = write
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("patch", [IN_A_STEP, IN_A_WRITE], ids=["in a step", "inside a checkpoint write"])
-def test_a_killed_run_resumes_to_the_same_weights(straight, patch):
-    code = KILL.format(tests=str(TOY.parent), patch=patch)
-    killed = launch_process(["-c", code], straight, "killed")
-    assert killed.returncode == -signal.SIGKILL
+@pytest.mark.parametrize(
+    "fault",
+    [lambda: kill_in_step(toy.Toy, 17), lambda: kill_in_write("step_0000020", 1000)],
+    ids=["in a step", "inside a checkpoint write"],
+)
+def test_a_killed_run_resumes_to_the_same_weights(straight, fault):
+    killed = run_child(lambda: (fault(), toy.main(arguments(straight, "killed"))))
+    assert killed == -signal.SIGKILL
     assert not (straight.parent / "killed" / "checkpoints" / "step_0000020.pt").exists()
     assert launch(straight, "killed").returncode == 0
     assert same_run(straight, "straight", "killed") and log(straight, "straight") == log(straight, "killed")
@@ -128,16 +107,16 @@ def test_a_killed_run_resumes_to_the_same_weights(straight, patch):
 
 @pytest.mark.slow
 def test_sigterm_saves_a_checkpoint_and_exits_with_143(config):
-    command = [sys.executable, str(TOY), "--config", str(config), "--run-dir", str(config.parent / "r")]
-    process = subprocess.Popen([*command, "train.total_steps=1000000"], env=ENV, stdout=subprocess.PIPE, text=True)
+    output = config.parent / "output.txt"
+    pid = start_child(lambda: toy.main(arguments(config, "r", "train.total_steps=1000000")), output)
     deadline = time.time() + 60
     while not list((config.parent / "r").glob("checkpoints/*.pt")) and time.time() < deadline:
         time.sleep(0.05)
     second = launch(config, "r", "train.total_steps=1000000")
-    assert second.returncode == 2 and f"is being trained by process {process.pid}" in second.stderr
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
-    assert "stopped by a signal" in process.communicate()[0]
+    assert second.returncode == 2 and f"is being trained by process {pid}" in second.stderr
+    os.kill(pid, signal.SIGTERM)
+    assert wait_for(pid) == 143
+    assert "stopped by a signal" in output.read_text()
 
 
 def test_cpu_seconds_are_summed_over_launches(straight):
@@ -214,8 +193,12 @@ def test_two_ranks_have_equal_weights_at_the_end(config):
     differ = [k for k in one if not torch.equal(one[k], two[k]) and "running" not in k]
     assert not differ
     assert final(config, "two")["step"] == 40
-    odd = launch_process(program, config, "odd", "train.batch_size=3")
-    assert odd.returncode == 1 and "not divisible by 2 processes" in odd.stderr
+
+
+def test_batch_size_must_be_divisible_by_the_number_of_ranks(config, monkeypatch):
+    monkeypatch.setattr(engine.ranks, "start_ranks", lambda device: (0, 2, torch.device("cpu")))
+    odd = launch(config, "odd", "train.batch_size=3")
+    assert odd.returncode == 2 and "not divisible by 2 processes" in odd.stderr
 
 
 def test_the_loop_takes_less_than_half_a_millisecond_per_step(tmp_path):

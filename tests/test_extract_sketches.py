@@ -1,4 +1,4 @@
-"""scripts/extract_sketches.py: companions of photos, and a data set's faces as sketches."""
+"""scripts/extract_sketches.py: sketches of a folder of photos, and of the faces of a data set."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def photo(folder, name, side=(60, 40), seed=0):
     return pixels
 
 
-def test_a_folder_of_photos(tmp_path, capsys):
+def test_sketches_of_a_folder_of_photos(tmp_path, capsys):
     pixels = photo(tmp_path / "in" / "sub", "a.png")
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
     main(["--in", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
@@ -33,10 +33,10 @@ def test_a_folder_of_photos(tmp_path, capsys):
     assert (tmp_path / "again" / "sub" / "a.png").read_bytes() == before
 
 
-def test_faults_are_sentences(tmp_path, capsys):
+def test_invalid_arguments_are_user_errors(tmp_path, capsys):
     for args, text in (
-        (["--in", str(tmp_path / "no")], "no such folder"),
-        (["--in", str(tmp_path)], "holds no photos"),
+        (["--in", str(tmp_path / "no")], "does not exist"),
+        (["--in", str(tmp_path)], "there are no photos"),
         (["--in", str(tmp_path), "--sigma", "3"], "--sigma"),
     ):
         with pytest.raises(SystemExit) as done:
@@ -46,10 +46,10 @@ def test_faults_are_sentences(tmp_path, capsys):
     photo(tmp_path / "two", "a.bmp")
     with pytest.raises(SystemExit):
         main(["--in", str(tmp_path / "two"), "--out", str(tmp_path / "out")])
-    assert "two photos would become" in capsys.readouterr().err
+    assert "two photos have the same output file" in capsys.readouterr().err
 
 
-def test_the_faces_of_a_config_become_a_set_in_celeba_s_layout(tmp_path, capsys):
+def test_sketches_of_a_config_have_celeba_layout(tmp_path, capsys):
     text = (
         "data: {dataset: synthetic, image_size: 32, num_train: 6, num_val: 2, num_test: 3, attributes: [Male, Smiling]}"
     )

@@ -200,7 +200,7 @@ def test_converted_checkpoint_opens_as_a_run(tmp_path, capsys) -> None:
     assert (tmp_path / "run" / "pictures" / "draw.png").is_file()
     with pytest.raises(SystemExit):
         convert.main([str(tmp_path / "glow.pt"), *options])
-    assert "holds a run already" in capsys.readouterr().err
+    assert "this run directory already exists" in capsys.readouterr().err
 
 
 def test_wrong_checkpoint_files_are_user_errors(tmp_path) -> None:

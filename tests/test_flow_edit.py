@@ -9,6 +9,7 @@ from flow_toy import META, batch, made_ready, method, pictures, small_flow
 
 from data.request import parse_request
 from engine import UserError
+from engine.checkpoint import save_fields
 from engine.grids import to_uint8
 from flow.density_baselines import BaselineStats, density_baselines, gaussian_bits
 from flow.directions import (
@@ -17,7 +18,6 @@ from flow.directions import (
     fit_directions,
     load_directions,
     pooled,
-    save_directions,
     shrink_blocks,
 )
 from flow.edit import decode_photo, encode_photo, level_mask, move, transfer
@@ -184,7 +184,7 @@ def test_steps_reach_the_requested_labels() -> None:
 def test_directions_of_other_weights_are_refused(tmp_path) -> None:
     found, _, _ = planted_directions(small_flow(dtype=torch.float32))
     path = tmp_path / "directions_ols.pt"
-    save_directions(found, path)
+    save_fields(found, path)
     assert torch.equal(load_directions(path, found.provenance).direction, found.direction)
     with pytest.raises(UserError, match="fitted to other weights .*sample.py directions --run-dir RUN --fit ols"):
         load_directions(path, found.provenance | {"sha256": "b" * 64})

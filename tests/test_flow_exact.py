@@ -1,4 +1,4 @@
-"""The flow is a bijection with the right density: against brute force, in both directions, in every precision."""
+"""The flow is invertible and has the right density: against brute force, in both directions, in every precision."""
 
 import math
 

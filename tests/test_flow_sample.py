@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from editor_contract import EYES, camera_photo, check
+from editor_contract import EYES, check
 from PIL import Image
 
 from engine.grids import save_image, to_pil
@@ -41,11 +41,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, more in changes.items():
         train.main(["--config", str(folder / "small.yaml"), "--run-dir", str(folder / name), *more])
     return folder
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return camera_photo(tmp_path_factory.mktemp("photo") / "me.png")
 
 
 def opened(run: Path, **options: object) -> Editor:

@@ -6,9 +6,7 @@ import io
 import json
 import logging
 import math
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +25,7 @@ from flow.labels import set_label_frequencies
 from flow.stability import stability_checks
 from flow.train import Glow
 from losses.quantise import dequantise, to_levels
-from tests.same import equal
+from tests.same import equal, kill_in_step, of_one_and_of_two_ranks, run_child
 
 YAML = """
 data: {dataset: synthetic, image_size: 32, num_train: 96, num_val: 16, num_test: 16, classes: [happy, sad, neutral]}
@@ -89,61 +87,33 @@ def test_resumed_run_equals_uninterrupted_run(config: Path) -> None:
     assert loaded.flow.ready and loaded.ema.module.ready
 
 
-KILL = """
-import os, signal, sys
-from flow import train
-real = train.Glow.step
-def step(self, batch, n):
-    if n == 3: os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, batch, n)
-train.Glow.step = step
-train.main()
-"""
-
-
 @pytest.mark.slow
-def test_run_killed_before_first_checkpoint_restarts(config: Path, repo: Path) -> None:
+def test_run_killed_before_first_checkpoint_restarts(config: Path) -> None:
     assert launch(config, "straight", "train.stop_at=6") == 0
-    command = [sys.executable, "-c", KILL, "--config", str(config), "--run-dir", str(config.parent / "killed")]
-    environment = os.environ | {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run(command, env=environment, capture_output=True, timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run_child(lambda: (kill_in_step(train.Glow, 3), launch(config, "killed")))
+    assert killed == -signal.SIGKILL
     assert launch(config, "killed", "train.stop_at=6") == 0
     assert equal(weights(config, "straight", 6)["method"], weights(config, "killed", 6)["method"])
 
 
+def _one_step(rank: int, world: int) -> tuple[dict, dict]:
+    """State after the warm start, and gradients of one step. All ranks together use the same images and noise."""
+    noise = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "dequantise", lambda k, n, u=None: dequantise(k, n, noise[mine] if u is None else u))
+        net = method(condition="planes")
+        part = {k: v[mine] for k, v in batch(8).items()}
+        net.warm_start(part)
+        warm = {k: v.clone() for k, v in net.flow.state_dict().items()}
+        net.step(part, 0)
+    return warm, {k: p.grad for k, p in net.flow.named_parameters()}
+
+
 @pytest.mark.slow
-def test_two_ranks_equal_one(config: Path, repo: Path) -> None:
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
     """The same images in halves, with the same noise: equal warm start and equal gradients."""
-    script = config.parent / "ranks.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(repo / 'tests')!r}); sys.path.insert(0, {str(repo)!r})\n"
-        "import torch, engine, flow.train\n"
-        "from flow_toy import batch, method\n"
-        "from engine.ranks import start_ranks\n"
-        "rank, world, _ = start_ranks('cpu')\n"
-        "noise = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))\n"
-        "mine = slice(rank * 8 // world, (rank + 1) * 8 // world)\n"
-        "real = flow.train.dequantise\n"
-        "flow.train.dequantise = lambda k, n, u=None: real(k, n, noise[mine] if u is None else u)\n"
-        "net = method(condition='planes')\n"
-        "part = {k: v[mine] for k, v in batch(8).items()}\n"
-        "net.warm_start(part)\n"
-        "warm = {k: v.clone() for k, v in net.flow.state_dict().items()}\n"
-        "net.step(part, 0)\n"
-        "grads = {k: p.grad for k, p in net.flow.named_parameters()}\n"
-        "if rank == 0: torch.save([warm, grads], sys.argv[1])\n"
-    )
-    results = []
-    for world in (1, 2):
-        out = config.parent / f"ranks_{world}.pt"
-        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"] if world > 1 else []
-        done = subprocess.run(
-            [sys.executable, *start, str(script), str(out)], capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(torch.load(out))
-    (warm, grads), (warm_2, grads_2) = results
+    (warm, grads), (warm_2, grads_2) = of_one_and_of_two_ranks(_one_step, tmp_path)
     assert all(torch.allclose(warm[k].float(), warm_2[k].float(), atol=1e-6) for k in warm)
     assert all(torch.allclose(grads[k], grads_2[k], atol=1e-5, rtol=1e-4) for k in grads)
 

@@ -1,11 +1,17 @@
 """Checkpoints in the layout of StarGAN's reference code, written here from the paper's tables."""
 
+import dataclasses
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import families
 from gcgan import convert
+from gcgan.config import GANTrainConfig
+from gcgan.stargan import StarGAN
+from losses.targets import Request
 
 NAMES = "Black_Hair,Blond_Hair,Male"
 
@@ -111,3 +117,63 @@ def test_other_files_are_refused(files, tmp_path, capsys):
             convert.main([*pair, "--attributes", NAMES, "--run-dir", str(tmp_path / "run")])
         assert stop.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+# Ten steps, next to a plain loop of the reference code's algorithm.
+
+A = 0.3  # how far the penalty's points lie from the fakes to the real faces, for every row
+
+
+def plain_loop(g: G, d: D, batches: list, n_critic: int = 5) -> dict[str, list[float]]:
+    """Choi et al. 1711.09020 as the reference code trains: WGAN-GP on the patches' sum, class head, L1 cycle."""
+    adam = {net: torch.optim.Adam(net.parameters(), 1e-4, (0.5, 0.999)) for net in (g, d)}
+    losses = {"critic": [], "generator": []}
+    for step, (x, label) in enumerate(batches):
+        y, target = F.one_hot(label, 3).float(), label.roll(1, 0)
+        y_target = F.one_hot(target, 3).float()
+        fake = g(x, y_target).detach()
+        (src, cls), src_fake = d(x), d(fake)[0]
+        between = (A * x + (1 - A) * fake).requires_grad_()
+        out = d(between)[0]
+        slope = torch.autograd.grad(out, between, torch.ones_like(out), create_graph=True)[0].flatten(1).norm(dim=1)
+        d_loss = -src.mean() + src_fake.mean() + F.cross_entropy(cls, label) + 10 * ((slope - 1) ** 2).mean()
+        losses["critic"].append(d_loss.item())
+        adam[d].zero_grad()
+        d_loss.backward()
+        adam[d].step()
+        if (step + 1) % n_critic == 0:
+            fake = g(x, y_target)
+            src, cls = d(fake)
+            g_loss = -src.mean() + F.cross_entropy(cls, target) + 10 * (x - g(fake, y)).abs().mean()
+            losses["generator"].append(g_loss.item())
+            adam[g].zero_grad()
+            g_loss.backward()
+            adam[g].step()
+    return losses
+
+
+def test_ten_steps_are_those_of_a_plain_loop(files, monkeypatch):
+    g, d, paths = files
+    weights = [convert.read_weights(path) for path in paths]
+    imported = convert.build(*weights, NAMES.split(","), [], tuple(paths))
+    rates = GANTrainConfig(lr=1e-4, lr_critic=1e-4, beta1=0.5, beta2=0.999, ema_decay=0, log_every=100)
+    ours = StarGAN(dataclasses.replace(imported.cfg, train=rates), imported.meta).train()
+    ours.load_state_dict(imported.state_dict())
+    noise = torch.Generator().manual_seed(3)
+    batches = [(torch.rand(4, 3, 32, 32, generator=noise) * 2 - 1, torch.tensor([0, 1, 2, 0])) for _ in range(10)]
+    expected = plain_loop(g, d, batches)
+
+    losses, minimize = {"critic": [], "generator": []}, ours.minimize
+    monkeypatch.setattr(ours, "minimize", lambda loss, name: (losses[name].append(loss.item()), minimize(loss, name)))
+    monkeypatch.setattr(
+        "gcgan.stargan.draw_request", lambda x, y, own, attributes: Request(y.roll(1, 0), x.roll(1, 0), y.roll(1, 1))
+    )
+    monkeypatch.setattr(torch, "rand", lambda *size, **kind: torch.full(size, A))
+    for step, (x, label) in enumerate(batches):
+        ours.step({"image": x, "label": label}, step)
+    assert losses["critic"] == pytest.approx(expected["critic"], rel=1e-4)
+    assert losses["generator"] == pytest.approx(expected["generator"], rel=1e-4) and len(expected["generator"]) == 2
+    theirs = convert.our_generator(dict(g.named_parameters()), "G") | convert.our_critic(d.state_dict(), "D")
+    found = dict(ours.generator.named_parameters()) | ours.critic.state_dict()
+    for name, value in theirs.items():
+        assert torch.allclose(found[name], value, atol=1e-4), name

@@ -77,6 +77,19 @@ def test_a_constant_plane_is_cancelled_but_at_the_border():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_a_label_plane_adds_a_constant_inside_and_less_at_the_border(size):
+    """u(p) = (W * x)(p) + b(p), b(p) = sum_k c_k (sum of the taps inside the picture)."""
+    generator = Generator(3, 2, small(conditioning="planes"))
+    c, weight = torch.tensor([[0.3, 0.7]]), generator.down[0].weight
+    u = generator.down[0](torch.cat([torch.zeros(1, 3, size, size), c[:, :, None, None].expand(-1, -1, size, size)], 1))
+    inside = (c[0, :, None, None] * weight[:, 3:]).sum((1, 2, 3))
+    assert torch.allclose(u[0, :, 3:-3, 3:-3], inside[:, None, None].expand(-1, size - 6, size - 6), atol=1e-5)
+    corner = (c[0, :, None, None] * weight[:, 3:, 3:, 3:]).sum((1, 2, 3))
+    assert torch.allclose(u[0, :, 0, 0], corner, atol=1e-5) and not torch.allclose(corner, inside, atol=1e-3)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("conditioning", ["cin", "planes"])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_a_face_does_not_depend_on_its_neighbours_or_on_the_mode(conditioning, output):

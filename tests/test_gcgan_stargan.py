@@ -13,8 +13,10 @@ from engine import Run, UserError, fit, load_config
 from engine.checkpoint import checkpoints, read_checkpoint
 from engine.config import read_system, to_yaml
 from engine.files import atomic_text
+from gcgan.conditions import target_condition
 from gcgan.config import CONFIGS, GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
-from gcgan.stargan import StarGAN, class_loss, target_condition
+from gcgan.monitor import failed_checks, health_metrics
+from gcgan.stargan import StarGAN, class_loss
 from losses.adversarial import gradient_penalty, r1_penalty
 from losses.targets import Request
 from tests.same import equal, of_one_and_of_two_ranks
@@ -39,6 +41,11 @@ def build(model: dict | None = None, loss: dict | None = None, attributes: bool 
 
 def batch(n: int = 8) -> dict[str, Tensor]:
     return Noise().fixed(n)
+
+
+def faces(method: StarGAN, data: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Pictures and one-hot classes."""
+    return method.labels.faces(data, method.labels.blocks[0])[:2]
 
 
 def weights(method: StarGAN) -> dict[str, list[Tensor]]:
@@ -84,7 +91,7 @@ def test_the_reference_s_losses_against_numpy(monkeypatch):
     method = build({"critic": "class", "output": "tanh"}, {"gan": "wgan", "lambda_mismatch": 0.0})
     method.critic = critic = LinearCritic()
     found, data = losses_of(method, monkeypatch), batch()
-    x, y, _ = method.faces(data)
+    x, y = faces(method, data)
     y_target, x_fake = y.roll(3, 0), 0.5 * torch.randn(8, 1, 16, 16)
     method.update_critic(x, y, x_fake, y_target, Request(y_target, x.roll(3, 0), y.roll(1, 1)), False)
 
@@ -107,7 +114,7 @@ def test_the_logistic_losses_against_numpy(monkeypatch):
     method = build(loss={"gamma_r1": 0.3, "lambda_mismatch": 0.5, "lambda_class_d": 2.0})
     method.critic = critic = LinearCritic()
     found = losses_of(method, monkeypatch)
-    x, y, _ = method.faces(batch())
+    x, y = faces(method, batch())
     x_fake = 0.5 * torch.randn(8, 1, 16, 16)
     method.update_critic(x, y, x_fake, y.roll(1, 0), Request(y.roll(1, 0), x, y.roll(1, 1)), False)
     a, b = critic.a.detach().numpy(), critic.head.detach().numpy()
@@ -179,7 +186,7 @@ def test_the_generator_moves_in_every_n_critic_th_step_only():
 
 def test_each_player_s_update_leaves_the_other_without_gradient(monkeypatch):
     method = build()
-    x, y, _ = method.faces(batch())
+    x, y = faces(method, batch())
     method.update_critic(x, y, x.flip(0), y.roll(1, 0), Request(y.roll(1, 0), x.roll(1, 0), y.roll(1, 1)), False)
     assert all(p.grad is None for p in method.generator.parameters())
     method.optimizers["critic"].zero_grad()
@@ -203,10 +210,22 @@ def test_the_critic_scores_real_faces_under_their_label_fakes_under_the_target_a
     method, scored = build(), []
     score = method.critic.score
     method.critic.score = lambda h, c: scored.append(c) or score(h, c)
-    x, y, _ = method.faces(batch())
+    x, y = faces(method, batch())
     y_target, y_wrong = y.roll(1, 0), y.roll(1, 1)
     method.update_critic(x, y, x.flip(0), y_target, Request(y_target, x.roll(1, 0), y_wrong), False)
     assert all(torch.equal(a, b) for a, b in zip(scored, (y, y_target, y_wrong, y), strict=True))  # R1 at the end
+
+
+def test_no_wrong_label_is_the_right_one(monkeypatch):
+    method, asked = build(), []
+    monkeypatch.setattr(
+        method, "update_critic", lambda x, c, x_fake, c_target, request, *a, **k: asked.append((c, request))
+    )
+    monkeypatch.setattr(method.cfg.loss, "n_critic", 1000)
+    for step in range(10):
+        method.step(batch(), step)
+    for c, request in asked:
+        assert torch.equal(request.y_wrong.sum(1), torch.ones(8)) and not (request.y_wrong * c).any()
 
 
 def test_unlabelled_faces_leave():
@@ -225,7 +244,8 @@ def test_attributes_are_told_as_zero_and_one():
     method.step(data, 0)
     assert all(set(c.unique().tolist()) <= {0.0, 1.0} for c in conditions)
     assert torch.equal(conditions[1], data["attr"])
-    assert torch.equal(target_condition(data["attr"], 1, True)[:, 1], 1 - data["attr"][:, 1])
+    turned = target_condition(data["attr"], 1, method.labels.blocks[0])
+    assert torch.equal(turned[:, 1], 1 - data["attr"][:, 1]) and torch.equal(turned[:, 0], data["attr"][:, 0])
 
 
 @pytest.mark.parametrize("critic", ["class+projection", "class", "planes+projection"])
@@ -252,6 +272,70 @@ def test_averaging_over_the_mirror_image_makes_edits_symmetric():
     x, c = batch()["image"], torch.eye(K).repeat(2, 1)
     a, b = method.edit(x, c), method.edit(x.flip(-1), c).flip(-1)
     assert torch.allclose(a, b, atol=1e-5) and not torch.allclose(a, method.ema_generator(x, c), atol=1e-4)
+
+
+# Further terms.
+
+
+def test_eyes_and_mouth_weigh_more():
+    method = build(loss={"lambda_face": 4.0})
+    x = torch.zeros(1, 1, 16, 16)
+    at_mouth, at_corner = x.clone(), x.clone()
+    at_mouth[..., 12, 8] = at_corner[..., 0, 0] = 1.0
+    mouth, corner = (method.distance(x_hat, x, None).item() for x_hat in (at_mouth, at_corner))
+    assert mouth > 3 * corner > 0
+    plain = build()
+    assert plain.distance(at_mouth, x, None).item() == plain.distance(at_corner, x, None).item()
+    with pytest.raises(UserError, match="lambda_face"):
+        StarGAN(config(loss={"lambda_face": 1.0}), meta() | {"eyes": None})
+
+
+def test_points_move_the_weights():
+    method = build(loss={"lambda_face": 4.0})
+    x, points = torch.zeros(2, 1, 16, 16), torch.full((2, 68, 2), torch.nan)
+    points[0, :, :] = torch.tensor([-0.9, -0.9])  # eyes and mouth in the corner
+    points[0, 42:48, 0] = -0.7
+    x_hat = x.clone()
+    x_hat[:, :, 0, 0] = 1.0
+    alone = [method.distance(x_hat[i : i + 1], x[i : i + 1], points[i : i + 1]).item() for i in range(2)]
+    assert alone[0] > 3 * alone[1]
+
+
+def test_triple_consistency_compares_the_detour_with_the_straight_way():
+    method, passes = build(loss={"lambda_triple": 3.0}), []
+    torch.nn.init.normal_(method.generator.out.weight, std=0.1)
+    x, y = faces(method, batch())
+    x_fake = method.generator(x, y)
+    method.generator.register_forward_hook(lambda net, given, out: passes.append((given[1], out)))
+    term = method.triple_term(x, x_fake, y)["triple"]
+    (first, _), (second, detour) = passes
+    assert torch.equal(first, y.roll(1, 0)) and torch.equal(second, y)
+    assert term.item() == pytest.approx(3 * (x_fake - detour).abs().mean().item(), rel=1e-6)
+    assert build().triple_term(x, x_fake, y) == {}
+
+
+# Alarms.
+
+
+def test_alarms_say_what_is_out_of_bounds():
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 16, 16)
+    good = health_metrics(x, x, torch.tensor(0.2), torch.full((4, 1, 16, 16), 0.1))
+    assert failed_checks(good) == {} and good["sharpness"] == pytest.approx(1)
+    assert set(failed_checks(good | {"sensitivity": 0.009})) == {"sensitivity"}
+    assert "closed" in failed_checks(good | {"mask": 0.004})["mask"]
+    assert "open" in failed_checks(good | {"mask": 0.91})["mask"]
+    assert set(failed_checks(health_metrics(x, 1.3 * x, torch.tensor(0.2), None))) == {"sharpness"}  # 1.69
+
+
+def test_a_deaf_generator_is_reported_once_after_three_samplings(monkeypatch, caplog):
+    monkeypatch.setattr("gcgan.stargan.logger.propagate", True)
+    method, said = build(), []  # skip starts as the photo: no label changes anything
+    for step in range(10):
+        method.image_steps = step
+        method.eval().sample(batch())
+        said.append(sum("the label is ignored" in message for message in caplog.messages))
+    assert said == [0] * 6 + [1] * 4  # the first four of 40 steps are not checked
 
 
 # Runs.

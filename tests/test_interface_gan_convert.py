@@ -1,4 +1,4 @@
-"""Generators of other projects give the picture that their own formulas give, and a file cannot run code."""
+"""Converted generators give the same images as their own formulas, and a file cannot run code."""
 
 import math
 import os
@@ -94,7 +94,7 @@ def rosinality_picture(s: dict[str, Tensor], z: Tensor) -> Tensor:
     return rgb
 
 
-def test_rosinality_s_weights_give_its_picture(tmp_path):
+def test_rosinality_weights_give_the_same_image(tmp_path):
     state, z = rosinality_state(), torch.randn(3, Z)
     torch.save({"g_ema": state, "latent_avg": torch.zeros(Z)}, tmp_path / "g.pt")
     method = convert(tmp_path / "g.pt", "rosinality")
@@ -103,7 +103,7 @@ def test_rosinality_s_weights_give_its_picture(tmp_path):
     assert torch.allclose(method.generator.mapping.w_avg, w, atol=0.1)
 
 
-def test_an_import_is_a_run(tmp_path):
+def test_a_converted_file_is_a_run(tmp_path):
     from engine import load
     from interface_gan.config import Config
     from interface_gan.train import StyleGAN2
@@ -155,7 +155,7 @@ def nvlabs_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Ge
     return path, net
 
 
-def test_nvlabs_weights_are_read_without_running_their_code(tmp_path, monkeypatch):
+def test_nvlabs_weights_are_read_without_running_code(tmp_path, monkeypatch):
     path, net = nvlabs_file(tmp_path, monkeypatch)
     method, z = convert(path, "nvlabs"), torch.randn(2, Z)
     assert torch.equal(method.ema_generator(z, psi=0.7), net(z, psi=0.7))
@@ -170,7 +170,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("layout", ["nvlabs", "rosinality"])
-def test_a_hostile_file_does_not_run(layout, tmp_path):
+def test_a_malicious_file_runs_no_code(layout, tmp_path):
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps({"G_ema": Hostile(tmp_path / "made")}))
     with pytest.raises(UserError):
@@ -181,7 +181,7 @@ def test_a_hostile_file_does_not_run(layout, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_what_is_wrong_with_a_file_is_a_sentence(tmp_path):
+def test_invalid_files_are_user_errors(tmp_path):
     state = rosinality_state()
     del state["convs.3.activate.bias"]
     torch.save(state, tmp_path / "short.pt")
@@ -191,7 +191,7 @@ def test_what_is_wrong_with_a_file_is_a_sentence(tmp_path):
         ("short.pt", "rosinality", "convs.3.activate.bias"),
         ("other.pt", "rosinality", "g_ema"),
         ("text.pkl", "nvlabs", "intact"),
-        ("none.pkl", "nvlabs", "no such file"),
+        ("none.pkl", "nvlabs", "does not exist"),
     ):
         with pytest.raises(UserError, match=words):
             convert(tmp_path / name, layout)

@@ -1,4 +1,4 @@
-"""interface_gan's editor and modes on a run of four steps: boundaries are fitted to scores that are linear in w."""
+"""The editor and the modes of interface_gan on a run of four steps, with boundaries of scores that are linear in w."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import synthetic
+from data import DataConfig, synthetic
+from editing.benchmark import benchmark_faces, export_benchmark
 from engine import UserError
+from engine.checkpoint import save_fields
+from evaluation.manifest import read_manifest
 from interface_gan import inversions
-from interface_gan.boundary import boundaries_path, fit_boundaries, load_boundaries, save_boundaries
+from interface_gan.boundary import boundaries_path, fit_boundaries, load_boundaries
 from interface_gan.codes import draw_z, map_z
 from interface_gan.editor import Editor, Options
 from interface_gan.project import Options as Steps
 from interface_gan.sample import main as sample
 from interface_gan.score import score_codes
 from interface_gan.train import main as train
-from tests.editor_contract import camera_photo, check
+from tests.editor_contract import check
 
 pytestmark = pytest.mark.slow
 NAMES = ["happy", "neutral", "Smiling", "Male"]
@@ -63,15 +66,16 @@ def run(tmp_path_factory) -> Path:
         editor.generator, editor.method.origin.sha256, guide, editor.split("train"), NUM, 0, folder / "run" / "scores"
     )
     for space, codes in (("w", map_z(editor.generator, z)), ("z", z)):
-        save_boundaries(fit_boundaries(codes, scores, space), boundaries_path(folder / "run", space, "ridge_rank"))
+        save_fields(fit_boundaries(codes, scores, space), boundaries_path(folder / "run", space, "ridge_rank"))
     return folder / "run"
 
 
 @pytest.fixture(autouse=True)
 def short_inversions(monkeypatch):
-    """A few steps instead of 250."""
+    """Eight steps instead of 250, and the nearest of 64 start codes instead of 2,000."""
     few = Steps(starts=1, steps_w=4, steps_plus=4)
     monkeypatch.setattr(inversions.invert, "__defaults__", (few,))
+    monkeypatch.setattr("interface_gan.project.STARTS_NUM", 64)
     monkeypatch.setattr("interface_gan.editor.REFERENCE_FACES", 4)
     monkeypatch.setattr("interface_gan.sample.REFERENCE_FACES", 4)
     monkeypatch.setattr(Editor, "guide", lambda self: LinearGuide())
@@ -82,11 +86,11 @@ def editor(run) -> Editor:
     return Editor(run, device="cpu")
 
 
-def test_the_editor_keeps_its_contract(editor, tmp_path):
-    check(editor, "Smiling=1", camera_photo(str(tmp_path / "me.png")))
+def test_editor_contract(editor, photo):
+    check(editor, "Smiling=1", photo)
 
 
-def test_a_face_is_inverted_once_and_a_photo_too(run, editor, monkeypatch):
+def test_faces_and_photos_are_inverted_only_once(run, editor, monkeypatch):
     faces = editor.take("test", [0, 3])
     first = editor.codes(faces)["ws"]
     assert first.shape == (2, 8, LATENT) and len(list((run / "inversions").glob("*.npy"))) >= 2
@@ -95,7 +99,7 @@ def test_a_face_is_inverted_once_and_a_photo_too(run, editor, monkeypatch):
     assert torch.equal(again.codes(again.take("test", [3, 0]))["ws"], first[[1, 0]])
 
 
-def test_an_edit_moves_the_layers_that_were_named(run):
+def test_an_edit_changes_only_the_given_layers(run):
     editor = Editor(run, Options(layers="2-4"), device="cpu")
     faces = editor.draw([1, 2])
     before, after = editor.codes(faces)["ws"], editor.target(faces, editor.parse("Smiling=+1.0"))["ws"]
@@ -109,16 +113,16 @@ def test_an_edit_moves_the_layers_that_were_named(run):
         Editor(run, Options(layers="5-9"), device="cpu").target(faces, editor.parse("Smiling=1"))
 
 
-def test_a_probability_is_what_the_guide_says_afterwards(editor):
+def test_a_probability_request_reaches_the_guide_probability(editor):
     faces, guide = editor.draw(range(6)), LinearGuide()
     after = editor.edit(faces, editor.parse("Smiling=p0.7"))[0]
     p = guide(after).sigmoid()[:, 2]
     assert ((p - 0.7).abs() < 0.05).float().mean() > 0.5
-    with pytest.raises(UserError, match="alone"):
+    with pytest.raises(UserError, match="one item only"):
         editor.edit(faces, editor.parse("Smiling=p0.7 Male=1"))
 
 
-def test_labels_of_the_data_decide_a_flip(editor):
+def test_flip_uses_the_labels_of_the_data(editor):
     faces = editor.take("test", range(8))
     labels = editor.labels(faces)[:, editor.label_names().index("Male")]
     held = editor.boundaries("w")
@@ -128,12 +132,12 @@ def test_labels_of_the_data_decide_a_flip(editor):
     assert ((change >= -1e-4) | (labels == 1)).all() and ((change <= 1e-4) | (labels == 0)).all()
 
 
-def test_seeds_are_the_codes_that_were_scored(editor):
+def test_generated_faces_are_the_scored_codes(editor):
     z = draw_z(1, LATENT, 5)
     assert torch.equal(editor.codes(editor.draw([5]))["ws"][:, 0], map_z(editor.generator, z))
 
 
-def test_names_of_requests_are_the_guide_s(editor):
+def test_requests_have_the_names_of_the_guide(editor):
     assert set(editor.attributes) <= {"Smiling", "Male"} and editor.meta["attributes"] == ["Smiling", "Male"]
     faces = editor.take("test", [0, 1])
     column = synthetic.ATTRIBUTES.index("Male")
@@ -141,7 +145,7 @@ def test_names_of_requests_are_the_guide_s(editor):
     assert torch.equal(faces.batch["attr"][:, 1], known.float())
 
 
-def test_a_run_without_boundaries_says_how_to_fit_them(run, tmp_path):
+def test_a_run_without_boundaries_names_the_fit_command(run, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.yaml", "meta.json", "checkpoints"):
@@ -165,14 +169,14 @@ def test_a_run_without_boundaries_says_how_to_fit_them(run, tmp_path):
         ["interpolate", "seed:1", "seed:2", "--n", "3"],
     ],
 )
-def test_modes_write_a_picture_and_how_it_was_made(words, run, tmp_path):
+def test_every_mode_writes_its_files(words, run, tmp_path):
     mode, *rest = words
     sample([mode, "--run-dir", str(run), "--device", "cpu", "--out", str(tmp_path / "x.png"), *rest])
     record = json.loads((tmp_path / "x.json").read_text())
     assert (tmp_path / "x.png").is_file() and record["sha256"] and record["boundaries"]["num"] == NUM
 
 
-def test_edits_of_inverted_faces_are_graded(run, editor, tmp_path, monkeypatch):
+def test_report_real_mode(run, editor, tmp_path, monkeypatch):
     class Judge(LinearGuide):
         def logits(self, images8: Tensor) -> Tensor:
             return LinearGuide.__call__(self, images8.float() / 127.5 - 1)
@@ -194,12 +198,12 @@ def test_an_export_names_its_guide(run, tmp_path):
     assert record["guides"] == {"runs/guide": "guide"} and len(list(out.glob("truth_base*.png"))) == 2
 
 
-def test_boundaries_of_other_weights_are_refused(run):
+def test_boundaries_of_other_weights_are_an_error(run):
     with pytest.raises(UserError, match="other weights"):
         load_boundaries(run, "w", "ridge_rank", "other")
 
 
-def test_scores_of_a_judge_are_refused(run, tmp_path, monkeypatch, capsys):
+def test_a_judge_is_refused_as_guide(run, tmp_path, monkeypatch, capsys):
     def load(path, role=None, device="auto"):
         assert role == "guide"
         raise UserError(f"{path} is a judge: a judge grades and must not teach")
@@ -208,3 +212,14 @@ def test_scores_of_a_judge_are_refused(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         sample(["boundary", "--run-dir", str(run), "--guide", "runs/evaluation/judge"])
     assert left.value.code == 2 and "must not teach" in capsys.readouterr().err
+
+
+def test_the_benchmark_names_targets_without_a_boundary(editor, tmp_path):
+    cfg = DataConfig(dataset="synthetic", image_size=32, num_train=64, num_val=16, num_test=16)
+    faces = benchmark_faces(cfg, 3)
+    cannot = export_benchmark(editor, tmp_path / "out", faces, ["happy", "sad", "Smiling=flip"], max_truths=2)
+    assert list(cannot) == ["sad"] and "sad" in cannot["sad"]
+    rows = read_manifest(tmp_path / "out")
+    edits = [row for row in rows if row.kind == "edit"]
+    assert len(edits) == 6 and all(row.truth for row in edits)
+    assert sum(row.kind == "reconstruction" for row in rows) == 3 + 2, "one ground truth for each target"

@@ -1,4 +1,4 @@
-"""From codes to edits on a generator with known hyperplanes: scores, boundaries, steps, projection, no training."""
+"""Scores, boundaries, steps and projection on a generator with known hyperplanes, without training."""
 
 import dataclasses
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from data.request import parse_request
 from engine import UserError
-from interface_gan.boundary import Boundaries, describe, fit_boundaries, load_boundaries, save_boundaries
+from engine.checkpoint import save_fields
+from interface_gan.boundary import Boundaries, describe, fit_boundaries, load_boundaries
 from interface_gan.codes import Stats, draw_z, images_of, map_z
 from interface_gan.plan import MOVES, Plan, Samples, plan
 from interface_gan.project import Options, project
@@ -63,14 +64,14 @@ def planned(loop: Loop, codes: Tensor, text: str, **options) -> Plan:
 # Codes and scores.
 
 
-def test_a_row_of_z_depends_on_seed_and_place_alone():
+def test_a_row_of_z_depends_on_seed_and_index_only():
     table = draw_z(3000, 5, 0)
     assert torch.equal(table[37], draw_z(1, 5, 0, 37)[0]) and torch.equal(table[2000:2100], draw_z(100, 5, 0, 2000))
     assert not torch.equal(table[:10], draw_z(10, 5, 1)) and len(table.unique(dim=0)) == 3000
     assert abs(table.mean()) < 0.03 and abs(table.std() - 1) < 0.02
 
 
-def test_scores_go_on_where_they_stopped(loop, tmp_path):
+def test_interrupted_scoring_continues(loop, tmp_path):
     faces, calls = Faces(loop.generator), []
     guide = TrueGuide(loop.generator)
     count = lambda x: (calls.append(len(x)), TrueGuide.__call__(guide, x))[1]  # noqa: E731
@@ -108,7 +109,7 @@ def test_log_odds_of_classes_and_pairs():
 
 def test_the_known_hyperplanes_are_found(loop):
     b = loop.boundaries
-    assert b.names == NAMES[:4] and "100 are needed" in b.skipped["Bald"]
+    assert b.names == NAMES[:4] and "expected at least 100" in b.skipped["Bald"]
     cov = loop.guide.cov
     for row in range(4):
         mine, truth = b.normal[row].double(), loop.guide.normal[row]
@@ -124,7 +125,7 @@ def test_the_known_hyperplanes_are_found(loop):
 
 
 @pytest.mark.parametrize("estimator", ["svc", "linear_svc", "logreg"])
-def test_the_other_estimators_find_them_less_well(loop, estimator):
+def test_other_estimators_are_less_accurate(loop, estimator):
     found = fit_boundaries(loop.codes, loop.scores, "w", estimator, share=0.05)
     assert "Young" in found.names and found.estimator == estimator
     mine = loop.boundaries.auc[[loop.boundaries.names.index(name) for name in found.names]]
@@ -137,22 +138,22 @@ def test_scores_without_relation_to_the_codes_give_no_boundary(loop):
     assert found.names == [] and "not usable" in found.skipped["Smiling"]
 
 
-def test_boundaries_are_kept_for_their_weights(loop, tmp_path):
+def test_boundaries_of_other_weights_are_an_error(loop, tmp_path):
     with pytest.raises(UserError, match="boundary --run-dir"):
         load_boundaries(tmp_path, "w", "ridge_rank", "weights")
-    save_boundaries(loop.boundaries, tmp_path / "boundaries_w_ridge_rank.pt")
+    save_fields(loop.boundaries, tmp_path / "boundaries_w_ridge_rank.pt")
     again = load_boundaries(tmp_path, "w", "ridge_rank", "weights")
     assert torch.equal(again.normal, loop.boundaries.normal) and again.names == loop.boundaries.names
     with pytest.raises(UserError, match="other weights"):
         load_boundaries(tmp_path, "w", "ridge_rank", "others")
-    with pytest.raises(UserError, match="Bald has no boundary: 0 of"):
+    with pytest.raises(UserError, match="Bald has no boundary: one side has only 0 of"):
         loop.boundaries.row("Bald")
 
 
 # Edits.
 
 
-def test_one_sigma_moves_the_guide_s_reading_by_one_and_the_kept_ones_not_at_all(loop):
+def test_a_step_of_one_sigma_changes_only_the_requested_reading(loop):
     codes = fresh(loop)
     before = readings(loop, codes)
     for row, name in enumerate(NAMES[:4]):
@@ -164,14 +165,14 @@ def test_one_sigma_moves_the_guide_s_reading_by_one_and_the_kept_ones_not_at_all
         assert p.cost.max() < 1.5
 
 
-def test_without_a_keep_list_what_goes_together_moves_together(loop):
+def test_without_keep_correlated_readings_also_change(loop):
     codes = fresh(loop)
     alone = planned(loop, codes, "Smiling=+1.0", keep="none")
     change = (readings(loop, codes + alone.step) - readings(loop, codes)).mean(0)
     assert change[1] == pytest.approx(0.6, abs=0.1) and alone.cost.mean() == pytest.approx(1, abs=0.03)
 
 
-def test_the_paper_s_projection_keeps_too_and_costs_more(loop):
+def test_paper_step_keeps_readings_at_a_higher_cost(loop):
     codes = fresh(loop)
     mine, paper = planned(loop, codes, "Smiling=+1.0"), planned(loop, codes, "Smiling=+1.0", move="paper")
     change = (readings(loop, codes + paper.step) - readings(loop, codes)).mean(0)
@@ -191,7 +192,7 @@ def test_flips_change_sides_and_random_steps_do_not(loop, move):
         assert torch.allclose(p.cost, planned(loop, codes, "Smiling=flip").cost, rtol=1e-3)
 
 
-def test_a_side_is_reached_never_left(loop):
+def test_set_never_moves_back(loop):
     codes, b = fresh(loop), loop.boundaries
     p = planned(loop, codes, "Smiling=1")
     before, after = b.read(codes)[:, 0], b.read(codes + p.step)[:, 0]
@@ -210,7 +211,7 @@ def test_absolute_amount_and_two_edits_at_once(loop):
     assert torch.allclose(after[:, :2], b.sigma[:2] * torch.tensor([1.0, -1.0]), atol=1e-4)
 
 
-def test_a_known_side_counts_more_than_the_reading(loop):
+def test_known_labels_override_readings(loop):
     codes, b = fresh(loop), loop.boundaries
     own = (b.read(codes) > 0).float()
     own[:, 0] = 1
@@ -218,7 +219,7 @@ def test_a_known_side_counts_more_than_the_reading(loop):
     assert (b.read(codes + p.step)[:, 0] <= b.side_mean[0, 0] + 1e-4).all()
 
 
-def test_what_cannot_be_kept_is_named_with_its_cost(loop):
+def test_dropped_attributes_are_listed_with_their_cost(loop):
     b = loop.boundaries
     near = torch.nn.functional.normalize(b.normal[0] + 1e-3 * b.normal[2], dim=0)
     two = dataclasses.replace(
@@ -235,7 +236,7 @@ def test_what_cannot_be_kept_is_named_with_its_cost(loop):
         plan(codes, asked, two, loop.stats.cov, torch.full((400, 3), float("nan")), keep=["Happy"])
 
 
-def test_impossible_requests_are_sentences(loop):
+def test_impossible_requests_are_user_errors(loop):
     codes = fresh(loop)
     with pytest.raises(UserError, match="cannot do this"):
         planned(loop, codes, "Smiling=any")
@@ -243,7 +244,7 @@ def test_impossible_requests_are_sentences(loop):
         planned(loop, codes, "Bald=1")
 
 
-def test_expressions_leave_neutral_along_their_own_plane(loop):
+def test_expressions_of_neutral_faces_use_pair_boundaries(loop):
     """The guide's readings taken as three expressions."""
     logits = loop.scores.logits[:, [0, 2, 3]]
     scores = dataclasses.replace(
@@ -266,7 +267,7 @@ def test_expressions_leave_neutral_along_their_own_plane(loop):
     assert torch.allclose(
         b.read(codes + p.step)[neutral, b.names.index("happy/neutral")].clamp_max(0), torch.zeros(int(neutral.sum()))
     )
-    with pytest.raises(UserError, match="no other side"):
+    with pytest.raises(UserError, match="has no opposite"):
         plan(codes, parse_request("happy=flip", b.classes, ()), b, loop.stats.cov, own)
     gone = plan(codes, parse_request("happy=0", b.classes, ()), b, loop.stats.cov, own)
     assert not torch.equal(gone.step[seen == 0], torch.zeros_like(gone.step[seen == 0]))
@@ -275,7 +276,7 @@ def test_expressions_leave_neutral_along_their_own_plane(loop):
 # Projection.
 
 
-def test_a_generated_face_is_found_again_whatever_else_is_in_the_batch(loop):
+def test_projection_recovers_a_generated_face_in_any_batch(loop):
     x = images_of(loop.generator, loop.generator.broadcast(fresh(loop, 3)))
     found = project(loop.generator, loop.guide.maps, loop.stats, x, Options())
     psnr = 10 * torch.log10(4 / (found.x_hat - x).square().mean((1, 2, 3)))
@@ -286,7 +287,7 @@ def test_a_generated_face_is_found_again_whatever_else_is_in_the_batch(loop):
     assert torch.allclose(alone.ws, found.ws[1:2], atol=1e-2) and not found.ws.requires_grad
 
 
-def test_draws_have_a_typicality_of_one_and_shifted_layers_more(loop):
+def test_typicality_of_samples_is_one(loop):
     ws = loop.generator.broadcast(fresh(loop, 2000))
     assert loop.stats.typicality(ws).mean() == pytest.approx(1, abs=0.1)
     far = ws + 3 * loop.stats.cov.diagonal().sqrt().float()
@@ -317,13 +318,13 @@ def bench(loop) -> Bench:
     return Bench(loop.generator, loop.boundaries, loop.stats, samples, judge, w, own, spread)
 
 
-def test_figures_tell_a_good_move_from_a_random_one(bench):
+def test_target_accuracy_is_higher_for_least_than_for_random(bench):
     mine, random = flips(bench, "Young", "least"), flips(bench, "Young", "random")
     assert mine["target_accuracy"] > 0.95 and mine["gain"] > 0.5 and mine["no_edit"] == 0
     assert random["target_accuracy"] < 0.35 and random["cost"] == pytest.approx(mine["cost"], rel=1e-3)
 
 
-def test_effects_are_those_of_one_real_deviation(bench):
+def test_effects_are_scaled_to_one_standard_deviation(bench):
     kept, free = effects(bench, "Smiling", "least"), effects(bench, "Smiling", "least", "none")
     assert kept["change"]["Smiling"] == pytest.approx(1, abs=0.02) and kept["dose"] == pytest.approx(1, abs=0.1)
     assert kept["leakage_kept"] < 0.05 < 0.1 < free["leakage"] and free["leakage_kept"] is None
@@ -331,18 +332,18 @@ def test_effects_are_those_of_one_real_deviation(bench):
     assert kept["cost"] < effects(bench, "Smiling", "paper")["cost"]
 
 
-def test_a_step_that_moves_nothing_says_so(bench):
+def test_effects_of_a_step_without_effect(bench):
     still = dataclasses.replace(bench, real_std=dict.fromkeys(NAMES, 1e6))
     assert effects(still, "Smiling", "least")["dose"] == float("inf")
 
 
-def test_two_equal_readers_agree_and_unequal_ones_do_not(loop):
+def test_agreement_of_classifiers(loop):
     logits = loop.scores.logits
     assert set(agreement(logits, loop.guide, logits, loop.guide).values()) == {1.0}
     assert agreement(logits, loop.guide, -logits, loop.guide)["Male"] == 0
 
 
-def test_a_probability_is_reached_with_the_least_strength():
+def test_strength_until_reaches_the_probability():
     slope, start = torch.tensor([1.0, 2.0, 0.1, -1.0]), torch.tensor([-2.0, -3.0, -3.0, 4.0])
     probability = lambda s: (start + slope * s).sigmoid()  # noqa: E731
     rising = torch.tensor([True, True, True, False])

@@ -1,4 +1,4 @@
-"""StyleGAN2's networks against plain transcriptions of the paper's formulas."""
+"""The networks of StyleGAN2 against direct implementations of the paper's formulas."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def grouped(x, weight, style, demodulate):
 
 @pytest.mark.parametrize("demodulate", [True, False])
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_modulated_convolution_is_one_kernel_a_sample(kernel, demodulate):
+def test_modulated_convolution_equals_a_kernel_per_sample(kernel, demodulate):
     torch.manual_seed(0)
     x, weight, style = torch.randn(4, 5, 6, 6), torch.randn(7, 5, kernel, kernel), 1 + torch.randn(4, 5)
     expected = grouped(x, weight, style, demodulate)
@@ -57,7 +57,7 @@ def zero_insert_and_filter(h: np.ndarray, up: int, pad: tuple[int, int], gain: f
 
 
 @pytest.mark.parametrize("side", [3, 4])
-def test_the_skip_inserts_zeros_and_filters_and_is_not_bilinear(side):
+def test_skip_upsampling_equals_zeros_and_filter(side):
     h = torch.randn(1, 2, side, side)
     found = Blur().double(h)
     for c in range(2):
@@ -68,7 +68,7 @@ def test_the_skip_inserts_zeros_and_filters_and_is_not_bilinear(side):
 
 
 @pytest.mark.parametrize("side", [3, 4])
-def test_a_doubling_layer_inserts_zeros_convolves_and_filters(side):
+def test_upsampling_layer_equals_zeros_convolution_and_filter(side):
     """The transposed convolution is the zero-inserted picture under the flipped kernel; then the blur, gain 4."""
     torch.manual_seed(0)
     layer = SynthesisLayer(3, 5, 8, 2 * side, up=True)
@@ -82,7 +82,7 @@ def test_a_doubling_layer_inserts_zeros_convolves_and_filters(side):
     assert torch.allclose(layer(x, w, "none"), expected, atol=1e-4)
 
 
-def test_mapping_normalises_and_its_layers_learn_slowly():
+def test_mapping_normalizes_and_has_a_lower_learning_rate():
     torch.manual_seed(0)
     net = Mapping(8, 2)
     z = torch.randn(4, 8)
@@ -93,13 +93,13 @@ def test_mapping_normalises_and_its_layers_learn_slowly():
     assert 80 < net.fc0.weight.std() < 120  # N(0, 1) / 0.01
 
 
-def test_affine_bias_is_one_and_a_style_of_one_changes_nothing():
+def test_affine_bias_is_one():
     layer = SynthesisLayer(3, 5, 8, 4)
     assert torch.equal(layer.affine(torch.zeros(2, 8)), torch.ones(2, 3))
     assert torch.equal(Linear(3, 2, bias=1).bias, torch.ones(2))
 
 
-def test_layers_take_the_styles_the_paper_gives_them():
+def test_layers_use_the_styles_of_the_paper():
     """Changing style l changes the picture, and nothing before the layer it belongs to."""
     torch.manual_seed(0)
     net = Generator(3, 16, SMALL)
@@ -122,7 +122,7 @@ def test_layers_take_the_styles_the_paper_gives_them():
     }  # fmt: skip
 
 
-def test_noise_is_off_at_first_and_then_const_repeats_and_random_does_not():
+def test_const_noise_repeats_and_random_noise_does_not():
     torch.manual_seed(0)
     net = Generator(3, 8, SMALL)
     z = torch.randn(2, 8)
@@ -135,7 +135,7 @@ def test_noise_is_off_at_first_and_then_const_repeats_and_random_does_not():
     assert not torch.allclose(net(z, noise="const"), net(z, noise="none"))
 
 
-def test_truncation_goes_towards_the_mean():
+def test_truncation_interpolates_to_the_mean():
     net = Generator(3, 8, SMALL)
     net.mapping.w_avg.fill_(2.0)
     w = torch.randn(3, 8)
@@ -143,7 +143,7 @@ def test_truncation_goes_towards_the_mean():
     assert torch.equal(net.broadcast(w)[:, 3], w)
 
 
-def test_minibatch_deviation_is_of_the_published_groups():
+def test_minibatch_std_uses_the_published_groups():
     h = torch.randn(8, 3, 4, 4)
     found = minibatch_std(h, 4)
     y = h.numpy().reshape(4, 2, 3, 4, 4)  # (G, M, C, H, W): face i is with i + 2, i + 4, i + 6
@@ -152,7 +152,7 @@ def test_minibatch_deviation_is_of_the_published_groups():
     assert minibatch_std(h[:6], 4).shape == (6, 1, 4, 4)  # groups of 3
 
 
-def test_a_discriminator_s_features_are_of_each_face_by_itself():
+def test_discriminator_features_do_not_depend_on_other_faces():
     torch.manual_seed(0)
     net, x = Discriminator(3, 16, SMALL), torch.randn(4, 3, 16, 16)
     maps = net.features(x)
@@ -161,7 +161,7 @@ def test_a_discriminator_s_features_are_of_each_face_by_itself():
     assert net(x).shape == (4,) and not torch.allclose(net(x)[:1], net(x[:1]))  # the deviation mixes faces
 
 
-def test_a_discriminator_block_is_the_paper_s():
+def test_discriminator_block_equals_the_paper():
     torch.manual_seed(0)
     block, x = Discriminator(3, 8, SMALL).b8, torch.randn(2, 8, 8, 8)
     blur = lambda h, pad: torch.from_numpy(  # noqa: E731

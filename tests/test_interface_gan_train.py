@@ -1,4 +1,4 @@
-"""interface_gan's step: who moves when, what the regularisers measure, averages, resume, ranks."""
+"""The training step of interface_gan: updated networks, regularization, moving averages, resume, ranks."""
 
 import math
 
@@ -27,12 +27,12 @@ class Linear(nn.Module):
         return (self.a * x).flatten(1).sum(1)
 
 
-def test_r1_of_a_linear_discriminator_is_half_its_squared_norm():
+def test_r1_of_a_linear_discriminator():
     a = torch.randn(3, 8, 8)
     assert torch.allclose(r1_penalty(Linear(a), torch.randn(5, 3, 8, 8)), a.square().sum() / 2)
 
 
-def test_the_step_pays_r1_with_the_weight_of_the_interval():
+def test_r1_weight_is_multiplied_by_its_interval():
     """The discriminator's gradient in an R1 update is that of r1_every gamma/2 |a|^2, hence r1_every gamma a."""
     method = build(loss={"gamma_r1": 0.5, "r1_every": 4, "lambda_path": 0})
     a = torch.randn(3, 8, 8)
@@ -65,7 +65,7 @@ def test_path_lengths_of_a_linear_generator():
     assert float(lengths.mean()) == pytest.approx(math.sqrt(z) / h, rel=0.02)
 
 
-def test_the_path_step_reaches_generator_and_mapping_and_follows_its_mean():
+def test_path_regularization_updates_generator_mapping_and_mean():
     method = build(loss={"lambda_path": 2.0, "path_every": 1, "path_decay": 0.5, "gamma_r1": 0})
     before = state(method.generator)
     length = path_lengths(method.generator.synthesis, method.styles(4))
@@ -77,7 +77,7 @@ def test_the_path_step_reaches_generator_and_mapping_and_follows_its_mean():
     assert float(method.path_mean) == pytest.approx(0.5 * float(logs["G/path_length"]), rel=1e-5)
 
 
-def test_lazy_rates_are_the_paper_s():
+def test_lazy_rates_equal_the_paper():
     lr, betas = lazy_rates(2e-3, 0.99, 16 / 17)
     assert lr == pytest.approx(2e-3 * 16 / 17) and betas == (0.0, pytest.approx(0.99 ** (16 / 17)))
     on, off = build(loss={"r1_every": 16}, lr=2e-3), build(loss={"gamma_r1": 0.0}, lr=2e-3)
@@ -85,7 +85,7 @@ def test_lazy_rates_are_the_paper_s():
     assert off.optimizers["discriminator"].param_groups[0]["lr"] == 2e-3
 
 
-def test_the_average_starts_at_the_generator_and_forgets_in_a_half_life():
+def test_ema_has_the_given_half_life():
     method = build(ema_images=80, ema_ramp=1.0)
     method.step(batch(), 0)
     assert equal(state(method.generator), state(method.ema_generator.module))
@@ -96,7 +96,7 @@ def test_the_average_starts_at_the_generator_and_forgets_in_a_half_life():
     assert build(ema_images=10**6, ema_ramp=0.05).ema_decay(100) == pytest.approx(0.5 ** (8 / 40))
 
 
-def test_mixing_gives_two_styles_and_without_it_one():
+def test_style_mixing_gives_two_styles():
     torch.manual_seed(0)
     mixed = build(loss={"mixing_prob": 1.0}).styles(64)
     changes = (mixed[:, 1:] != mixed[:, :-1]).any(2).sum(1)
@@ -108,7 +108,7 @@ def test_mixing_gives_two_styles_and_without_it_one():
     assert 0.4 < share < 0.6
 
 
-def test_the_mean_style_follows():
+def test_w_avg_follows_the_mean_of_w():
     method = build()
     for _ in range(2000):
         method.styles(8)
@@ -116,7 +116,7 @@ def test_the_mean_style_follows():
     assert torch.allclose(method.generator.mapping.w_avg, w, atol=0.15 * float(w.abs().max()))
 
 
-def test_the_generator_s_step_leaves_the_discriminator_alone_and_raises_its_scores():
+def test_generator_update_changes_only_the_generator_and_raises_scores():
     method = build(loss={"gamma_r1": 0.0, "lambda_path": 0.0})
     before, seen = state(method.discriminator), []
     minimize = method.minimize
@@ -135,7 +135,7 @@ def test_the_generator_s_step_leaves_the_discriminator_alone_and_raises_its_scor
     assert sum(scores[-10:]) > sum(scores[:10]) + 1  # fakes score ever higher with a discriminator that stands still
 
 
-def test_the_discriminator_learns_to_tell_faces_from_fakes():
+def test_discriminator_learns_to_separate_real_and_fake():
     method = build(loss={"lambda_path": 0.0})
     method.optimizers["generator"] = torch.optim.SGD(method.generator.parameters(), 0.0)
     for step in range(60):
@@ -143,7 +143,7 @@ def test_the_discriminator_learns_to_tell_faces_from_fakes():
     assert logs["D/real"] > logs["D/fake"] + 1
 
 
-def test_a_collapse_is_said(caplog):
+def test_collapse_gives_a_warning(caplog):
     method = build().eval()
     with torch.inference_mode():
         method.sample(batch())
@@ -157,7 +157,7 @@ def test_a_collapse_is_said(caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("augment", ["", "color,translation,cutout"])
-def test_a_run_in_two_halves_is_the_run_in_one(augment, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(augment, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     cfg = config(augment=augment)
@@ -176,6 +176,6 @@ def steps_of(rank: int, world: int) -> dict:
 
 
 @pytest.mark.slow
-def test_two_ranks_with_the_same_faces_end_where_one_does(tmp_path):
+def test_two_ranks_equal_one(tmp_path):
     one, two = of_one_and_of_two_ranks(steps_of, tmp_path)
     assert all(torch.allclose(one[k].float(), two[k].float(), atol=1e-5) for k in one)

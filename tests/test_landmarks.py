@@ -1,4 +1,4 @@
-"""Landmarks: orders, files, units, mirrors and what lies beside a pack."""
+"""Landmarks: orders, files, units, mirroring, and the file in a pack's folder."""
 
 import builtins
 from types import SimpleNamespace
@@ -20,14 +20,14 @@ from data.landmarks import (
     points_from_folder,
     read_landmarks,
     to_unit,
-    write_beside,
+    write_landmarks,
 )
 from engine.errors import UserError
 
 POINTS = np.arange(136, dtype=float).reshape(68, 2)
 
 
-def test_five_points_of_68():
+def test_five_landmarks_from_68():
     five = five_from_68(POINTS)
     assert five.shape == (5, 2)
     assert np.allclose(five[:, 0], [2 * 38.5, 2 * 44.5, 60, 96, 108])
@@ -35,7 +35,7 @@ def test_five_points_of_68():
     assert torch.equal(five_from_68(batch), torch.from_numpy(five)[None].repeat(3, 1, 1))
 
 
-def test_the_mirror_is_its_own_inverse_and_swaps_sides():
+def test_mirroring_twice_is_the_identity():
     rng = np.random.default_rng(0)
     for count in (68, 5):
         points = torch.from_numpy(rng.normal(size=(2, count, 2)))
@@ -51,7 +51,7 @@ def test_the_mirror_is_its_own_inverse_and_swaps_sides():
     assert torch.allclose(five_from_68(mirrored), mirror_points(five_from_68(points)))
 
 
-def test_drawn_faces_mirror_onto_themselves():
+def test_landmarks_of_mirrored_drawn_faces():
     from data import synthetic
 
     points = torch.from_numpy(np.asarray(synthetic.landmarks(synthetic.factors(0, np.arange(4))), np.float64))
@@ -61,7 +61,7 @@ def test_drawn_faces_mirror_onto_themselves():
     )
 
 
-def test_groups_and_the_mesh_cover_all_points_once():
+def test_landmark_groups_cover_all_points_once():
     assert sorted(k for group in GROUPS.values() for k in group) == list(range(68))
     assert len(MESH_68) == 68 and len(set(MESH_68)) == 68 and max(MESH_68) < 468
 
@@ -73,7 +73,7 @@ def test_units():
     assert np.allclose(in_crop(np.array([84.0, 104.0]), matrix, 64), [0, 0])
 
 
-def test_files_of_all_kinds_agree(tmp_path):
+def test_landmark_files_in_all_formats_are_equal(tmp_path):
     np.save(tmp_path / "a.npy", POINTS)
     np.savetxt(tmp_path / "b.csv", POINTS, delimiter=",", header="x,y", comments="")
     np.savetxt(tmp_path / "c.csv", POINTS.reshape(1, -1), delimiter=",")
@@ -104,7 +104,7 @@ def test_bad_files_are_errors(tmp_path):
             read_landmarks(tmp_path / name)
 
 
-def test_detect_marks_what_was_not_found():
+def test_detect_gives_nan_for_faces_that_are_not_found():
     images = np.zeros((3, 1, 40, 80), np.uint8)
     images[1] = 9
 
@@ -117,7 +117,7 @@ def test_detect_marks_what_was_not_found():
     assert np.allclose(points[0], [1.0, 0.0])
 
 
-def test_small_pictures_are_enlarged_and_framed():
+def test_small_pictures_are_enlarged_and_padded_for_detection():
     rgb = np.full((48, 48, 3), 7, np.uint8)
     framed, scale = enlarge(rgb)
     assert framed.shape == (256 + 2 * MESH_PAD,) * 2 + (3,) and scale == pytest.approx(256 / 48)
@@ -137,7 +137,7 @@ def test_a_missing_detector_is_an_error(monkeypatch):
         find_mediapipe()
 
 
-def test_points_beside_a_pack(tmp_path):
+def test_landmarks_in_the_folder_of_a_pack(tmp_path):
     for k in (0, 2):
         np.save(tmp_path / f"im{k}.npy", POINTS)
     boxes = np.array([[0, 0, 100, 100], [0, 0, 1, 1], [50, 50, 150, 150]], float)
@@ -146,7 +146,7 @@ def test_points_beside_a_pack(tmp_path):
     assert np.allclose(points[2], (POINTS + 0.5 - 50) / 50 - 1)
     meta = {"fingerprint": "abc", "classes": ["happy", "sad"]}
     pack = SimpleNamespace(landmarks_file=tmp_path / "landmarks.npz", meta=meta, labels={"label": np.array([0, 0, 1])})
-    lines = write_beside(pack, points, "files")
+    lines = write_landmarks(pack, points, "files")
     assert lines[0].startswith("2 of 3 faces") and lines[1:] == ["happy: 1 of 2 not found", "sad: 0 of 1 not found"]
     with np.load(pack.landmarks_file) as stored:
         assert str(stored["fingerprint"]) == "abc" and stored["found"].tolist() == [True, False, True]

@@ -1,4 +1,4 @@
-"""latents.boundaries and latents.steps: against the published recipe, closed forms, and codes whose truth is known."""
+"""latents.boundaries and latents.steps against published code, closed forms, and codes with known ground truth."""
 
 import numpy as np
 import pytest
@@ -62,14 +62,14 @@ def published_normal(latent_codes: np.ndarray, scores: np.ndarray, share: float,
     return fitted.coef_[0] / np.linalg.norm(fitted.coef_[0])
 
 
-def test_the_support_vector_machine_is_the_published_one():
+def test_svc_equals_the_published_code():
     codes, _, scores = analytic(4000, 16)
     theirs = published_normal(codes.numpy(), scores[:, 2].numpy(), 0.05, 0.7, 3)
     mine = linear_normal(codes, scores[:, 2], "svc", 0.05, 0.7, seed=3)
     assert np.abs(mine.numpy() - theirs).max() < 1e-9
 
 
-def test_extremes_are_the_published_ones():
+def test_extremes_equal_the_published_code():
     score = torch.randn(4000, generator=torch.Generator().manual_seed(1))
     high, low, rest = extremes(score, 0.02)
     order = np.argsort(score.numpy())[::-1]
@@ -85,7 +85,7 @@ def test_ranks_share_ties_and_are_normal():
     assert torch.allclose(ranks, torch.special.ndtri(torch.tensor([2.5, 1.0, 1.0, 3.5], dtype=torch.float64) / 4))
 
 
-def test_ridge_on_ranks_finds_the_truth_and_beats_the_support_vector_machine():
+def test_ridge_rank_finds_the_true_normal_better_than_svc():
     codes, normals, scores = analytic()
     found = ridge_rank(codes, scores)
     assert torch.allclose(found.norm(dim=1), torch.ones(5, dtype=found.dtype))
@@ -96,7 +96,7 @@ def test_ridge_on_ranks_finds_the_truth_and_beats_the_support_vector_machine():
         assert cosine_similarity(found[a], normals[a], 0) > 0.97
 
 
-def test_ridge_on_ranks_sees_only_the_order_of_scores():
+def test_ridge_rank_depends_on_the_order_of_scores_only():
     codes, _, scores = analytic(2000, 16)
     assert torch.allclose(ridge_rank(codes, scores), ridge_rank(codes, scores.exp()), atol=1e-12)
     assert torch.allclose(ridge_rank(codes, scores), -ridge_rank(codes, -scores), atol=1e-12)
@@ -108,7 +108,7 @@ def test_the_other_estimators_point_to_the_same_side(estimator):
     assert correlation(codes, linear_normal(codes, scores[:, 0], estimator, 0.1), normals[0]) > 0.5
 
 
-def test_an_unknown_score_is_refused_by_row():
+def test_a_nan_score_is_an_error_with_its_row():
     codes, _, scores = analytic(100, 8)
     scores[17, 1] = float("nan")
     for call in (lambda: ridge_rank(codes, scores), lambda: extremes(scores[:, 1], 0.1)):
@@ -127,14 +127,14 @@ def test_the_offset_has_the_best_balanced_accuracy():
 
     found = balanced(best_offset(reading, positive))
     assert all(balanced(-float(v) + e) <= found + 1e-9 for v in reading for e in (-1e-6, 1e-6))
-    with pytest.raises(ValueError, match="one side"):
+    with pytest.raises(ValueError, match="same side of 0"):
         best_offset(reading, torch.ones(500, dtype=torch.bool))
 
 
 # Steps.
 
 
-def test_a_step_does_what_is_asked_and_no_other_is_shorter():
+def test_least_step_reaches_the_target_at_the_lowest_cost():
     codes, normals, _ = analytic(4000, 16)
     cov, g = torch.cov(codes.T), torch.Generator().manual_seed(0)
     delta = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0], [0.3, 0.0, -2.0, 0.0, 0.0]], dtype=torch.float64)
@@ -146,14 +146,14 @@ def test_a_step_does_what_is_asked_and_no_other_is_shorter():
         assert (cost(other, cov) >= cost(step, cov) - 1e-9).all()
 
 
-def test_without_a_covariance_it_is_the_paper_s_projection():
+def test_least_step_without_covariance_equals_the_paper():
     normals = analytic(2000, 16)[1]
     step = least_step(normals, torch.tensor([1.0, 0, 0, 0, 0], dtype=torch.float64))
     projected = orthogonalize(normals[0], normals[1:])
     assert torch.allclose(step, projected / (projected @ normals[0]), atol=1e-6)
 
 
-def test_the_cost_of_one_deviation_follows_from_what_is_kept():
+def test_cost_of_one_standard_deviation():
     codes, normals, _ = analytic(4000, 16)
     cov = torch.cov(codes.T)
     std = (normals @ cov * normals).sum(1).sqrt()
@@ -163,7 +163,7 @@ def test_the_cost_of_one_deviation_follows_from_what_is_kept():
     assert float(cost(least_step(normals[:1], std[:1], cov), cov)) == pytest.approx(1)
 
 
-def test_the_least_step_costs_less_than_half_of_the_paper_s_and_moves_nothing_else():
+def test_least_step_costs_less_than_half_of_the_paper_step():
     codes, normals, scores = analytic()
     cov, found = torch.cov(codes.T), ridge_rank(codes, scores)
     true_std = (normals @ cov * normals).sum(1).sqrt()
@@ -178,21 +178,21 @@ def test_the_least_step_costs_less_than_half_of_the_paper_s_and_moves_nothing_el
         assert float((mine @ normals[a]) / true_std[a]) == pytest.approx(1, abs=0.03)
 
 
-def test_a_repeated_keep_is_harmless_and_a_contradiction_is_said():
+def test_repeated_rows_are_merged_and_contradicting_rows_are_errors():
     codes, normals, _ = analytic(2000, 16)
     cov = torch.cov(codes.T)
     delta = torch.tensor([1.0, 0.0], dtype=torch.float64)
     once = least_step(normals[:2], delta, cov)
     twice = least_step(torch.cat([normals[:2], -normals[1:2]]), torch.tensor([1.0, 0.0, 0.0]).double(), cov)
     assert torch.allclose(once, twice)
-    with pytest.raises(ValueError, match="same"):
+    with pytest.raises(ValueError, match="equal"):
         least_step(torch.stack([normals[0], normals[0]]), delta, cov)
     almost = torch.nn.functional.normalize(normals[0] + 5e-3 * normals[2], dim=0)
     with pytest.raises(ValueError, match="nearly"):
         least_step(torch.stack([normals[0], almost]), delta, cov)
 
 
-def test_what_cannot_be_afforded_is_left_out_with_its_price():
+def test_affordable_leaves_out_expensive_rows():
     normals = torch.eye(3, dtype=torch.float64)
     cov = torch.tensor([[1.0, 0.95, 0.5], [0.95, 1.0, 0.5], [0.5, 0.5, 1.0]], dtype=torch.float64)
     kept, dropped = affordable([0], [1, 2], normals, cov, 1.5)

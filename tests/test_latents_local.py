@@ -1,4 +1,4 @@
-"""Directions that depend on the face, on clouds whose right answer is known."""
+"""Directions that depend on the face, on Gaussians with known answers."""
 
 import pytest
 import torch

@@ -1,10 +1,12 @@
-"""Packs: made once, whole or not at all, true to their source; and which rows of them a run sees."""
+"""Packs: made once, complete or not at all, equal to their source; and the rows that a run uses."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from data.drawn_reader import DrawnFaces
 from data.pack import open_pack
 from engine.errors import UserError
 from tests import layouts
+from tests.same import run_child, start_child, wait_for
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def test_layout_and_content(cfg):
 
 
 @pytest.mark.parametrize("side", [178, 148, 140, 108])
-def test_centre_crops_are_torchvisions(side):
+def test_centre_crops_equal_torchvision(side):
     from torchvision.transforms.functional import center_crop
 
     x = layouts.pictures(1, 218, 178)[0]
@@ -80,7 +83,7 @@ def test_landmarks_and_eyes_follow_the_crop(cfg):
     assert build_faces(cfg).meta["eyes"] == [[-0.3, 0.0], [0.3, 0.0]]
 
 
-def test_a_second_opening_reads_no_raw_file_and_survives_without_them(cfg, monkeypatch):
+def test_an_existing_pack_is_opened_without_raw_files(cfg, monkeypatch):
     first = open_pack(cfg)
     monkeypatch.setattr(packs, "_make", lambda *a: pytest.fail("packed twice"))
     assert open_pack(cfg).meta == first.meta
@@ -88,10 +91,10 @@ def test_a_second_opening_reads_no_raw_file_and_survives_without_them(cfg, monke
     assert open_pack(cfg).meta == first.meta
     # Another root is another set, even if this is the only pack there.
     cfg.root = "/somewhere/else"
-    with pytest.raises(UserError, match="/somewhere/else: no CelebA files here"):
+    with pytest.raises(UserError, match="/somewhere/else: there are no CelebA files here"):
         open_pack(cfg)
     cfg.image_size = 48
-    with pytest.raises(UserError, match="no CelebA files here"):
+    with pytest.raises(UserError, match="there are no CelebA files here"):
         open_pack(cfg)
 
 
@@ -111,7 +114,7 @@ def test_changed_raw_files_and_damaged_packs_are_remade(cfg):
     assert open_pack(cfg).meta == second.meta
 
 
-def test_fingerprint_is_of_the_content(cfg, tmp_path):
+def test_fingerprint_depends_on_the_content_only(cfg, tmp_path):
     """The same files elsewhere, at another time, from a zip: the same pack, so a run can be resumed with it."""
     first = build_faces(cfg).meta
     layouts.write_celeba(tmp_path / "copy", archive=True)
@@ -119,38 +122,39 @@ def test_fingerprint_is_of_the_content(cfg, tmp_path):
     assert build_faces(cfg).meta == first
 
 
-MAKER = """
-import sys, time
-import data
-import data.pack as packs
-from data import DataConfig
-made = packs._make
-def slowly(*args):
-    print("making", flush=True)
-    time.sleep(1.0)
-    made(*args)
-packs._make = slowly
-packs.open_pack(DataConfig(dataset="celeba", root=sys.argv[1], cache=sys.argv[2], image_size=32))
-print("open", flush=True)
-"""
+def make_slowly(cfg: DataConfig, log: Path) -> None:
+    """Open a pack; its making takes a second more. `log` gets a line for each event."""
+    made = packs._make
+
+    def slowly(*args):
+        with open(log, "a") as file:
+            file.write("making\n")
+        time.sleep(1.0)
+        made(*args)
+
+    packs._make = slowly
+    open_pack(cfg)
+    with open(log, "a") as file:
+        file.write("open\n")
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_pack(cfg):
-    command = [sys.executable, "-c", MAKER, cfg.root, cfg.cache]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0].split() for process in both]
-    assert sorted(said, key=len) == [["open"], ["making", "open"]]
+def test_two_processes_make_only_one_pack(cfg, tmp_path):
+    children = [start_child(lambda k=k: make_slowly(cfg, tmp_path / f"{k}.txt")) for k in range(2)]
+    assert [wait_for(child) for child in children] == [0, 0]
+    events = [(tmp_path / f"{k}.txt").read_text().split() for k in range(2)]
+    assert sorted(events, key=len) == [["open"], ["making", "open"]]
 
 
 @pytest.mark.slow
-def test_a_pack_killed_half_way_is_remade(cfg):
-    shot = "    packs._final_labels = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n    made(*args)"
-    killed = "import os, signal" + MAKER.replace("    made(*args)", shot)
-    process = subprocess.run([sys.executable, "-c", killed, cfg.root, cfg.cache], capture_output=True, timeout=120)
-    assert process.returncode == -signal.SIGKILL
+def test_an_unfinished_pack_is_made_again(cfg):
+    def killed() -> None:
+        packs._final_labels = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+        open_pack(cfg)
+
+    assert run_child(killed) == -signal.SIGKILL
     left = list(Path(cfg.cache).glob(".*.tmpdir/images.npy"))
-    assert left, "the half-made pack should lie there under a temporary name"
+    assert left, "expected the unfinished pack under a temporary name"
     assert len(open_pack(cfg).images) == 12
     assert not left[0].exists()
 
@@ -168,7 +172,7 @@ def test_unreadable_images_are_named_and_left_out(cfg, capsys):
     assert any("000002.jpg" in text for text in open_pack(cfg).meta["faulty"])
 
 
-def test_a_set_that_cannot_be_read_is_refused(cfg):
+def test_a_set_with_many_unreadable_images_is_an_error(cfg):
     for path in (Path(cfg.root) / "img_align_celeba").iterdir():
         path.write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(UserError, match="12 of 12 images cannot be read"):
@@ -176,7 +180,7 @@ def test_a_set_that_cannot_be_read_is_refused(cfg):
     assert not list(Path(cfg.cache).glob("celeba*/meta.json"))
 
 
-def test_a_cache_that_cannot_be_made_is_named(cfg, tmp_path):
+def test_an_impossible_cache_folder_is_an_error(cfg, tmp_path):
     (tmp_path / "file").write_text("")
     cfg.cache = str(tmp_path / "file" / "cache")
     with pytest.raises(UserError, match="set data.cache"):
@@ -202,7 +206,7 @@ def fer(tmp_path) -> DataConfig:
     return DataConfig(dataset="fer2013", root=str(tmp_path), image_size=48)
 
 
-def test_drop_bad_looks_at_pixels_and_spares_the_test_set(fer, capsys):
+def test_drop_bad_removes_black_and_flat_training_images_only(fer, capsys):
     faces = build_faces(fer)
     assert set(range(140)) - set(faces.train.rows.tolist()) == {3, 5}
     assert len(faces.val) == 14 and len(faces.test) == 14
@@ -243,7 +247,7 @@ def test_attribute_subset_keeps_its_order(cfg):
     assert faces.meta["attributes"] == ["Smiling", "Male"]
 
 
-def test_an_attribute_serves_as_expression(cfg):
+def test_label_attribute_makes_expressions_of_an_attribute(cfg):
     """Persons photographed neutral and smiling, in CelebA's layout, give pairs."""
     truth = layouts.write_celeba(Path(cfg.root))
     cfg.label_attribute, cfg.pair = "Smiling", True
@@ -275,7 +279,7 @@ def test_meta_is_plain_and_complete(cfg):
     )
 
 
-def test_landmarks_found_afterwards(fer):
+def test_landmarks_from_a_file(fer):
     pack = open_pack(fer)
     fer.landmarks = "file"
     with pytest.raises(UserError, match="python -m data.landmarks"):
@@ -289,6 +293,42 @@ def test_landmarks_found_afterwards(fer):
     np.savez(pack.landmarks_file, points=points, fingerprint="other")
     with pytest.raises(UserError, match="another pack"):
         build_faces(fer)
+
+
+def test_training_faces_without_landmarks_leave_before_pairs_are_made(tmp_path, caplog, monkeypatch):
+    cfg = DataConfig(image_size=32, num_train=60, num_val=20, num_test=20, pair=True, cache=str(tmp_path))
+    pack = open_pack(cfg)
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (100, 68, 2))
+    split = pack.labels["split"]
+    lost = np.r_[np.flatnonzero(split == 0)[[3, 11, 12]], np.flatnonzero(split == 2)[[5]]]
+    points[lost] = np.nan
+    np.savez(pack.landmarks_file, points=points, fingerprint=pack.meta["fingerprint"])
+    said = []
+    monkeypatch.setattr("data.faces.rank_zero_info", said.append)
+    faces = build_faces(dataclasses.replace(cfg, landmarks="found"))
+    assert any("leaves out 3 training faces without landmarks" in text for text in said)
+    assert not set(lost) & set(faces.train.rows) and lost[-1] in faces.test.rows
+    for batch, _ in zip(faces.train.batches(8), range(20), strict=False):
+        assert batch["landmarks"].isfinite().all() and batch["pair_landmarks"].isfinite().all()
+    kept = build_faces(dataclasses.replace(cfg, landmarks="file"))
+    assert set(lost[:3]) <= set(kept.train.rows) and kept.meta["fingerprint"] != faces.meta["fingerprint"]
+
+
+def test_landmarks_are_found_for_a_folder_of_raw_files(tmp_path, monkeypatch, capsys):
+    from data import landmarks
+
+    layouts.write_folders(tmp_path / "faces", ["happy", "sad"])
+    monkeypatch.setattr(landmarks, "find_mediapipe", lambda: lambda rgb: np.full((68, 2), 4.0))
+    options = ["data.dataset=folder", "data.image_size=32", f"data.cache={tmp_path / 'cache'}"]
+    landmarks.main(["--root", str(tmp_path / "faces"), *options])
+    assert "8 of 8 faces have landmarks" in capsys.readouterr().out
+    cfg = DataConfig(dataset="folder", root=str(tmp_path / "faces"), image_size=32, cache=str(tmp_path / "cache"))
+    faces = build_faces(dataclasses.replace(cfg, landmarks="found"))
+    assert faces.meta["landmarks"] == 68 and np.allclose(faces.train.labels["landmarks"], 4 / 16 - 1)
+    with pytest.raises(SystemExit):
+        landmarks.main(["--root", str(tmp_path / "faces")])
+    assert "of which set?" in capsys.readouterr().err
 
 
 # Drawn faces
@@ -305,7 +345,7 @@ def test_drawn_faces_have_every_key_and_disjoint_persons():
     assert not people[0] & people[1] and not people[1] & people[2] and not people[0] & people[2]
 
 
-def test_drawn_pack_is_what_is_drawn():
+def test_drawn_pack_equals_rendered_faces():
     from data import synthetic
 
     faces = build_faces(DataConfig(image_size=32, num_train=30, num_val=10, num_test=10, grayscale=True))
@@ -326,7 +366,7 @@ def test_drawn_intensity_labels():
     assert (strength >= 0.399).all() and (strength[label == 6] == 1).all()
 
 
-def test_drawn_pairs_are_the_right_answer():
+def test_drawn_pairs_are_the_ground_truth_of_an_edit():
     from data import synthetic
 
     faces = build_faces(DataConfig(image_size=32, num_train=40, num_val=10, num_test=10, pair=True))
@@ -406,7 +446,7 @@ class Faulty(DrawnFaces):
 @pytest.mark.parametrize(
     ("count", "error", "said"), [(100, UserError, "row 7: the set is not"), (101, ValueError, "shorter")]
 )
-def test_what_a_reader_does_wrong_is_not_packed(tmp_path, monkeypatch, count, error, said):
+def test_a_faulty_reader_makes_no_pack(tmp_path, monkeypatch, count, error, said):
     monkeypatch.setitem(data.READERS, "synthetic", Faulty)
     sizes = {"num_train": count, "num_val": 100, "num_test": 100}
     with pytest.raises(error, match=f"^[^\n]*{said}[^\n]*$"):
@@ -414,7 +454,7 @@ def test_what_a_reader_does_wrong_is_not_packed(tmp_path, monkeypatch, count, er
     assert not list(tmp_path.glob("synthetic*/meta.json"))
 
 
-def test_pixel_hash_sees_every_byte():
+def test_pixel_hash_depends_on_every_byte():
     x = layouts.pictures(1, 60, 50)[0]
     hashes = {pixel_hash(x), pixel_hash(x.reshape(50, 60, 3))}
     for place in ((0, 0, 0), (30, 7, 1), (59, 49, 2)):
@@ -426,7 +466,7 @@ def test_pixel_hash_sees_every_byte():
     assert pixel_hash(np.asfortranarray(x)) == pixel_hash(x)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(cfg, monkeypatch):
+def test_a_full_disk_is_an_error_and_leaves_no_files(cfg, monkeypatch):
     def full(*args, **arrays):
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Own photos in and out: framing, what comes back untouched, and a sentence for what cannot be used."""
+"""Own photos: alignment, pasting back, unchanged pixels, and errors for unusable photos."""
 
 import builtins
 
@@ -67,7 +67,7 @@ def straight(face):
     return torch.from_numpy(x8.copy())[None] / 127.5 - 1
 
 
-def test_a_turned_face_comes_into_the_training_frame(turned, face, meta):
+def test_a_rotated_face_is_aligned(turned, face, meta):
     path, eyes, there = turned
     aligned = load_face(path, meta, text(eyes))
     assert aligned.image.shape == (1, 3, SIZE, SIZE)
@@ -80,13 +80,13 @@ def test_a_turned_face_comes_into_the_training_frame(turned, face, meta):
     assert torch.allclose(grid, grid.round(), atol=1e-4)  # whole grey levels
 
 
-def test_eyes_may_come_in_either_order(turned, meta):
+def test_eyes_may_be_given_in_either_order(turned, meta):
     path, eyes, _ = turned
     a, b = load_face(path, meta, text(eyes)), load_face(path, meta, text(eyes[::-1]))
     assert torch.equal(a.image, b.image)
 
 
-def test_no_edit_gives_the_photo_back_pixel_for_pixel(turned, meta):
+def test_paste_without_an_edit_returns_the_photo(turned, meta):
     path, eyes, _ = turned
     for channels in (3, 1):
         aligned = load_face(path, {**meta, "channels": channels}, text(eyes))
@@ -95,7 +95,7 @@ def test_no_edit_gives_the_photo_back_pixel_for_pixel(turned, meta):
         assert np.array_equal(np.asarray(same), np.asarray(Image.open(path)))
 
 
-def test_an_edit_lands_in_place_and_nowhere_else(turned, meta):
+def test_paste_changes_only_the_edited_area(turned, meta):
     path, eyes, _ = turned
     aligned = load_face(path, meta, text(eyes))
     edited = aligned.image.clone()
@@ -112,7 +112,7 @@ def test_an_edit_lands_in_place_and_nowhere_else(turned, meta):
     assert after[cy, cx].tolist() == [255, 0, 0]
 
 
-def test_the_round_trip_keeps_places(turned, face, meta):
+def test_align_and_paste_keep_positions(turned, face, meta):
     """Pasting the crop itself back gives the same face, blurred, not shifted."""
     path, eyes, _ = turned
     aligned = load_face(path, meta, text(eyes))
@@ -143,7 +143,7 @@ def test_grey_models_change_luminance_only(turned, meta):
     assert np.abs(change - change[:, :1]).max() <= 1
 
 
-def test_the_border_of_the_crop_leaves_no_seam(turned, meta):
+def test_paste_fades_out_at_the_border_of_the_crop(turned, meta):
     path, eyes, _ = turned
     aligned = load_face(path, meta, text(eyes))
     photo = Image.new("RGB", aligned.photo.size, (128, 128, 128))
@@ -169,14 +169,14 @@ def test_change_mask_formula():
     assert (wide[0, 0, 63] > 0).sum() == 17  # radius 4 twice
 
 
-def test_similarity_has_no_mirror():
+def test_similarity_transform_has_no_reflection():
     matrix = similarity(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[1.0, 1.0], [1.0, 5.0]]))
     assert np.allclose(transform(np.array([[0.0, 0.0], [2.0, 0.0]]), matrix), [[1, 1], [1, 5]])
     assert np.linalg.det(matrix[:, :2]) == pytest.approx(4.0)
     assert np.allclose(transform(transform(np.array([3.0, 7.0]), matrix), inverse(matrix)), [3, 7])
 
 
-def test_the_whole_photo_is_cut_as_packs_cut(face, meta, tmp_path):
+def test_a_whole_photo_is_cropped_like_a_pack(face, meta, tmp_path):
     path = tmp_path / "face.png"
     Image.fromarray(face[0]).save(path)
     aligned = load_face(path, meta, "whole")
@@ -217,15 +217,15 @@ def test_transparent_parts_are_white(tmp_path):
     assert open_photo(tmp_path / "a.png").getpixel((5, 5)) == (255, 255, 255)
 
 
-def test_unusable_files_have_a_sentence(tmp_path, meta):
+def test_unusable_photos_are_errors(tmp_path, meta):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no picture")
     Image.effect_noise((300, 300), 60).convert("RGB").save(tmp_path / "whole.jpg")
     data = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
     Image.new("RGB", (12, 300)).save(tmp_path / "tiny.png")
-    cases = {"absent.jpg": "no such photo", "empty.jpg": "not a readable picture", "text.jpg": "not a readable"}
-    cases |= {"cut.jpg": "not a readable picture", "tiny.png": "12 x 300 px show no face"}
+    cases = {"absent.jpg": "does not exist", "empty.jpg": "cannot be read", "text.jpg": "cannot be read"}
+    cases |= {"cut.jpg": "cannot be read", "tiny.png": "the photo has 12 x 300 px"}
     for name, sentence in cases.items():
         with pytest.raises(UserError, match=sentence):
             load_face(tmp_path / name, meta, "whole")
@@ -239,15 +239,15 @@ def test_unusable_files_have_a_sentence(tmp_path, meta):
         ("10,20,nan,20", "expected four numbers"),
         ("10,20,900,20", "outside .* 700 x 500 px"),
         ("-5,20,60,20", "outside"),
-        ("10,20,11,20", "less than 4 px apart"),
+        ("10,20,11,20", "less than 4 px"),
     ],
 )
-def test_impossible_eyes_have_a_sentence(turned, meta, eyes, sentence):
+def test_invalid_eyes_are_an_error(turned, meta, eyes, sentence):
     with pytest.raises(UserError, match=sentence):
         load_face(turned[0], meta, eyes)
 
 
-def test_without_a_detector_square_photos_are_taken_whole(face, turned, meta, tmp_path, monkeypatch, capsys):
+def test_without_a_detector_only_square_photos_are_used(face, turned, meta, tmp_path, monkeypatch, capsys):
     real = builtins.__import__
 
     def refuse(name, *rest, **options):
@@ -260,11 +260,11 @@ def test_without_a_detector_square_photos_are_taken_whole(face, turned, meta, tm
     Image.fromarray(face[0]).save(path)
     assert torch.equal(load_face(path, meta).image, straight(face))
     assert "no face detector is installed" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no face detector is installed and the photo is not square.*--eyes"):
+    with pytest.raises(UserError, match="no face detector is installed, and the photo is not square.*--eyes"):
         load_face(turned[0], meta)
 
 
-def test_the_detector_finds_one_face_refuses_none_and_two(face, turned, meta, tmp_path):
+def test_the_detector_needs_exactly_one_face(face, turned, meta, tmp_path):
     pytest.importorskip("cv2")
     empty = tmp_path / "empty.png"
     Image.new("RGB", (200, 200), (90, 120, 90)).save(empty)
@@ -281,7 +281,7 @@ def test_the_detector_finds_one_face_refuses_none_and_two(face, turned, meta, tm
         load_face(tmp_path / "two.png", meta)
 
 
-def test_several_faces_name_their_eyes(face, meta, tmp_path, monkeypatch):
+def test_the_error_for_several_faces_lists_their_eyes(face, meta, tmp_path, monkeypatch):
     finder = pytest.importorskip("data.face_finder")
     faces = [
         finder.Face(np.array([[10.0, 20], [30, 20]]), 80.0, True),

@@ -1,4 +1,4 @@
-"""Every form of a request, and a sentence for everything else."""
+"""Every form of a request, and error messages for everything else."""
 
 import pytest
 
@@ -56,7 +56,7 @@ def one(text):
         ("Female=-2:3:6", AttributeEdit("Male", "range", 2.0, -3.0, 6)),
     ],
 )
-def test_every_form(text, move):
+def test_parse_every_form(text, move):
     assert one(text) == move
 
 
@@ -66,7 +66,7 @@ def test_separators(text):
     assert parse(text.split(" ")) == parse(text)  # as argparse gives it
 
 
-def test_a_request_reads_back_from_its_own_text():
+def test_a_request_is_parsed_from_its_own_text():
     forms = "Smiling=1 Male=0.25 No_Beard=flip Young=any Eyeglasses=-1.0 Black_Hair=@-2 Bald=p0.8"
     request = parse(forms + " Wavy_Hair=-2:3:6 sad=0.5")
     assert parse(str(request)) == request
@@ -75,7 +75,7 @@ def test_a_request_reads_back_from_its_own_text():
     assert [m.name for m in request.classes] == ["sad"] and len(request.attributes) == len(request) - 1
 
 
-def test_a_range_visits_both_ends():
+def test_a_range_includes_both_ends():
     assert one("Smiling=-2:3:6").values() == [-2, -1, 0, 1, 2, 3]
     assert one("Smiling=0.7").values() == [0.7] and one("Smiling=flip").values() == []
 

@@ -33,7 +33,7 @@ def numpy_dodge(x: np.ndarray, sigma: float) -> np.ndarray:
     return np.minimum(255, 256 * y / blurred)
 
 
-def test_dodge_is_the_formula():
+def test_dodge_equals_its_formula():
     x = photo(1, 48)
     expected = numpy_dodge(x[0].double().numpy(), SIGMA * 48)
     assert np.abs(levels(dodge(x))[0, 0].numpy() - expected).max() < 1e-2
@@ -45,7 +45,7 @@ def test_dodge_of_flat_pictures():
     assert torch.equal(dodge(-torch.ones(1, 3, 32, 32)), -torch.ones(1, 1, 32, 32))  # 0 / 0 stays black
 
 
-def test_exposure_cancels_in_dodge_and_nearly_in_ink():
+def test_sketches_hardly_depend_on_the_exposure():
     x = photo()
     half = (x + 1) / 2 - 1  # Y halved
     assert (levels(dodge(x)) - levels(dodge(half))).abs().max() < 1e-3
@@ -79,7 +79,7 @@ def test_gradients_are_right_and_finite_in_black_places():
     assert gradient.isfinite().all()
 
 
-def test_dodge_is_opencv_s_divide():
+def test_dodge_equals_opencv():
     cv2 = pytest.importorskip("cv2", reason="OpenCV is an optional dependency")
     x8 = (levels(photo(1, 178)) + 0.5).to(torch.uint8)[0].permute(1, 2, 0).numpy()
     y = (x8.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.float32)

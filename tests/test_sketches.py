@@ -1,4 +1,4 @@
-"""Companion sketches: joined by name, cut, mirrored and framed with their faces."""
+"""Sketch files: joined by name, cropped, flipped and augmented with their faces."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def grey(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("options", [{}, {"augment_crop": 0.2, "augment_shift": 0.1, "augment_brightness": 0.0}])
-def test_a_sketch_goes_where_its_face_goes(cfg: DataConfig, options: dict) -> None:
+def test_sketches_are_cropped_and_flipped_with_their_faces(cfg: DataConfig, options: dict) -> None:
     for key, value in options.items():
         setattr(cfg, key, value)
     faces = build_faces(cfg)
@@ -43,7 +43,7 @@ def test_a_sketch_goes_where_its_face_goes(cfg: DataConfig, options: dict) -> No
     assert (plain["sketch"] + grey(plain["image"])).abs().mean() < 0.02
 
 
-def test_brightness_leaves_the_paper_alone(cfg: DataConfig) -> None:
+def test_brightness_augmentation_does_not_change_sketches(cfg: DataConfig) -> None:
     cfg.augment_brightness = 0.5
     batch, cfg.augment_brightness = next(build_faces(cfg).train.batches(16)), 0.0
     assert torch.equal(batch["sketch"], next(build_faces(cfg).train.batches(16))["sketch"])
@@ -61,7 +61,7 @@ def test_faces_without_a_sketch_are_left_out(cfg: DataConfig, capsys: pytest.Cap
     assert faces.meta["fingerprint"] != whole["fingerprint"]
 
 
-def test_a_pair_brings_its_own_sketch(cfg: DataConfig) -> None:
+def test_pairs_have_their_own_sketches(cfg: DataConfig) -> None:
     cfg.pair, cfg.label_attribute = True, "Smiling"
     try:
         batch = next(build_faces(cfg).train.batches(8))
@@ -70,11 +70,11 @@ def test_a_pair_brings_its_own_sketch(cfg: DataConfig) -> None:
     assert (batch["pair_sketch"] + grey(batch["pair_image"])).abs().mean() < 0.02
 
 
-def test_a_folder_that_does_not_serve_is_named(cfg: DataConfig, tmp_path: Path) -> None:
+def test_an_unusable_sketch_folder_is_an_error(cfg: DataConfig, tmp_path: Path) -> None:
     cfg.sketch = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
         build_faces(cfg)
     (tmp_path / "empty").mkdir()
     cfg.sketch = str(tmp_path / "empty")
-    with pytest.raises(UserError, match="no sketch of any face; expected names as 000001.jpg"):
+    with pytest.raises(UserError, match="no sketch of any face; expected the names of the faces, such as 000001.jpg"):
         build_faces(cfg)

@@ -1,4 +1,4 @@
-"""Drawn faces: the same bytes however drawn, true labels, exact landmarks, an oracle that changes one thing."""
+"""Drawn faces: reproducible bytes, correct labels, exact landmarks, edits that change one thing only."""
 
 import hashlib
 import subprocess
@@ -73,7 +73,7 @@ def plain(n: int, **options) -> dict:
 # ---------------------------------------------------------------- randomness and factors
 
 
-def test_uniform_is_splitmix64_by_place():
+def test_uniform_equals_splitmix64():
     mask = 2**64 - 1
 
     def mix(h: int) -> int:
@@ -87,7 +87,7 @@ def test_uniform_is_splitmix64_by_place():
     assert uniform(seed, stream, np.array([7, item]), 6)[1, k] == expected
 
 
-def test_a_factor_keeps_its_place():
+def test_the_order_of_factors_is_fixed():
     """A new factor goes last: moving one would change every face."""
     assert PICTURE_PLACES[:5] == ["expr", "intensity", "side", "open", "jitter1"]
     assert (PICTURE_PLACES.index("lx"), PICTURE_PLACES.index("bangs")) == (44, 60)
@@ -95,7 +95,7 @@ def test_a_factor_keeps_its_place():
     assert f["style"][0] == factors(0, 0)["style"][0] and f["lx"][2] == factors(0, [2])["lx"][0]
 
 
-def test_factors_are_pure_and_persons_stay():
+def test_factors_are_a_pure_function_and_persons_are_constant():
     f = factors(1, np.arange(40), per_identity=10)
     again = factors(1, np.array([33, 7]), per_identity=10)
     for k, v in again.items():
@@ -124,7 +124,7 @@ def test_options():
             factors(0, 0, **bad)
 
 
-def test_expression_does_not_follow_the_person():
+def test_expression_is_independent_of_the_person():
     f = factors(0, np.arange(20000), classes=8)
     share = np.stack([[(f["expr"][f["male"] == m] == k).mean() for k in range(8)] for m in (0, 1)])
     assert np.abs(share[0] - share[1]).max() < 0.02
@@ -178,7 +178,7 @@ def extremes() -> dict:
     return f
 
 
-def test_windows_cut_nothing_off(monkeypatch):
+def test_drawing_windows_are_large_enough(monkeypatch):
     f = extremes()
     bare = f | {"style": np.zeros_like(f["style"]), "hat": np.zeros_like(f["hat"])}  # no hair over a raised brow
     faces = [(factors(0, np.arange(64), classes=8), 32), (f, 48), (bare | apply(bare, "surprise=1"), 64)]
@@ -188,7 +188,7 @@ def test_windows_cut_nothing_off(monkeypatch):
         np.testing.assert_array_equal(render(f, size), x)
 
 
-def test_extreme_shapes_are_drawn_without_a_fault(monkeypatch):
+def test_extreme_shapes_are_drawn_without_nan(monkeypatch):
     seen = []
     to_bytes = lens.to_bytes
     monkeypatch.setattr(lens, "to_bytes", lambda s: (seen.append(np.isfinite(s.canvas).all()), to_bytes(s))[1])
@@ -200,7 +200,7 @@ def test_extreme_shapes_are_drawn_without_a_fault(monkeypatch):
     assert np.isfinite(landmarks(extremes())).all()
 
 
-def test_layers_stay_in_gamut():
+def test_layers_stay_in_the_colour_range():
     """Painting mixes colours: before exposure and noise, nothing leaves the palette's range by more than rounding."""
     f = extremes()
     s = scene.Scene(take(f, slice(0, 64)), 64, False)
@@ -256,7 +256,7 @@ def test_prototypes():
     assert 0.15 < (au["neutral"][:, unit[25]].max(1) > 0.3).mean() < 0.30  # parted lips at rest
 
 
-def test_every_expression_shows():
+def test_every_expression_changes_the_face():
     """Mean change from neutral over the whole grey picture, in grey levels."""
     f = apply(factors(0, np.arange(0, 600, 10), classes=8), "neutral")
     rest = render(f, 64, grayscale=True).astype(float)
@@ -266,7 +266,7 @@ def test_every_expression_shows():
             assert change > (0.9 if name == "contempt" else 1.0), (name, change)
 
 
-def test_a_smile_shows_in_the_mouth():
+def test_a_smile_changes_the_mouth_most():
     f = apply(factors(0, np.arange(0, 600, 10), classes=8), "neutral")
     moved = np.abs(render(apply(f, "happy"), 32, True)[:, 0].astype(float) - render(f, 32, True)[:, 0])
     points = np.concatenate([landmarks(f)[:, 48:], landmarks(apply(f, "happy"))[:, 48:]], 1)
@@ -338,13 +338,13 @@ def test_an_edit_sets_its_label(name):
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_an_edit_can_be_seen(name):
+def test_an_edit_changes_pixels(name):
     f = take(pool(), slice(0, 64))
     change = np.abs(render(apply(f, f"{name}=1"), 64).astype(float) - render(apply(f, f"{name}=0"), 64)).mean()
     assert 0.7 < change / CHANGE[name] < 1.4, (name, change)
 
 
-def test_fractions_lie_between_and_follow_rows():
+def test_fractional_edits_interpolate_factors():
     f = take(pool(), slice(0, 3))
     g = apply(f, "Big_Nose", np.array([0.0, 0.5, 1.0]))
     np.testing.assert_allclose(g["nose_w"], [-0.30, 0.25, 0.80], atol=1e-6)
@@ -361,14 +361,14 @@ def test_smiling_keeps_the_eyes_upper_half():
     assert (after[:, AUS.index(20)] == 0).all()
 
 
-def test_own_class_gives_the_same_bytes():
+def test_an_edit_to_the_own_class_gives_the_same_bytes():
     f = factors(0, np.arange(40), classes=8)
     np.testing.assert_array_equal(render(apply(f, f["expr"]), 64), render(f, 64))
     edited = apply(apply(f, "Smiling=1"), f["expr"])  # an expression clears what Smiling set
     np.testing.assert_array_equal(render(edited, 64), render(f, 64))
 
 
-def test_an_expression_sets_only_itself():
+def test_an_expression_edit_changes_no_other_attribute():
     f = pool()
     for what in ("surprise", "surprise=0.7"):
         g = apply(f, what)
@@ -394,7 +394,7 @@ def test_an_expression_stays_inside_the_head(name):
         assert moved.any((1, 2))[f["expr"] != CLASSES.index(name)].all()
 
 
-def test_faults_of_an_edit_are_sentences():
+def test_invalid_edits_are_errors():
     f = factors(0, np.arange(300))
     bald = apply(f, "Bald=1")
     for bad in ("Smilling=1", "happy=x", "Smiling=1.5", "Attractive=1"):
@@ -449,14 +449,14 @@ WORN = {  # edit: its colour, and the least share of the picture that takes it
 
 
 @pytest.mark.parametrize("edit", WORN)
-def test_what_is_worn_is_painted_in_its_colour(monkeypatch, edit):
+def test_worn_things_have_their_colour(monkeypatch, edit):
     colour, share = WORN[edit]
     f = apply(plain(24), edit)
     assert set(f["hat_kind"]) == {0, 1}
     assert (recoloured(monkeypatch, f, (colour,), 64).mean((1, 2)) >= share).all()
 
 
-def test_lip_points_lie_on_the_lips_edge(monkeypatch):
+def test_lip_points_are_on_the_edge_of_the_lips(monkeypatch):
     f = plain(10)
     mask = recoloured(monkeypatch, f, ("lip", "lip_upper", "lip_line", "gloss", "mouth", "tongue", "teeth"))
     some, every = around(mask, landmarks(f)[:, 48:60], 0.016)
@@ -467,14 +467,14 @@ def test_lip_points_lie_on_the_lips_edge(monkeypatch):
     assert some.all() and not every.any()
 
 
-def test_lid_points_lie_between_eye_and_skin(monkeypatch):
+def test_lid_points_are_between_eye_and_skin(monkeypatch):
     f = apply(plain(12), "neutral")
     mask = recoloured(monkeypatch, f, ("eyewhite", "eyeshade", "iris", "iris_rim", "iris_light"))
     some, every = around(mask, landmarks(f)[:, [37, 38, 40, 41, 43, 44, 46, 47]], 0.02)
     assert some.all() and not every.any()
 
 
-def test_brow_points_lie_on_the_brows(monkeypatch):
+def test_brow_points_are_on_the_brows(monkeypatch):
     monkeypatch.setattr(draw, "LAYERS", [layer for layer in draw.LAYERS if layer is not draw.hair.front])
     f = plain(12)
     mask = recoloured(monkeypatch, f, ("brow",))
@@ -482,7 +482,7 @@ def test_brow_points_lie_on_the_brows(monkeypatch):
     assert not around(mask, landmarks(f)[:, 36:48], 0.008)[0].any()
 
 
-def test_jaw_points_lie_on_the_heads_edge(monkeypatch):
+def test_jaw_points_are_on_the_edge_of_the_head(monkeypatch):
     monkeypatch.setattr(draw, "LAYERS", (backdrop.ground, skin.skull))
     f = plain(40)
     mask = recoloured(monkeypatch, f, ("skin", "shadow", "hi"))
@@ -511,7 +511,7 @@ def test_landmarks_of_the_mirrored_face():
     assert sorted(MIRROR) == list(range(68))
 
 
-def test_points_stand_in_order():
+def test_landmarks_are_in_order():
     """Seen upright: iBUG's numbering, image-left first, brow over lid over lip."""
     f = plain(60) | {k: np.zeros(60, np.float32) for k in ("roll", "shift_x", "shift_y", "yaw")}
     x, y = landmarks(apply(f, "surprise")).transpose(2, 0, 1)
@@ -539,7 +539,7 @@ def test_five_points_and_mean_eyes():
     assert (five[:, 0, 0] < five[:, 1, 0]).all() and (five[:, 3, 0] < five[:, 4, 0]).all()
 
 
-def test_landmarks_move_with_what_moves_them():
+def test_landmarks_follow_their_factors():
     f = plain(20)
     calm, smile = landmarks(apply(f, "neutral")), landmarks(apply(f, "happy"))
     assert (smile[:, [48, 54], 1].mean(1) < calm[:, [48, 54], 1].mean(1)).all()  # the corners rise
@@ -548,7 +548,7 @@ def test_landmarks_move_with_what_moves_them():
         np.testing.assert_array_equal(landmarks(apply(f, edit)), landmarks(f))
 
 
-def test_a_beard_leaves_the_lips_free():
+def test_a_beard_does_not_cover_the_lips():
     f = apply(plain(8), "No_Beard=0")
     assert (f["beard"] == BEARDS.index("full")).all()
     with_lips, without = (render(apply(f, f"Wearing_Lipstick={v}"), 128) for v in (0, 1))

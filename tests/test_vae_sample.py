@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from editor_contract import EYES, camera_photo, check
+from editor_contract import EYES, check
 from PIL import Image
 
 from evaluation.manifest import read_manifest
@@ -39,11 +39,6 @@ def call(run_dir: Path, mode: str, *options: str) -> None:
 
 def facts(path: Path) -> dict:
     return json.loads(path.with_suffix(".json").read_text())
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return camera_photo(tmp_path_factory.mktemp("photo") / "me.png")
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,15 @@
 import csv
 import json
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.same import run_child
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -149,24 +151,32 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+def run(folder: Path, script: str, *words: str) -> tuple[int, str]:
+    """Run `python script words...` in `folder`, in a fork of this process. Returns exit code and output."""
+
+    def main() -> None:
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        sys.argv = [script, *words]
+        runpy.run_path(script, run_name="__main__")
+
+    code = run_child(main, folder / "output.txt")
+    return code, (folder / "output.txt").read_text()
 
 
-def test_a_new_method_needs_one_folder_and_one_config(folder):
-    done = run(folder, "mydae/train.py", "--config", "configs/synthetic32.yaml")
-    assert done.returncode == 0, done.stderr
+def test_example_of_a_new_method(folder):
+    code, output = run(folder, "mydae/train.py", "--config", "configs/synthetic32.yaml")
+    assert code == 0, output
     made = folder / "runs" / "mydae" / "synthetic32"
     assert [p.name for p in sorted(made.glob("checkpoints/*"))] == ["best.pt", "step_0000003.pt", "step_0000006.pt"]
     assert (made / "samples" / "step_0000006_restored.png").is_file()
     rows = [json.loads(line) for line in (made / "log.jsonl").read_text().splitlines()]
     assert {"loss", "norm"} <= rows[0].keys() and any("val/mse" in row for row in rows)
-    wrong = run(folder, "mydae/train.py", "--config", "configs/synthetic32.yaml", "--run-dir", "x", "loss.noise=-1")
-    assert wrong.returncode == 2 and "loss.noise: expected a number >= 0, got -1.0" in wrong.stderr
+    code, output = run(folder, "mydae/train.py", "--config", "configs/synthetic32.yaml", "loss.noise=-1")
+    assert code == 2 and "loss.noise: expected a number >= 0, got -1.0" in output
 
 
-def test_a_new_data_set_needs_one_file_and_one_line(folder):
+def test_example_of_a_new_data_set(folder):
     (folder / "myset.py").write_text(READER)
     raw = folder / "datasets" / "myset"
     raw.mkdir(parents=True)
@@ -179,12 +189,13 @@ def test_a_new_data_set_needs_one_file_and_one_line(folder):
             table.writerow([f"{i}.png", ("happy", "sad")[i % 2], ("train", "train", "val", "test")[i % 4]])
     (folder / "go.py").write_text(
         "import sys, data, myset, mydae.train\n"
-        'data.READERS["myset"] = myset.MySet\n'  # the one line that would stand in data/__init__.py
+        'data.READERS["myset"] = myset.MySet\n'  # in data/__init__.py this is one line of the dict
         "mydae.train.main()\n"
     )
-    done = run(folder, "go.py", "--config", "configs/synthetic32.yaml", "--run-dir", "out", "data.dataset=myset")
-    assert done.returncode == 0, done.stderr
+    options = ("--config", "configs/synthetic32.yaml", "--run-dir", "out")
+    code, output = run(folder, "go.py", *options, "data.dataset=myset")
+    assert code == 0, output
     meta = json.loads((folder / "out" / "meta.json").read_text())
     assert (meta["dataset"], meta["classes"], meta["num_train"]) == ("myset", ["happy", "sad"], 12)
-    wrong = run(folder, "go.py", "--config", "configs/synthetic32.yaml", "--run-dir", "y", "data.dataset=mysett")
-    assert wrong.returncode == 2 and "data.dataset" in wrong.stderr and "did you mean myset?" in wrong.stderr
+    code, output = run(folder, "go.py", *options, "data.dataset=mysett")
+    assert code == 2 and "data.dataset" in output and "did you mean myset?" in output

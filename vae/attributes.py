@@ -5,7 +5,6 @@ Codes are mu of the averaged encoder in evaluation mode, from the training split
 in these code spaces, so the two differ (latents/directions.py).
 """
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from data.labels import label_names, label_table
 from engine import UserError
+from engine.checkpoint import load_fields, save_fields
 from engine.files import atomic_write
 from latents.directions import balanced_vector, class_means, lda_scores, mean_codes, mean_vectors, ols_vectors
 from latents.roc_auc import roc_auc
@@ -141,8 +141,10 @@ def fit_vectors(
 def _directions(
     train: Codes, meta: dict, kind: str, kept: list[str], balance: Sequence[str]
 ) -> tuple[Tensor, dict[str, str]]:
-    """Directions (A, Z), and the cells of balanced ones. Attributes are fitted with attributes and expressions with
-    expressions, since a smile with `happy` held fixed is no longer a smile."""
+    """Directions (A, Z), and the cells of balanced ones.
+
+    Attributes and expressions are fitted separately: with `happy` as a confounder, *Smiling* would lose its meaning.
+    """
     names, parts, cells = label_names(meta), [], {}
     for group, start in ((meta["attributes"], None), (meta["classes"], "neutral")):
         chosen = [name for name in group if name in kept and name != start]
@@ -188,15 +190,9 @@ def quantile(values: Tensor, q: Tensor) -> Tensor:
     return torch.from_numpy(np.quantile(values.numpy(), q.numpy())).float()
 
 
-def save_vectors(vectors: AttributeVectors, path: Path) -> None:
-    """Save tensors and plain values, readable with `weights_only=True`."""
-    with atomic_write(path) as file:
-        torch.save({f.name: getattr(vectors, f.name) for f in dataclasses.fields(vectors)}, file)
-
-
 def load_vectors(path: Path, sha256: str) -> AttributeVectors:
     """Load vectors. Raises UserError if they belong to other weights than the checkpoint `sha256`."""
-    vectors = AttributeVectors(**torch.load(path, map_location="cpu", weights_only=True))
+    vectors = load_fields(AttributeVectors, path)
     if vectors.provenance["sha256"] != sha256:
         run, step = vectors.provenance["run"], vectors.provenance["step"]
         raise UserError(
@@ -213,7 +209,7 @@ def get_vectors(method: Any, run_dir: Path, kind: str, train: Codes, val: Codes)
         return load_vectors(path, method.origin.sha256)
     logger.info(f"no {path} yet: fitting the {kind} vectors")
     vectors = fit_vectors(train, val, method.meta, kind, provenance_of(method))
-    save_vectors(vectors, path)
+    save_fields(vectors, path)
     return vectors
 
 

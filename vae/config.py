@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data import DataConfig
-from engine import TrainConfig
-from engine.config import require
+from engine.config import AdamTrainConfig, require
 from engine.errors import UserError
 
 
@@ -46,9 +45,7 @@ class LossConfig:
     lambda_pixel: float = 1.0  # >= 0
     lambda_face: float = 4.0  # >= 0; pixel weight at mouth and eyes is 1 + lambda_face; rescaled to mean 1
     face_grow: float = 0.35  # margin of the boxes around the landmarks of mouth and eyes, in eye distances, >= 0
-    face_boxes: list[float] | None = (
-        None  # left, top, right, bottom, ... in fractions of the side; for data without landmarks
-    )
+    face_boxes: list[float] | None = None  # left, top, right, bottom, ... as shares of the side; without landmarks
 
     # The distortion in the features of a fixed network.
     features: Literal["none", "own", "vgg19"] = "none"  # own: trained in the first feature_steps
@@ -81,21 +78,12 @@ class LossConfig:
 
 
 @dataclass
-class VAETrainConfig(TrainConfig):
-    """Learning rates, in addition to the common options."""
+class VAETrainConfig(AdamTrainConfig):
+    """The common options, and DFC-VAE's schedule."""
 
-    lr: float = 1.0e-3  # Adam, > 0
-    beta1: float = 0.9  # Adam's first decay
-    beta2: float = 0.999  # Adam's second decay
-    ema_decay: float = 0.999  # of the averaged weights used for images; ramp min(this, (1 + t) / (10 + t))
-    lr_halve_every: int = 0  # halve the rate after every so many steps, as DFC-VAE does; 0 = never
-    lr_warmup: int = 100
-    lr_decay: Literal["cosine", "linear", "none"] = "cosine"
-    lr_floor: float = 0.05
+    lr_halve_every: int = 0  # halve the rate after this number of steps, as DFC-VAE does; 0 = never
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "lr", "more than 0", self.lr)
-        require(0 <= self.ema_decay < 1, "ema_decay", "a decay in [0, 1)", self.ema_decay)
         require(self.lr_halve_every >= 0, "lr_halve_every", "at least 0", self.lr_halve_every)
         super().__post_init__()
 

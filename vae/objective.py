@@ -61,8 +61,8 @@ def log_density(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 def mss_log_weights(batch: int, num_train: int) -> Tensor:
     """Logarithms of the (B, B) stratified weights, in float64; each row of weights sums to 1.
 
-    Row i belongs to the code of image i. Its own density has weight 1 / N. The other B - 1 images stand for the
-    remaining N - 1. One of them, the next, has the weight that makes the estimate unbiased.
+    Row i belongs to the code of image i. Its own density has weight 1 / N. The other B - 1 images represent the
+    remaining N - 1 images. The next image has the weight that makes the estimate unbiased.
     """
     n, m = num_train, batch - 1
     weights = torch.full((batch, batch), 1 / m, dtype=torch.float64)
@@ -91,14 +91,16 @@ def beta_effective(beta: float, sigma: float) -> float:
     """Weight of the KL relative to half the squared error, summed over an image in [0, 1]. Comparable between
     codebases.
 
-    sigma is in units of the [-1, 1] image, hence the factor 1/2.
+    The factor 1/2 is there because sigma is in units of the image in [-1, 1].
     """
     return beta * (sigma / 2) ** 2
 
 
 def peer_weights(beta_eff: float, dimensions: int) -> dict[str, float]:
-    """`beta_eff` in the conventions of public code: the KL weight beside the mean squared error, beside 255 times the
-    squared error, and beside the squared error, on [0, 1]. dimensions = C H W."""
+    """`beta_eff` in the conventions of public code, for images in [0, 1]; dimensions = C H W.
+
+    The KL weight relative to the mean squared error, to 255 times the squared error, and to the squared error.
+    """
     return {
         "AntixK kld_weight": 2 * beta_eff / dimensions,
         'YannDubs "gaussian" beta': 510 * beta_eff,

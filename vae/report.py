@@ -15,6 +15,7 @@ from editing.subjects import SPLITS
 from engine.files import atomic_write
 from latents.roc_auc import roc_auc
 from losses.gaussian import gaussian_nll, kl_standard_normal
+from losses.quantise import to_bytes
 from vae.attributes import AttributeVectors, Codes
 from vae.editor import Editor
 from vae.train import ACTIVE_KL
@@ -51,7 +52,7 @@ def distortion_and_rate(editor: Editor, split: str) -> tuple[dict, Tensor]:
         mu, logvar = method.ema_encoder(batch["image"])
         x_hat = method.ema_decoder(mu)
         nll = gaussian_nll(batch["image"], x_hat, method.log_sigma2)
-        a, b = (((x.clamp(-1, 1) + 1) * 127.5).round().byte().cpu() for x in (batch["image"], x_hat))
+        a, b = to_bytes(batch["image"]).cpu(), to_bytes(x_hat).cpu()
         rows.append([psnr(a, b), ssim(a, b), nll.cpu(), kl_standard_normal(mu, logvar).cpu()])
     level, similar, nll, kl = (torch.cat([torch.as_tensor(r[i]) for r in rows]) for i in range(4))
     per_latent = kl.mean(0)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data import build_faces
-from engine import EMA, Grid, Method, UserError, adam, fit, frozen, mean_over_ranks, start
+from engine import EMA, Grid, Method, UserError, adam, fit, frozen, mean_over_ranks, ramped_decay, start
 from losses.gaussian import batch_log_sigma2, gaussian_nll, kl_standard_normal, reparameterize
+from losses.image_metrics import psnr
 from losses.perceptual import feature_distance
 from losses.pixels import boxes_from_eyes, face_weight
 from vae.config import Config
@@ -88,12 +89,13 @@ class BetaVAE(Method):
         if other is not None:
             terms |= self.update_discriminator(z.detach(), other["image"])
 
-        decay = min(self.cfg.train.ema_decay, (1 + step) / (10 + step))  # ramp: fast averaging at first
+        decay = ramped_decay(self.cfg.train.ema_decay, step)
         self.ema_encoder.update(self.encoder, decay)
         self.ema_decoder.update(self.decoder, decay)
         if step + 1 == max(200, self.cfg.warmup_steps):
             self.warn_if_collapsed(kl)
-        log = {"loss": loss, "recon": recon, "kl": kl.sum(), "active": (kl > ACTIVE_KL).sum(), "psnr": psnr(x, x_hat)}
+        log = {"loss": loss, "recon": recon, "kl": kl.sum(), "active": (kl > ACTIVE_KL).sum()}
+        log["psnr"] = psnr(x, x_hat).mean()
         return log | terms | {"sigma": self.sigma()} | ({"feature": feature} if w.features != "none" else {})
 
     def pixel_nll(self, x: Tensor, x_hat: Tensor, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -208,7 +210,7 @@ class BetaVAE(Method):
         mu, logvar = self.ema_encoder(x)
         x_hat = self.ema_decoder(mu)
         kl = kl_standard_normal(mu, logvar).sum(1).mean()
-        return {"psnr": psnr(x, x_hat), "kl": kl, "nll": gaussian_nll(x, x_hat, self.log_sigma2).mean()}
+        return {"psnr": psnr(x, x_hat).mean(), "kl": kl, "nll": gaussian_nll(x, x_hat, self.log_sigma2).mean()}
 
     def sample(self, batch: dict[str, Tensor]) -> dict[str, Grid]:
         x = batch["image"]  # (N, C, H, H)
@@ -239,12 +241,6 @@ def split_batch(batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 def whole_batch(value: Tensor) -> Tensor:
     """The mean over ranks, with this rank's gradient. Averaged over ranks, this gives the whole batch's gradient."""
     return value + (mean_over_ranks(value) - value.detach())
-
-
-def psnr(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean over images of the peak signal-to-noise ratio, dB; the peak is 2, the width of [-1, 1]."""
-    mse = (x.float() - x_hat.detach().float()).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / mse.clamp_min(1e-10)).mean()
 
 
 def face_boxes(cfg: Config, meta: dict) -> list[list[float]] | None:

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from editing.record import write_grid
 from engine import Grid, UserError
+from engine.checkpoint import save_fields
 from latents.roc_auc import roc_auc
-from vae.attributes import CONFOUNDERS, AttributeVectors, fit_vectors, provenance_of, save_vectors
+from losses.quantise import to_bytes
+from vae.attributes import CONFOUNDERS, AttributeVectors, fit_vectors, provenance_of
 from vae.editor import Editor
 
 MIN_RETENTION = 0.8  # an attribute with less retention counts as lost in reconstructions
@@ -21,7 +23,7 @@ def run_vectors(editor: Editor, args: argparse.Namespace) -> None:
     """Fit directions on training codes, evaluate them on validation codes, write them and a grid."""
     train, val = editor.training_codes("train"), editor.training_codes("val")
     fitted = fit_vectors(train, val, editor.meta, args.fit, provenance_of(editor.method), args.balance)
-    save_vectors(fitted, editor.run_dir / f"vectors_{args.fit}.pt")
+    save_fields(fitted, editor.run_dir / f"vectors_{args.fit}.pt")
     kept = retention(editor, args.judge) if args.judge else {}
     facts = vector_metrics(fitted, kept)
     name = f"vectors_{args.fit}"
@@ -71,7 +73,7 @@ def retention(editor: Editor, judge: Path) -> dict[str, float]:
     net = load(judge, device=str(editor.device))
     faces = editor.take("val", range(len(editor.split("val"))))
     pictures = (faces.images, editor.reconstruct(faces))
-    real, recon = (net.probabilities(net.logits(((x.cpu() + 1) * 127.5).round().byte())).cpu() for x in pictures)
+    real, recon = (net.probabilities(net.logits(to_bytes(x.cpu()))).cpu() for x in pictures)
     names, labels, found = editor.label_names(), editor.labels(faces), {}
     for i, name in enumerate(net.names):
         if name in names:
