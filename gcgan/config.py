@@ -31,6 +31,11 @@ class LabelModelConfig(ModelConfig):
     """And how pictures are made from a label."""
 
     mirror: bool = False  # mean of the edits of a face and of its mirror image; twice the cost of an edit
+    gain: float = 1.0  # an edit asks for own + gain (target - own); more than 1 exaggerates; choose on validation faces
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.gain > 0, "gain", "more than 0", self.gain)
 
 
 @dataclass

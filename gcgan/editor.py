@@ -95,7 +95,7 @@ class Editor(editor.Editor):
 
 
 class StarGANEditor(Editor):
-    """Codes {x (N, C, H, H), c (N, cond_dim)}: c(s) = (1 - s) own + s target.
+    """Codes {x (N, C, H, H), c (N, cond_dim)}: c(s) = own + s gain (target - own), gain = `model.gain`.
 
     Of two data sets, c is a condition of the first; an edit to a label of the second also turns the set's one-hot.
     """
@@ -131,7 +131,8 @@ class StarGANEditor(Editor):
         block, labels = self.block_of(request), self.method.labels
         names = list(block.names)
         meta = {"classes": [] if block.attributes else names, "attributes": names if block.attributes else []}
-        wanted = requested_labels(request, self.own_condition(faces, block)[:, block.columns], meta)
+        own = self.own_condition(faces, block)[:, block.columns]
+        wanted = own + self.method.cfg.model.gain * (requested_labels(request, own, meta) - own)
         return code | {"c": labels.embed(wanted, block)}
 
     def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
