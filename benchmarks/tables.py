@@ -27,11 +27,15 @@ COLUMNS = {  # metric: (heading, digits)
     "distance within a request": ("distance within a request / real", 2),
     "PSNR inside": ("PSNR inside, dB ↑", 2),
     "PSNR outside": ("PSNR outside, dB ↑", 1),
+    "PSNR mouth": ("PSNR mouth, dB ↑", 2),
+    "PSNR eyes": ("PSNR eyes, dB ↑", 2),
     "gap closed": ("gap closed ↑", 2),
     "identity similarity": ("identity similarity ↑", 3),
     "leakage": ("leakage ↓", 3),
     "face-FID": ("face-FID ↓", 2),
     "sharpness": ("sharpness / source", 2),
+    "Nyquist energy": ("Nyquist energy / source", 2),
+    "SSIM to source": ("SSIM to source", 3),
     "nearest training face": ("nearest training face / real", 2),
     "cpu_minutes": ("CPU-minutes", 0),
 }
@@ -59,8 +63,8 @@ def quick_note(results: Path) -> str:
 
 
 def read_results(folder: Path) -> pd.DataFrame:
-    """One row per run: `row` (name of the method or baseline), its metrics, and `remark`: what it cannot do, or why it
-    failed."""
+    """One row per run: its metrics, `row` (the method, a row that the run names, or the baseline), and `remark`: what
+    it cannot do, or why it failed."""
     failed = read_failures(folder)
     rows = [{"row": name, "remark": f"failed: {reason}"} for name, reason in failed.items()]
     for path in sorted(folder.glob("*.json")):

@@ -249,5 +249,5 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--detail",
         choices=DETAILS,
         default="decode",
-        help="blend: keep the input outside the edit; decode: output of the model",
+        help="warp, blend: keep the input outside the edit; decode: output of the model",
     )

@@ -119,6 +119,7 @@ def test_the_command_line_writes_metrics_and_predictions(runs, tmp_path, capsys)
         "edit verification rate",
         "leakage",
         "edit sharpness",
+        "edit Nyquist energy",
     }
     assert expected <= keys
     assert result["judges"][0]["test"]["expression"]["accuracy"] is not None

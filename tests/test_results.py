@@ -41,6 +41,7 @@ def write(folder: Path, method: str, runs: list[dict]) -> None:
 def test_table_has_baselines_methods_and_unknown_methods(tmp_path: Path) -> None:
     write(tmp_path / "toy", "vae", [{"run": "a", "cpu_minutes": 3.4, "metrics": {"target accuracy": 0.5}}])
     write(tmp_path / "toy", "new", [{"run": "b", "metrics": {"target accuracy": None, "leakage": 0.1}}])
+    write(tmp_path / "toy", "two", [{"row": f"two, {k}", "metrics": {"target accuracy": k}} for k in (0, 1)])
     write(tmp_path / "toy", "baselines", [{"run": "no-edit", "metrics": {"target accuracy": 0.0, "leakage": 0.0}}])
     expected = (
         "| | target accuracy ↑ | leakage ↓ | CPU-minutes | seeds |\n"
@@ -48,6 +49,8 @@ def test_table_has_baselines_methods_and_unknown_methods(tmp_path: Path) -> None
         "| no edit | 0.00 | 0.000 | - |  |\n"
         "| VAE | 0.50 | - | 3 | 1 |\n"
         "| new | - | 0.100 | - | 1 |\n"
+        "| two, 0 | 0.00 | - | - | 1 |\n"
+        "| two, 1 | 1.00 | - | - | 1 |\n"
     )
     filled = results.fill("a\n<!-- table: toy -->\nold\n<!-- end -->\nb\n", tmp_path)
     assert filled == f"a\n<!-- table: toy -->\n{expected}<!-- end -->\nb\n"
