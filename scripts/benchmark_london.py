@@ -8,8 +8,8 @@ The Face Research Lab London Set shows each person neutral and smiling, register
 neutral photo of the test persons (and of the validation persons, which stand apart in the file), at strength 1, with
 each --detail. The edited photo, at its own size, is compared with the photo of the true smile: PSNR in the boxes of
 mouth and eyes. Sharpness and Nyquist energy are over those of the neutral photo, in the part that the model sees. A
-judge of FER2013 classifies the face (target accuracy: share classified as happy). SSIM to the neutral photo stands for
-identity: no embedder of real persons is trained here. `figure` draws the first persons of the test part, in order.
+judge of FER2013 classifies the face (target accuracy: share classified as happy; target gain: mean increase of the
+probability). SSIM to the neutral photo stands for identity: no embedder of real persons is trained here. `figure` draws the first persons of the test part, in order.
 """
 
 import argparse
@@ -149,15 +149,16 @@ def smile(editor: Editor, persons: Persons, details: Sequence[str], strength: fl
     return found
 
 
-def happy(judge: classifier.Classifier, images: Tensor, persons: Persons) -> Tensor:
-    """(N,) bool: the judge classifies the face as happy; it is cut as the faces of the judge."""
+def happy(judge: classifier.Classifier, images: Tensor, persons: Persons) -> tuple[Tensor, Tensor]:
+    """(N,) bool: the judge classifies the face as happy, and (N,) its probability; cut as the faces of the judge."""
     with contextlib.redirect_stderr(io.StringIO()):
         faces = [
             load_face(Image.fromarray(x.permute(1, 2, 0).numpy()), judge.meta, persons.eyes(i)).image
             for i, x in enumerate(images)
         ]
     logits = judge.logits(torch.from_numpy(to_uint8(torch.cat(faces))))
-    return logits[:, : len(judge.classes)].argmax(1) == judge.classes.index("happy")
+    column, k = judge.classes.index("happy"), len(judge.classes)
+    return logits[:, :k].argmax(1) == column, judge.probabilities(logits)[:, column]
 
 
 def measure(images: Tensor, persons: Persons, judge: classifier.Classifier) -> dict[str, float]:
@@ -166,8 +167,10 @@ def measure(images: Tensor, persons: Persons, judge: classifier.Classifier) -> d
     crop = lambda x: x[:, :, top:bottom, left:right]  # noqa: E731
     ratio = lambda f: float(f(crop(images)).mean() / f(crop(persons.neutral)).mean())  # noqa: E731
     within = partial(masked_psnr, images, persons.smiling)
+    hit, p = happy(judge, images, persons)
     return {
-        "target accuracy": float(happy(judge, images, persons).double().mean()),
+        "target accuracy": float(hit.double().mean()),
+        "target gain": float((p - happy(judge, persons.neutral, persons)[1]).double().mean()),
         "PSNR mouth": float(within(persons.boxes((3, 4))).mean()),
         "PSNR eyes": float(within(persons.boxes((0, 1))).mean()),
         "sharpness": ratio(sharpness),

@@ -65,6 +65,9 @@ class BrightJudge:
         bright = images8.float().mean((1, 2, 3)) - 128
         return torch.stack([bright, -bright], 1)
 
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.softmax(1)
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -98,6 +101,7 @@ def test_baselines_know_the_answer_and_a_run_is_measured(folder: Path, run: str,
     found = {r["run"]: r["metrics"] for r in json.loads((out / "baselines.json").read_text())["runs"]}
     none, mean, truth = (found[name] for name in ("no-edit", "class-mean-difference", "ground-truth"))
     assert truth["PSNR mouth"] == 60 and none["SSIM to source"] == 1 and none["sharpness"] == 1
+    assert none["target gain"] == 0 and mean["target gain"] != 0
     assert none["PSNR mouth"] < truth["PSNR mouth"] and mean["sharpness"] != 1
     toy = json.loads((out / "toy.json").read_text())
     assert [r["row"] for r in toy["runs"]] == ["toy, warp", "toy, blend", "toy, decode"]
