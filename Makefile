@@ -4,13 +4,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format clean
+.PHONY: help demo benchmark test test-fast lint format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(READY) ## draw faces, train a small VAE on them, edit them, show where the pictures are
+demo: $(READY) ## a face under every released method; then train one, edit, and compare with the baselines
 	$(BIN)/python scripts/demo.py
+
+benchmark: $(READY) ## train and measure every method; QUICK=1: cut to ten minutes; SEEDS="0 1 2": more seeds
+	$(BIN)/python scripts/benchmark_all.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(READY) ## everything that must hold (twelve minutes on two cores)
 	$(BIN)/ruff check .

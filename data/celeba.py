@@ -23,6 +23,7 @@ from engine.errors import UserError
 WHERE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Google Drive, 'Align&Cropped Images' and 'Anno')"
 FOLDERS = ("", "celeba", "CelebA", "Img", "Anno", "Eval")  # in the official download, torchvision and mirrors
 IMAGES = "img_align_celeba"
+READ_LABELS = "labels_read.json"  # written by evaluation.label: attributes that a classifier read
 KINDS = (IMAGES, f"{IMAGES}_png")  # the second is the official set of png files; the tables still name jpg files
 STARGAN_SEED, STARGAN_TEST = 1234, 1999  # yunjey/stargan shuffles the lines; the first 1,999 are the test set
 
@@ -123,8 +124,14 @@ class CelebA(RawFaces):
         if "identity" in tables:
             labels["identity"] = self._column(tables["identity"], 0, None)[:, 0]
         if "landmarks" in tables:
-            points, known = self._joined(tables["landmarks"], 10, 0)
-            labels["landmarks"] = np.where(known[:, None, None], points.reshape(-1, 5, 2), np.nan).astype(np.float32)
+            columns = 4 if tables["landmarks"].values.shape[1] == 4 else 10  # 4: the eyes alone (scripts/align.py)
+            points, known = self._joined(tables["landmarks"], columns, 0)
+            labels["landmarks"] = np.full((len(points), 5, 2), np.nan, np.float32)
+            labels["landmarks"][known, : columns // 2] = points.reshape(len(points), -1, 2)[known]
+        if (self.texts_folder / READ_LABELS).is_file():
+            notes.append(
+                f"{self.texts_folder / READ_LABELS}: some labels were read by a classifier, not given by people"
+            )
         split = np.full(len(self.members), TRAIN, np.int8)
         if "split" in tables:
             split = self._column(tables["split"], 0, 2)[:, 0].astype(np.int8)
@@ -204,9 +211,13 @@ class CelebA(RawFaces):
             raise UserError(f"{archive}: the zip has no images; expected {IMAGES}/000001.jpg .. 202599.jpg")
         return sorted(self.paths)
 
+    @property
+    def texts_folder(self) -> Path:
+        """The folder of the text files."""
+        return self.root.parent if self.root.is_file() else self.root
+
     def _find_text(self, stem: str) -> Path | None:
-        base = self.root.parent if self.root.is_file() else self.root
-        places = [base / parent / f"{stem}{suffix}" for parent in FOLDERS for suffix in (".txt", ".csv")]
+        places = [self.texts_folder / parent / f"{stem}{suffix}" for parent in FOLDERS for suffix in (".txt", ".csv")]
         there = [path for path in places if path.is_file()]
         if len(there) > 1:
             self.found_notes.append(f"{there[0]} is used; {', '.join(map(str, there[1:]))} is ignored")

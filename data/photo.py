@@ -120,10 +120,10 @@ def paste(aligned: AlignedFace, edited: Tensor, mask: Tensor | None = None) -> I
     size = planes.shape[-1]
     full = np.ones((size, size), np.float32)
     m = full if mask is None else mask.detach().float().cpu().reshape(size, size).numpy()
-    box = _box_in_photo(aligned, size)
+    box = box_in_photo(aligned, size)
     if box is None or not m.any():
         return aligned.photo.copy()
-    m = np.clip(_back(m * _border(aligned, size), aligned.matrix, box), 0, 1)[..., None]  # (h, w, 1)
+    m = np.clip(_back(m * border_fade(aligned, size), aligned.matrix, box), 0, 1)[..., None]  # (h, w, 1)
     colours = [np.clip(_back((channel + 1) * 127.5, aligned.matrix, box), 0, 255) for channel in planes]
     pixels = np.array(aligned.photo)
     left, top, right, bottom = box
@@ -271,7 +271,7 @@ def _to_tensor(crop: Image.Image, grey: bool) -> Tensor:
 # --- paste ---------------------------------------------------------------------------------------------------------
 
 
-def _box_in_photo(aligned: AlignedFace, size: int) -> tuple[int, int, int, int] | None:
+def box_in_photo(aligned: AlignedFace, size: int) -> tuple[int, int, int, int] | None:
     """The part of the photo that the crop covers, in integer px; None if they do not overlap."""
     corners = transform(np.array([[0, 0], [size, 0], [0, size], [size, size]], float), inverse(aligned.matrix))
     left, top = np.floor(corners.min(0)).astype(int).clip(0)
@@ -279,7 +279,7 @@ def _box_in_photo(aligned: AlignedFace, size: int) -> tuple[int, int, int, int] 
     return (int(left), int(top), int(right), int(bottom)) if right > left and bottom > top else None
 
 
-def _border(aligned: AlignedFace, size: int) -> np.ndarray:
+def border_fade(aligned: AlignedFace, size: int) -> np.ndarray:
     """A window (H, H): 1 in the crop, fading to 0 at borders that are inside the photo, to avoid a visible seam."""
     ramp = np.clip((np.arange(size) + 0.5) / max(2.0, size / 16), 0, 1).astype(np.float32)
     window = np.ones((size, size), np.float32)

@@ -46,6 +46,7 @@ class Editor:
     method_class: Any
     options_class: type = NoOptions
     batch_size = 256
+    slow_encode = False  # encoding a face takes seconds, because its code is found by optimisation
     unsupported: dict[str, str] = {}  # operation (read | edit | draw | mix): reason
     label_source = "read from its code"  # source of labels that the data do not have
 

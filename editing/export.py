@@ -56,13 +56,16 @@ def export_edits(
     strengths: Sequence[float] = (1.0,),
     detail: str = "decode",
     drawn: DrawnFaces | None = None,
+    max_truths: int = 0,
 ) -> list[Row]:
     """Export edits of faces to each request, their sources and reconstructions, and the ground truth if it is known.
 
     Args:
         detail: see `editing.paint.paint`.
         drawn: reader of the drawn faces; `faces.batch["index"]` are its indices; None for other faces.
+        max_truths: reconstruct at most this many ground truths, of the first faces for each request; 0 = all.
     """
+    most = max(1, max_truths // len(requests)) if max_truths else len(faces)
     before, table, meta = editor.reconstruct(faces), editor.labels(faces), editor.meta
     with atomic_dir(out) as folder:
         common = save_sources(editor, folder, faces)
@@ -73,9 +76,11 @@ def export_edits(
             if answered:
                 files = save_all(truth, folder, f"truth{number}", len(answered), answered)
                 of_known = _with_images(editor, faces.select(answered), truth, request, table[answered])
-                names = save_all(editor.reconstruct(of_known), folder, f"truth_base{number}", len(answered), answered)
-                about = [common[i] for i in answered]
-                rows += rows_of(names, "reconstruction", about, source=files, source_label=[""] * len(answered))
+                first = answered[:most]
+                recon = editor.reconstruct(of_known.select(range(len(first))))
+                names = save_all(recon, folder, f"truth_base{number}", len(first), first)
+                about = [common[i] for i in first]
+                rows += rows_of(names, "reconstruction", about, source=files[:most], source_label=[""] * len(first))
                 for i, file in zip(answered, files, strict=True):
                     truths[i] = file
             texts = target_texts(request, table, meta)
@@ -244,5 +249,5 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--detail",
         choices=DETAILS,
         default="decode",
-        help="blend: keep the input outside the edit; decode: output of the model",
+        help="warp, blend: keep the input outside the edit; decode: output of the model",
     )

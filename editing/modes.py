@@ -15,7 +15,7 @@ from editing.cli import Mode
 from editing.editor import Editor, partway
 from editing.export import add_export, run_export, target_texts
 from editing.judge import Judge
-from editing.paint import DETAILS, paint, paint_photo, photo_suffix, save_photo
+from editing.paint import DETAIL_HELP, DETAILS, detail_of, paint, paint_photo, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths, write_grid
 from editing.sheets import animate, blocks, square
 from editing.subjects import SPLITS, Code, Subjects, is_face_name
@@ -30,17 +30,18 @@ def edit(editor: Editor, args: argparse.Namespace) -> None:
     to, faces = _request_and_faces(editor, args)
     strength = one_strength(args)
     photos = [i for i, photo in enumerate(faces.photos) if photo is not None]
+    details = _details(args, faces, "blend")
     grid_path = output_path(editor, args, "edit")
-    names = [(faces.names[i], photo_suffix(faces.photos[i], args.detail)) for i in photos]
+    names = [(faces.names[i], photo_suffix(faces.photos[i], details[i])) for i in photos]
     paths = unique_paths(grid_path.parent, grid_path.stem, names)
     check_outputs([grid_path, *paths], [faces.names[i] for i in photos])
     code, target = editor.codes(faces), editor.target(faces, to)
     changes = _report_changes(editor, faces, to, target)
     before, after = editor.images(code), editor.images(partway(code, target, strength))
-    edited = paint(faces.images, before, after, args.detail)
+    edited = paint(faces.images, before, after, details)
     name, request = (f"like {args.like}", None) if args.like else (str(to), to)
     grid = blocks([faces.images, before, edited], ["input", "reconstruction", name])
-    facts = {"attr": name, "strength": strength, "detail": args.detail, "faces": changes or faces.names}
+    facts = {"attr": name, "strength": strength, "detail": details, "faces": changes or faces.names}
     if args.judge:
         judge = Judge(args.judge, editor)
         facts |= {"judge": str(args.judge), "predictions": judge.captions(edited, request)}
@@ -48,7 +49,7 @@ def edit(editor: Editor, args: argparse.Namespace) -> None:
             print(f"{face}: prediction of the judge: {prediction}")
     write_grid(editor, args, grid, "edit", **facts)
     for i, path in zip(photos, paths, strict=True):
-        picture = paint_photo(faces.photos[i], before[i : i + 1], after[i : i + 1], args.detail)
+        picture = paint_photo(faces.photos[i], before[i : i + 1], after[i : i + 1], details[i])
         save_photo(picture, faces.photos[i], path)
         print(f"wrote {path}")
 
@@ -57,13 +58,13 @@ def strip(editor: Editor, args: argparse.Namespace) -> None:
     """A grid with one row per face and one column per target; with --judge, its prediction is below each image."""
     faces = _faces(editor, args)
     requests = [editor.parse(args.attr)] if args.attr else editor.targets()
-    strength = one_strength(args)
+    strength, details = one_strength(args), _details(args, faces, "decode")
     before, columns = editor.reconstruct(faces), []
     for request in requests:
-        columns.append(paint(faces.images, before, editor.edit(faces, request, [strength])[0], args.detail))
+        columns.append(paint(faces.images, before, editor.edit(faces, request, [strength])[0], details))
     names = [str(r).removesuffix("=1") if r.classes else str(r) for r in requests]
     grid = Grid(torch.stack([faces.images, *columns], 1), faces.names, ["input", *names])
-    facts = {"faces": faces.names, "targets": [str(r) for r in requests], "detail": args.detail, "strength": strength}
+    facts = {"faces": faces.names, "targets": [str(r) for r in requests], "detail": details, "strength": strength}
     if args.judge:
         judge = Judge(args.judge, editor)
         captions = [judge.captions(faces.images)] + [
@@ -102,14 +103,14 @@ def slider(editor: Editor, args: argparse.Namespace) -> None:
         faces = _faces(editor, args).select([0])
         requests = editor.targets()
         rows = [str(request).removesuffix("=1") for request in requests]
-    before, parts = editor.reconstruct(faces), []
+    before, details, parts = editor.reconstruct(faces), _details(args, faces, "decode"), []
     for to in requests:
         images = editor.edit(faces, to, strengths)  # (S, N, C, H, H)
-        parts.append(torch.stack([paint(faces.images, before, step, args.detail) for step in images]))
+        parts.append(torch.stack([paint(faces.images, before, step, details) for step in images]))
     images = torch.cat(parts, 1)  # (S, R, C, H, H)
     grid = Grid(images.transpose(0, 1), rows, [f"{s:.3g}" for s in strengths])
     facts = {"attr": [str(r) for r in requests] if not args.like else f"like {args.like}", "faces": faces.names}
-    path = write_grid(editor, args, grid, "slider", strengths=strengths, detail=args.detail, **facts)
+    path = write_grid(editor, args, grid, "slider", strengths=strengths, detail=details, **facts)
     print(f"wrote {animate(images, path.with_suffix('.webp'))}")
 
 
@@ -213,6 +214,11 @@ def _request_and_faces(editor: Editor, args: argparse.Namespace) -> tuple[Reques
     return request if request is not None else editor.subjects([args.like]), faces
 
 
+def _details(args: argparse.Namespace, faces: Subjects, otherwise: str) -> list[str]:
+    """--detail of each face; default: `warp` for photos, `otherwise` for other faces."""
+    return [detail_of(args.detail, photo, otherwise) for photo in faces.photos]
+
+
 def _report_changes(editor: Editor, faces: Subjects, to: Request | Subjects, target: Code) -> list[dict]:
     """Print the labels of each face and whether it changes; returns them for the JSON file."""
     if not isinstance(to, Request) or any(item.form not in ("set", "amount", "flip") for item in to):
@@ -236,12 +242,7 @@ def _add_request(parser: argparse.ArgumentParser, strength: str, detail: str) ->
     parser.add_argument("--attr", nargs="+", action="extend", help="happy, happy=0.7, Smiling=1|0|flip, Smiling=+1.5")
     parser.add_argument("--like", help="a face whose expression is the target (not in every family)")
     parser.add_argument("--strength", default=strength, help="1 = the full edit; from:to:count for several")
-    parser.add_argument(
-        "--detail",
-        choices=DETAILS,
-        default=detail,
-        help="blend: keep the input outside the edit; decode: output of the model",
-    )
+    parser.add_argument("--detail", choices=DETAILS, help=DETAIL_HELP.format(detail))
     parser.add_argument("--judge", type=Path, help="run directory of a judge; its predictions are added")
 
 

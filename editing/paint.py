@@ -1,7 +1,10 @@
-"""Blend a decoded edit with its input, paste it into the photo, and save the photo."""
+"""Put a decoded edit into its input: warp, blend or decode; and save the edited photo."""
 
 import contextlib
+import functools
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,11 +13,17 @@ from torch import Tensor
 
 from data.decode import FAULTY_FILE
 from data.photo import AlignedFace, change_mask, paste
+from editing.warp import INSTALL, opencv, warp_crop, warp_photo
+from engine import UserError
 from engine.files import atomic_write
 from engine.grids import to_pil
 
 ORIENTATION = 0x0112  # the EXIF tag
-DETAILS = ("blend", "decode")
+DETAILS = ("warp", "blend", "decode")
+DETAIL_HELP = (
+    "warp: move the photo as the model's face moves (OpenCV); blend: keep the input outside the edit; decode: output "
+    "of the model; default: warp for photos, {} for other faces"
+)
 TIFF_TAGS = (
     0x010E,
     0x010F,
@@ -27,23 +36,57 @@ TIFF_TAGS = (
 SAVED_AS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 
 
-def paint(x: Tensor, before: Tensor, after: Tensor, detail: str) -> Tensor:
+def detail_of(detail: str | None, photo: AlignedFace | None, otherwise: str) -> str:
+    """The detail of one face: as requested, else `warp` for a photo and `otherwise` for another face.
+
+    Without OpenCV, which `warp` needs, the default for a photo is `blend`; this is printed once.
+    """
+    if detail is not None:
+        return detail
+    return _photo_detail() if photo is not None else otherwise
+
+
+@functools.cache
+def _photo_detail() -> str:
+    try:
+        opencv()
+    except UserError:
+        print(
+            "OpenCV is not installed, so edits are blended into the photos and are blurred (--detail blend); for edits "
+            f"as sharp as the photo: {INSTALL}",
+            file=sys.stderr,
+        )
+        return "blend"
+    return "warp"
+
+
+def paint(x: Tensor, before: Tensor, after: Tensor, detail: str | Sequence[str]) -> Tensor:
     """The edited images. All (N, C, H, H) in [-1, 1].
 
     Args:
         x: input. before, after: its reconstruction and its decoded edit.
-        detail: `decode`: `after`. `blend`: `after` where it differs from `before`, and `x` elsewhere. Adding
-            after - before to x instead would leave a trace of the old mouth.
+        detail: one for all faces, or one for each. `decode`: `after`. `blend`: `after` where it differs from `before`,
+            and `x` elsewhere. `warp`: `x` moved as `before` moves to become `after`, plus what motion does not explain.
+
+    Raises:
+        UserError: `warp` without OpenCV.
     """
+    if not isinstance(detail, str):
+        rows = [paint(x[i : i + 1], before[i : i + 1], after[i : i + 1], one) for i, one in enumerate(detail)]
+        return torch.cat(rows)
     if detail == "decode":
         return after
+    if detail == "warp":
+        return torch.cat([warp_crop(*rows) for rows in zip(x.split(1), before.split(1), after.split(1), strict=True)])
     mask = change_mask(before, after)  # (N, 1, H, H)
     return torch.where(mask > 0, x + mask * (after - x), x)
 
 
 def paint_photo(photo: AlignedFace, before: Tensor, after: Tensor, detail: str) -> Image.Image:
-    """The edited photo at its own size (blend), or the decoded face (decode). before, after: (1, C, H, H)."""
-    return to_pil(after[0]) if detail == "decode" else paste(photo, after, change_mask(before, after))
+    """The edited photo at its own size (warp, blend), or the decoded face. before, after: (1, C, H, H) in [-1, 1]."""
+    if detail == "decode":
+        return to_pil(after[0])
+    return warp_photo(photo, before, after) if detail == "warp" else paste(photo, after, change_mask(before, after))
 
 
 def photo_suffix(photo: AlignedFace, detail: str) -> str:

@@ -13,6 +13,7 @@ from evaluation.eval_data import EvalData
 from evaluation.folder import evenly_spaced
 
 NUM_FACES, MAX_TARGETS = 8, 9
+NOT_SHOWN = ("no edit", "ground truth")  # the source column shows the one, the last row the other
 
 
 @dataclass
@@ -53,7 +54,8 @@ def shared_faces(entries: list[Entry]) -> tuple[list[str], list[str]]:
         return [], []
     common = set.intersection(*(set(table) for table in tables)) or set(tables[0])
     first, eval_data = tables[0], next(e.eval_data for e in entries if edits_of(e.eval_data))
-    targets = sorted({target for table in tables for edits in table.values() for target in edits})[:MAX_TARGETS]
+    # The order of the exports; a set would lose it.
+    targets = list(dict.fromkeys(target for table in tables for edits in table.values() for target in edits))
     groups: dict[str, list[str]] = {}
     for key, edits in first.items():
         if key in common:
@@ -64,27 +66,98 @@ def shared_faces(entries: list[Entry]) -> tuple[list[str], list[str]]:
             if groups[label] and len(chosen) < NUM_FACES:
                 # Neighbours in a data set may be one person, so the position in the list advances.
                 chosen.append(groups[label].pop(len(groups[label]) * len(chosen) // NUM_FACES))
-    return chosen, targets
+    return chosen, targets[:MAX_TARGETS]
 
 
-def face_sheets(entries: list[Entry]) -> list[Image.Image]:
-    """One grid per face: source at the left, one column per target, one row per method, ground truth last if known."""
+@dataclass(frozen=True)
+class Tile:
+    """An image of the picture, what the judge says of it, and whether that is the target (None: nothing asked)."""
+
+    image: Tensor | None  # (C, H, W) in [-1, 1]; None: not there
+    verdict: str = ""
+    correct: bool | None = None
+
+
+@dataclass(frozen=True)
+class FaceRows:
+    """One face under every method: rows of a name and one tile for the source and each target."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[Tile]]]
+
+
+def face_rows(entries: list[Entry]) -> list[FaceRows]:
+    """The picture: rows are the methods and, if known, the ground truth; columns are the source and the targets."""
     chosen, targets = shared_faces(entries)
-    tables, sheets = [edits_of(entry.eval_data) for entry in entries], []
+    shown = [entry for entry in entries if entry.name not in NOT_SHOWN]
+    tables, found = {entry.name: edits_of(entry.eval_data) for entry in entries}, []
     for key in chosen:
-        rows, names, truth = [], [], None
-        for entry, table in zip(entries, tables, strict=True):
-            if key in table:
-                rows.append(edit_row(entry.eval_data, table[key], targets))
-                names.append("\n".join(textwrap.wrap(entry.name, 16)))
-                truth = truth if truth is not None else truth_row(entry.eval_data, table[key], targets)
-        if truth is not None:
-            rows.append(truth)
-            names.append("ground truth")
-        channels, size = max(r.shape[1] for r in rows), max(r.shape[-1] for r in rows)
-        sheets.append(
-            grid_image(Grid(torch.stack([match_size(r, channels, size) for r in rows]), names, ["source", *targets]))
-        )
+        rows = [(e.name, edit_tiles(e.eval_data, tables[e.name][key], targets)) for e in shown if key in tables[e.name]]
+        holders = [e for e in entries if key in tables[e.name]]
+        truth = truth_tiles(holders[0].eval_data, tables[holders[0].name][key], targets)
+        found.append(FaceRows(["source", *targets], rows + ([("ground truth", truth)] if truth else [])))
+    return found
+
+
+def edit_tiles(eval_data: EvalData, edits: dict[str, int], targets: list[str]) -> list[Tile]:
+    """The source and its edits; a tile without image where there is no edit."""
+    e, first = eval_data.export, next(iter(edits.values()))
+    places = [(int(e.file[edits[target]]), target) if target in edits else (-1, target) for target in targets]
+    return [tile(eval_data, int(e.source[first]), ""), *(tile(eval_data, *place) for place in places)]
+
+
+def truth_tiles(eval_data: EvalData, edits: dict[str, int], targets: list[str]) -> list[Tile]:
+    """The source and the ground truth of each target; empty if it is unknown."""
+    e, first = eval_data.export, next(iter(edits.values()))
+    places = [(int(e.truth[edits[target]]) if target in edits else -1, target) for target in targets]
+    if all(place < 0 for place, _ in places):
+        return []
+    return [tile(eval_data, int(e.source[first]), ""), *(tile(eval_data, *place) for place in places)]
+
+
+def tile(eval_data: EvalData, place: int, target: str) -> Tile:
+    """The image of an export at an index, -1 = none, with the verdict for a target ("" = none)."""
+    if place < 0:
+        return Tile(None)
+    return Tile(eval_data.export.images[place].float() / 127.5 - 1, *verdict(eval_data, place, target))
+
+
+def verdict(eval_data: EvalData, place: int, target: str) -> tuple[str, bool | None]:
+    """`happy .97`, the class that the judge predicts; or the probability of the target attribute, `Smiling .97`."""
+    attributes = [part.partition("=")[::2] for part in target.split(";") if "=" in part]
+    for predictions in eval_data.judges:
+        p, k = predictions.probabilities("fake")[place], len(predictions.classes)
+        if not attributes and k:
+            best = int(p[:k].argmax())
+            name = predictions.classes[best]
+            return f"{name} {short(p[best])}", (name == target if target else None)
+        if attributes and attributes[0][0] in predictions.attributes:
+            name, value = attributes[0]
+            share = float(p[k + predictions.attributes.index(name)])
+            return f"{name} {short(share)}", (share > 0.5) == (value == "1")
+    return "", None
+
+
+def short(p: float | Tensor) -> str:
+    """A probability with two digits: .97, 1.0."""
+    text = f"{float(p):.2f}"
+    return text[1:] if text.startswith("0") else text[:3]
+
+
+def face_sheets(faces: list[FaceRows]) -> list[Image.Image]:
+    """One grid per face, with the verdict below each tile."""
+    sheets = []
+    for face in faces:
+        images = [t.image for _, tiles in face.rows for t in tiles if t.image is not None]
+        channels, size = max(x.shape[0] for x in images), max(x.shape[-1] for x in images)
+        blank = torch.full((channels, size, size), 250 / 127.5 - 1)
+        rows = [
+            torch.stack([blank if t.image is None else match_size(t.image[None], channels, size)[0] for t in tiles])
+            for _, tiles in face.rows
+        ]
+        names = ["\n".join(textwrap.wrap(name, 16)) for name, _ in face.rows]
+        texts = [[t.verdict for t in tiles] for _, tiles in face.rows]
+        sheets.append(grid_image(Grid(torch.stack(rows), names, face.columns, texts)))
     return sheets
 
 
@@ -94,32 +167,9 @@ def match_size(x: Tensor, channels: int, size: int) -> Tensor:
     return x if x.shape[-1] == size else torch.nn.functional.interpolate(x, (size, size), mode="nearest")
 
 
-def edit_row(eval_data: EvalData, edits: dict[str, int], targets: list[str]) -> Tensor:
-    """Images (1 + T, C, H, W) in [-1, 1]: the source and its edits; white if there is no edit."""
-    e = eval_data.export
-    places = [
-        int(e.source[next(iter(edits.values()))]),
-        *(int(e.file[edits[t]]) if t in edits else -1 for t in targets),
-    ]
-    blank = torch.full_like(e.images[0], 250)
-    return torch.stack([e.images[p] if p >= 0 else blank for p in places]).float() / 127.5 - 1
-
-
-def truth_row(eval_data: EvalData, edits: dict[str, int], targets: list[str]) -> Tensor | None:
-    """Images (1 + T, C, H, W) in [-1, 1]: the source and the ground truth of each target; None if unknown."""
-    e = eval_data.export
-    if not any(int(e.truth[i]) >= 0 for i in edits.values()):
-        return None
-    blank = torch.full_like(e.images[0], 250)
-    places = [
-        int(e.source[next(iter(edits.values()))]),
-        *(int(e.truth[edits[t]]) if t in edits else -1 for t in targets),
-    ]
-    return torch.stack([e.images[p] if p >= 0 else blank for p in places]).float() / 127.5 - 1
-
-
 def worst_sheet(entry: Entry) -> Image.Image | None:
-    """The eight edits with the lowest probability of the target: sources above, edits below; None without edits."""
+    """The eight edits with the lowest probability of the target: source, edit and, if known, the ground truth of each;
+    None without edits."""
     metric = next((f for f in entry.result["metrics"] if f.key == "target accuracy"), None)
     if metric is None:
         return None
@@ -129,8 +179,10 @@ def worst_sheet(entry: Entry) -> Image.Image | None:
     if not rows:
         return None
     columns = [f"{w['target']} {w['p']:.2f}\npredicted {w['predicted']}" for w in worst][: len(rows)]
-    pair = torch.stack([e.images[e.source[rows]], e.images[e.file[rows]]]).float() / 127.5 - 1
-    return grid_image(Grid(pair, ["source", "edit"], columns))
+    kinds = {"source": e.source[rows], "edit": e.file[rows]}
+    kinds |= {"ground truth": e.truth[rows]} if (e.truth[rows] >= 0).all() else {}
+    images = torch.stack([e.images[places] for places in kinds.values()]).float() / 127.5 - 1
+    return grid_image(Grid(images, list(kinds), columns))
 
 
 def sample_sheet(entry: Entry) -> Image.Image | None:

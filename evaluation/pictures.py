@@ -1,4 +1,4 @@
-"""Image similarity (PSNR; SSIM, MS-SSIM and LPIPS by torchmetrics) and sharpness, on 8-bit values."""
+"""Image similarity (PSNR; SSIM, MS-SSIM and LPIPS by torchmetrics), sharpness and Nyquist energy, on 8-bit values."""
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from losses import image_metrics
 
 MAX_PSNR = 60.0  # dB; the PSNR of equal images is infinite, which would make the mean infinite
 BATCH = 256  # images
+NYQUIST_FROM = 0.375  # cycles per px; the Nyquist frequency is 0.5
 
 
 def _batched(function: object, a: Tensor, b: Tensor) -> Tensor:
@@ -54,8 +55,45 @@ def sharpness(x: Tensor) -> Tensor:
     return _batched(lambda x, _: image_metrics.sharpness(x), x, x)
 
 
+def nyquist_energy(x: Tensor) -> Tensor:
+    """(N,) energy near the Nyquist frequency of the channel mean of images (N, C, H, W).
+
+    Mean squared modulus of the Fourier coefficients with a horizontal or vertical frequency of 0.375 cycles per px or
+    more, after a Hann window (the borders of an image are no texture). Patterns of two px, as the chequers and stripes
+    that a generator paints to please a classifier, raise it; sharpness mixes them with edges.
+    """
+    parts = [torch.empty(0, dtype=torch.float64)]
+    for part in x.split(BATCH):
+        grey = part.double().mean(1)
+        grey = grey - grey.mean((1, 2), keepdim=True)
+        height, width = grey.shape[-2:]
+        window = torch.hann_window(height, False).double()[:, None] * torch.hann_window(width, False).double()
+        power = torch.fft.fft2(grey * window).abs().square() / window.square().sum()
+        vertical, horizontal = torch.fft.fftfreq(height).abs()[:, None], torch.fft.fftfreq(width).abs()
+        parts.append(power[:, torch.maximum(vertical, horizontal) >= NYQUIST_FROM].mean(1))
+    return torch.cat(parts)
+
+
+def nyquist(eval_data: EvalData, kind: str) -> Metric:
+    """Nyquist energy over that of the sources (or of real faces), and the same for each target."""
+    e, rows = eval_data.export, eval_data.export.at_full_strength(kind)
+    with_source = bool((e.source[rows] >= 0).all())
+    energy = nyquist_energy(e.images)
+    real = None if with_source else nyquist_energy(eval_data.real_pixels()).mean()
+
+    def ratio(members: Tensor) -> float:
+        reference = energy[e.source[members]].mean() if real is None else real
+        return float(energy[e.file[members]].mean() / reference.clamp_min(1e-12))
+
+    per = {target: ratio(members) for target, members in eval_data.conditions(kind).items() if target}
+    name = f"{kind} Nyquist energy (from {NYQUIST_FROM} cycles per px, over that of "
+    name += "the sources)" if with_source else "real faces)"
+    detail = {"per_target": per, "worst": max(per.values(), default=ratio(rows))}
+    return Metric(f"{kind} Nyquist energy", name, ratio(rows), "", len(rows), {"real": 1.0}, detail=detail)
+
+
 def metrics(eval_data: EvalData) -> list[Metric]:
-    """Reconstructions against their sources; sharpness over that of the sources, or of real faces."""
+    """Reconstructions against their sources; sharpness and Nyquist energy over those of the sources, or real faces."""
     e, found = eval_data.export, []
     if eval_data.has("reconstruction"):
         rows = e.at_full_strength("reconstruction")
@@ -87,6 +125,7 @@ def metrics(eval_data: EvalData) -> list[Metric]:
                 {"real": 1.0},
             )
         )
+        found.append(nyquist(eval_data, kind))
     return found
 
 

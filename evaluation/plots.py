@@ -1,4 +1,4 @@
-"""Plots of a comparison: trade-off over strength, confusion matrices, training curves."""
+"""Plots of a comparison: accuracy against PSNR, trade-off over strength, confusion matrices, training curves."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from evaluation.gallery import Entry
+from evaluation.pictures import MAX_PSNR
 
 DPI = 110
 
@@ -30,10 +31,46 @@ def _picture(figure: Any) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
+def scatter(entries: list[Entry]) -> Image.Image | None:
+    """Target accuracy against PSNR inside, one point per method or baseline; None if no ground truth is known.
+
+    The ground truth has the maximum PSNR, far from all others: its accuracy is a line.
+    """
+    points = []
+    for entry in entries:
+        by = {metric.key: metric.value for metric in entry.result["metrics"]}
+        accuracy = by.get("target accuracy", by.get("attribute target accuracy"))
+        if accuracy is not None and "PSNR inside" in by:
+            points.append((entry, by["PSNR inside"], accuracy))
+    if not points:
+        return None
+    figure, axes = _figure(6.4, 4.6)
+    axis = axes[0, 0]
+    for entry, psnr, accuracy in points:
+        if psnr >= MAX_PSNR:
+            axis.axhline(accuracy, color="0.5", linestyle="--", linewidth=1)
+            axis.annotate(entry.name, (1, accuracy), xycoords=("axes fraction", "data"), xytext=(-4, -12),
+                          textcoords="offset points", ha="right", fontsize=8, color="0.4")  # fmt: skip
+            continue
+        color, marker = ("0.45", "s") if entry.is_baseline else (None, "o")
+        dots = axis.plot([psnr], [accuracy], marker=marker, color=color, linestyle="", markersize=7)
+        axis.annotate(entry.name, (psnr, accuracy), xytext=(6, 4), textcoords="offset points", fontsize=8,
+                      color=dots[0].get_color())  # fmt: skip
+    axis.set_xlabel("PSNR to the ground truth in the edited area, dB")
+    axis.set_ylabel("target accuracy")
+    axis.set_ylim(-0.03, 1.05)
+    axis.margins(x=0.2)
+    axis.grid(alpha=0.3)
+    return _picture(figure)
+
+
 def tradeoff(entries: list[Entry]) -> Image.Image | None:
-    """Target accuracy over identity similarity, one line per method with a point per strength; None without edits."""
+    """Target accuracy over identity similarity, one line per method with a point per strength.
+
+    None without edits at several strengths.
+    """
     lines = [(entry, entry.result["tradeoff"]) for entry in entries if entry.result["tradeoff"]]
-    if not lines:
+    if not any(len(points) > 1 for _, points in lines):
         return None
     figure, axes = _figure(6.4, 4.6)
     axis = axes[0, 0]
@@ -58,27 +95,26 @@ def tradeoff(entries: list[Entry]) -> Image.Image | None:
     return _picture(figure)
 
 
-def confusions(entries: list[Entry]) -> Image.Image | None:
-    """Confusion matrices: target (rows), class that the judge predicts (columns), rows sum to 1; None without edits."""
-    found = [(e.name, f.detail) for e in entries for f in e.result["metrics"] if f.key == "target accuracy"]
-    found = found or [(e.name, f.detail) for e in entries for f in e.result["metrics"] if f.key == "sample accuracy"]
-    if not found:
+def confusion(entry: Entry) -> Image.Image | None:
+    """Confusion matrix: target (rows), class that the judge predicts (columns), rows sum to 1; None without classes."""
+    by = {metric.key: metric.detail for metric in entry.result["metrics"]}
+    detail = by.get("target accuracy", by.get("sample accuracy"))
+    if detail is None:
         return None
-    figure, axes = _figure(3.6 * len(found) + 0.4, 3.7, len(found))
-    for axis, (name, detail) in zip(axes[0], found, strict=True):
-        counts, classes = detail["confusion"], detail["classes"]
-        shares = [[n / max(sum(row), 1) for n in row] for row in counts]
-        axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-        axis.set_xticks(range(len(classes)), classes, rotation=60, fontsize=7)
-        axis.set_yticks(range(len(classes)), classes, fontsize=7)
-        for i, row in enumerate(shares):
-            for j, share in enumerate(row):
-                if share >= 0.05:
-                    axis.text(j, i, f"{share:.2f}"[1:] if share < 1 else "1", ha="center", va="center", fontsize=6,
-                              color="white" if share > 0.5 else "black")  # fmt: skip
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("predicted", fontsize=8)
-    axes[0, 0].set_ylabel("target", fontsize=8)
+    figure, axes = _figure(3.5, 3.4)
+    axis, counts, classes = axes[0, 0], detail["confusion"], detail["classes"]
+    shares = [[n / max(sum(row), 1) for n in row] for row in counts]
+    axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axis.set_xticks(range(len(classes)), classes, rotation=60, fontsize=7)
+    axis.set_yticks(range(len(classes)), classes, fontsize=7)
+    for i, row in enumerate(shares):
+        for j, share in enumerate(row):
+            if share >= 0.05:
+                axis.text(j, i, f"{share:.2f}"[1:] if share < 0.995 else "1", ha="center", va="center", fontsize=6,
+                          color="white" if share > 0.5 else "black")  # fmt: skip
+    axis.set_title(entry.name, fontsize=9)
+    axis.set_xlabel("predicted", fontsize=8)
+    axis.set_ylabel("target", fontsize=8)
     return _picture(figure)
 
 

@@ -45,6 +45,7 @@ class Editor(editor.Editor):
     """
 
     config_class, method_class, options_class = Config, StyleGAN2, Options
+    slow_encode = True
     method: StyleGAN2
     options: Options
 

@@ -12,20 +12,16 @@ faces (mode collapse): it has a high accuracy and a bad face-FID, so accuracy al
 import argparse
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from a2f.editor import Editor
-from a2f.sample import samples
+from benchmarks.attribute_samples import BASELINES, export_baseline, export_system, requested
 from engine import Grid, UserError, save_grid
 from engine.errors import exit_on_user_error
-from engine.files import atomic_dir, atomic_text
-from engine.grids import to_pil
+from engine.files import atomic_text
 from evaluation.folder import read_folders
-from evaluation.manifest import Row, read_manifest, write_export, write_manifest
 from evaluation.run import evaluate
 
 COLUMNS = {  # key of a metric: heading
@@ -34,42 +30,6 @@ COLUMNS = {  # key of a metric: heading
     "sample face-FID": "face-FID", "sample face-precision": "precision", "sample face-recall": "recall",
     "sample nearest training face": "nearest training face", "sample inception score": "inception score",
 }  # fmt: skip
-
-
-def export_system(run: Path, entry: str, n: int, seed: int, out: Path) -> Path:
-    """Faces of a run for the attributes of n test faces."""
-    editor = Editor.of(run)(run)
-    with torch.no_grad():
-        samples(editor, argparse.Namespace(out=out, n=n, seed=seed, split="test", entry=entry))
-    return out
-
-
-def export_baseline(kind: str, like: Path, editor: Editor, seed: int, out: Path) -> Path:
-    """Export `retrieval` or `mean-request` for the requests of the export `like`.
-
-    If no training face has the requested attributes, faces with the most similar attributes are used.
-    """
-    train = editor.split("train")
-    attr = train.labels["attr"][:, editor.columns]
-    generator = np.random.default_rng(seed)
-    rows = read_manifest(like)
-    with atomic_dir(out) as folder:
-        written = []
-        for number, row in enumerate(rows):
-            wanted = np.array([float(row.requests()[name]) for name in editor.attributes])
-            distance = np.abs(attr - wanted).sum(1)
-            places = np.flatnonzero(distance == np.nanmin(distance))
-            if kind == "retrieval":
-                picture = train.take(generator.choice(places, 1))["image"][0]
-            else:
-                picture = train.take(places)["image"].mean(0)
-            name = f"sample_{number:06d}.png"
-            to_pil(picture).save(folder / name)
-            written.append(Row(name, "sample", target=row.target, seed=number))
-        write_manifest(folder, written)
-        origin = SimpleNamespace(run=kind, step=0, sha256="")
-        write_export(folder, origin, editor.meta, "sample", baseline=kind, base="")
-    return out
 
 
 def sheet(folders: dict[str, Path], real: Tensor, out: Path) -> None:
@@ -143,17 +103,22 @@ def run_all(args: argparse.Namespace) -> None:
         name: export_system(run, entry, args.n, args.seed, args.out / name) for name, (run, entry) in plan.items()
     }
     first = next(iter(plan.values()))[0]
-    editor, like = Editor.of(first)(first), next(iter(folders.values()))
-    for kind in ("retrieval", "mean-request"):
-        folders[kind] = export_baseline(kind, like, editor, args.seed, args.out / kind)
+    editor = Editor.of(first)(first)
+    requests = requested(next(iter(folders.values())), editor.attributes)
+    for kind in BASELINES:
+        folders[kind] = export_baseline(kind, requests, editor.attributes, editor.faces, args.seed, args.out / kind)
     faces = editor.split("test")
     n = min(args.n, len(faces))
     shown = faces.take([i * n // 12 * len(faces) // n for i in range(12)])["image"]
     sheet(folders, shown, args.out / "systems.png")
     results = {name: evaluate([folder], [args.judge], str(first)) for name, folder in folders.items()}
     plain = {
-        name: {"run": str(plan.get(name, [""])[0]), "figures": [f.plain() for f in r["metrics"]], "alarms": r["alarms"]}
-        for name, r in results.items()
+        name: {
+            "run": str(plan.get(name, [""])[0]),
+            "metrics": [metric.to_dict() for metric in result["metrics"]],
+            "alarms": result["alarms"],
+        }
+        for name, result in results.items()
     }
     atomic_text(args.out / "systems.json", json.dumps(plain, indent=1))
     text = table(results, n, args.judge.name)

@@ -2,10 +2,11 @@
 
     python scripts/compare.py RUN|EXPORT ... --judge RUN ... [--out report] [--n 256] [--targets happy sad ...]
 
-RUN is a run directory of any family. EXPORT is a folder with a manifest.csv, or a folder of such folders. All runs edit
-the same test faces (of --data; default: the data of the first judge) to the same targets, decoded. Baselines are added:
-no edit, the class-mean difference and, if known, the ground truth. The report is OUT/index.html and OUT/report.md.
-An existing export is used again; delete OUT/exports to make new ones.
+RUN is a run directory of any family. EXPORT is a folder with a manifest.csv, or a folder of such folders. Each may be
+named: "VAE=runs/vae/synthetic32". All runs edit the same test faces (of --data; default: the data of the first judge)
+to the same targets, decoded. Baselines are added: no edit, the class-mean difference and, if known, the ground truth.
+The report is OUT/index.html and OUT/report.md. An existing export is used again; delete OUT/exports to make new ones.
+`--results` shows the tables of a folder of results (scripts/benchmark.py) below the picture.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from data.request import Request
+from benchmarks.tables import cells, quick_note
 from editing.benchmark import BenchmarkFaces, benchmark_faces, export_benchmark
 from editing.editor import Editor
 from editing.export import export_samples
@@ -24,7 +25,7 @@ from evaluation.baselines import KINDS, export_baseline, labelled
 from evaluation.gallery import Entry
 from evaluation.manifest import read_manifest
 from evaluation.metric import replace_nan
-from evaluation.page import write_report
+from evaluation.page import Table, write_report
 from evaluation.real import data_config
 from evaluation.run import evaluate, predictions_csv
 from families import open_editor
@@ -39,13 +40,13 @@ def main(argv: list[str] | None = None) -> None:
         methods = [(name, source, folders_of(name, source, args)) for name, source in named(args.what)]
         entries = [measure(name, folders, args, commands, run=source) for name, source, folders in methods]
         entries += baselines(methods, args, commands)
-        path = write_report(args.out, entries, commands)
+        path = write_report(args.out, entries, commands, *results_of(args.results))
         print(f"wrote {path} and {path.with_name('report.md')}")
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", type=Path, metavar="RUN|EXPORT")
+    parser.add_argument("what", nargs="+", metavar="[NAME=]RUN|EXPORT")
     parser.add_argument("--judge", nargs="+", type=Path, required=True, help="runs of evaluation.train_classifier")
     parser.add_argument("--data", help="run or YAML file of the test faces; default: the first judge")
     parser.add_argument("--real", help="real faces, as in evaluation.run; default: the data of the first judge")
@@ -53,16 +54,26 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=256, help="test faces per target")
     parser.add_argument("--samples", type=int, default=0, help="number of samples of each run")
     parser.add_argument("--targets", nargs="*", help="targets; default: every expression, or four attributes flipped")
+    parser.add_argument("--results", type=Path, help="folder of results whose tables are shown, as results")
     parser.add_argument("--device", default="auto")
     return parser.parse_args(argv)
 
 
-def named(paths: list[Path]) -> list[tuple[str, Path]]:
-    """(name, path) for each path; equal names get the name of the parent folder."""
-    short = [path.resolve().name for path in paths]
+def results_of(folder: Path | None) -> tuple[list[Table], str]:
+    """The tables of all benchmarks of a folder of results, and the note of quick ones."""
+    if folder is None:
+        return [], ""
+    found = [Table(path.name, *cells(path)) for path in sorted(folder.iterdir()) if list(path.glob("*.json"))]
+    return found, quick_note(folder)
+
+
+def named(texts: list[str]) -> list[tuple[str, Path]]:
+    """(name, path) of each text, `NAME=PATH` or `PATH`; equal names of folders get the name of the parent folder."""
+    pairs = [(name, Path(path)) if path else ("", Path(name)) for name, _, path in (t.partition("=") for t in texts)]
+    short = [path.resolve().name for _, path in pairs]
     return [
-        (name if short.count(name) == 1 else f"{path.resolve().parent.name}/{name}", path)
-        for name, path in zip(short, paths, strict=True)
+        (given or (name if short.count(name) == 1 else f"{path.resolve().parent.name}/{name}"), path)
+        for name, (given, path) in zip(short, pairs, strict=True)
     ]
 
 
@@ -83,7 +94,12 @@ def export_run(name: str, run: Path, args: argparse.Namespace) -> list[Path]:
     if not all((folder / "manifest.csv").is_file() for folder in made):
         print(f"exporting {run} into {out}", flush=True)
         editor = open_editor(run, device=args.device)
-        export_benchmark(editor, made[0], shared_faces(args), targets_of(editor, args))
+        targets = targets_of(editor, args)
+        cannot = export_benchmark(editor, made[0], shared_faces(args), targets)
+        for target, reason in cannot.items():
+            print(f"note: {name} cannot do {target}: {reason}")
+        if len(cannot) == len(targets):
+            raise UserError(f"{run}: can do none of {', '.join(targets)}; leave it out, or give other --targets")
         if args.samples:
             export_samples(editor, made[1], range(args.samples))
     return made
@@ -94,14 +110,14 @@ def shared_faces(args: argparse.Namespace) -> BenchmarkFaces:
     return benchmark_faces(data_config(args.data or str(args.judge[0])), args.n)
 
 
-def targets_of(editor: Editor, args: argparse.Namespace) -> list[Request]:
+def targets_of(editor: Editor, args: argparse.Namespace) -> list[str]:
     """The targets: --targets, else every expression, else four attributes flipped."""
     if args.targets:
-        return [editor.parse(target) for target in args.targets]
+        return args.targets
     if editor.classes:
-        return editor.targets()
+        return [str(request) for request in editor.targets()]
     known = [name for name in DEFAULT_ATTRIBUTES if name in editor.attributes]
-    return [editor.parse(f"{name}=flip") for name in known or editor.attributes[:4]]
+    return [f"{name}=flip" for name in known or editor.attributes[:4]]
 
 
 def measure(
@@ -128,13 +144,17 @@ def kinds_for(edits: list[Path]) -> list[str]:
     return [kind for kind in KINDS if kind != "ground-truth" or known]
 
 
+def count_edits(folder: Path) -> int:
+    """Number of edits in an export."""
+    return (folder / "manifest.csv").read_text(encoding="utf-8").count(",edit,")
+
+
 def baselines(methods: list, args: argparse.Namespace, commands: list[str]) -> list[Entry]:
-    """Export and measure the baselines, for the sources of the first method with edits."""
-    for _, _, folders in methods:
-        edits = [folder for folder in folders if ",edit," in (folder / "manifest.csv").read_text(encoding="utf-8")]
-        if edits:
-            break
-    else:
+    """Export and measure the baselines, for the sources of the method with the most edits (one may lack targets)."""
+    counts = [[(folder, count_edits(folder)) for folder in folders] for _, _, folders in methods]
+    most = max(counts, key=lambda parts: sum(n for _, n in parts))
+    edits = [folder for folder, n in most if n]
+    if not edits:
         return []
     real, entries = labelled(args.real or str(args.judge[0])), []
     for kind in kinds_for(edits):
@@ -144,7 +164,8 @@ def baselines(methods: list, args: argparse.Namespace, commands: list[str]) -> l
             shlex.join(line + (["--real", args.real or str(args.judge[0])] if kind == "class-mean-difference" else []))
         )
         export_baseline(edits, kind, real, out)
-        entries.append(measure(kind.replace("-", " "), [out], args, commands, run=None, is_baseline=True))
+        name = "class-mean difference" if kind == "class-mean-difference" else kind.replace("-", " ")
+        entries.append(measure(name, [out], args, commands, run=None, is_baseline=True))
     return entries
 
 

@@ -1,56 +1,148 @@
-"""A demo without downloads: draw faces, train a small VAE, edit faces, measure the edits (`make demo`).
+"""A demo without downloads (`make demo`): pictures from released weights, then a training, its edits and a table.
 
-    python scripts/demo.py [--run-dir runs/vae/demo]
+    python scripts/demo.py [--pretrained pretrained] [--out runs/demo]
 
-It prints every command before it runs it. A second call does not train again and only makes the images.
+1. A drawn face under every released method, at once.
+2. A method is trained in about 90 s. Beside it the released methods are measured, and, if none is released, a judge is
+   trained before.
+3. Its edits are measured. The table shows all methods beside no edit and the class-mean difference.
+
+It prints every command before it runs it. A second call trains nothing again.
 """
 
 import argparse
 import shlex
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.picture import first_faces, methods_grid
+from benchmarks.plan import share_done
+from benchmarks.progress import Progress, summary
+from benchmarks.record import ROOT
+from benchmarks.systems import SYSTEMS
+from benchmarks.tables import table
+from data import DataConfig
+from editing.editor import Editor
+from engine import save_grid
+from engine.checkpoint import name_of
+from engine.errors import exit_on_user_error
+from engine.files import atomic_text
+from evaluation.real import data_config
+from families import open_editor
+
+TRAINED = "demo"  # name of the trained method's row
+CONFIG, STEPS = "configs/vae/demo.yaml", 2200
+JUDGE, JUDGE_CONFIG, JUDGE_STEPS = "judge", "configs/evaluation/synthetic32.yaml", 700
+FEW = {"num_train": 14, "num_val": 14, "num_test": 70}  # drawn faces of the first picture; drawing them takes no time
 
 
-JUDGE = "runs/evaluation/synthetic32"
-
-
-def steps(run: str) -> list[tuple[str, str]]:
-    """The steps of the demo: (title, command without `python`)."""
-    sample, average = f"vae/sample.py {{}} --run-dir {run}", f"vae/sample.py average --run-dir {run}"
-    judge = f"-m evaluation.train_classifier --config configs/evaluation/synthetic32.yaml --run-dir {JUDGE}"
-    compare = f"scripts/compare.py {run} --judge {JUDGE} --out {run}/report"
-    return [
-        ("Draw faces and train a small VAE on them", f"vae/train.py --config configs/vae/demo.yaml --run-dir {run}"),
-        ("Reconstruct test faces, the worst among them", sample.format("recon")),
-        ("Average faces with and without an attribute", f"{average} --attr Smiling Eyeglasses Male Young"),
-        ("The average face of each expression", f"{average} --attr all --out {run}/pictures/expressions.png"),
-        ("Flip the smile of eight test faces", sample.format("edit") + " --attr Smiling=flip --split test --n 8"),
-        ("Interpolate between faces", sample.format("interpolate") + " test:0 test:9 test:18 test:27"),
-        ("Train a judge: a classifier that measures edits", judge),
-        ("Measure the edits and compare them with baselines", f"{compare} --n 64 --targets happy surprise"),
-    ]
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", default="runs/vae/demo", help="run directory, also for the images")
-    args = parser.parse_args()
-    start = time.perf_counter()
-    for title, command in steps(args.run_dir):
-        print(f"\n== {title}\n$ python {command}", flush=True)
-        done = subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT, check=False)
-        if done.returncode:
-            raise SystemExit(done.returncode)
-    folder = ROOT / args.run_dir
-    last_grids = sorted((folder / "samples").glob("*.png"))[-3:]
-    print(f"\nDone in {time.perf_counter() - start:.0f} s. Images:")
-    for path in [*last_grids, *sorted((folder / "pictures").rglob("*.png"))]:
-        print(f"  {path.relative_to(ROOT)}")
-    print(f"Report: {args.run_dir}/report/index.html (and report.md)")
+    parser.add_argument("--pretrained", type=Path, default=Path("pretrained"), help="folder of released weights")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of runs, pictures and results")
+    args = parser.parse_args(argv)
+    start = time.monotonic()
+    with exit_on_user_error():
+        released, judge = released_methods(args.pretrained), released_judge(args.pretrained)
+        editors = {title: open_editor(path) for title, path in released.items()}
+        if editors:
+            print("\n== A drawn face under every released method", flush=True)
+            path = picture(editors, judge, args.out / "pictures" / "released.png")
+            print(f"wrote {path} after {time.monotonic() - start:.0f} s", flush=True)
+        else:
+            print(f"note: {args.pretrained}/ has no released weights: there is no picture before the training")
+        jobs = plan_jobs(released, editors, judge, args.out)
+        train_and_measure(jobs, args.out)
+        judge = judge or args.out / JUDGE
+        run = args.out / TRAINED
+        path = picture(editors | {"VAE, trained now": open_editor(run)}, judge, args.out / "pictures" / "all.png")
+        text = table(args.out / "results" / "demo")
+        atomic_text(args.out / "table.md", text)
+        print(f"\n{text}\nThe picture: {path}. Done in {time.monotonic() - start:.0f} s.")
+
+
+def released_methods(folder: Path) -> dict[str, Path]:
+    """{title: release or run directory} of the methods that edit drawn faces to an expression."""
+    systems = [system for system in SYSTEMS if "drawn32" in system.benchmarks]
+    paths = {system.title: folder / system.name for system in systems}
+    return {title: path for title, path in paths.items() if is_there(path)}
+
+
+def released_judge(folder: Path) -> Path | None:
+    """The released judge; None if there is none."""
+    return folder / JUDGE if is_there(folder / JUDGE) else None
+
+
+def is_there(path: Path) -> bool:
+    """Whether a release or a run directory has this name."""
+    return path.with_name(f"{path.name}.safetensors").is_file() or (path / "config.yaml").is_file()
+
+
+def picture(editors: dict[str, Editor], judge: Path | None, path: Path) -> Path:
+    """Write the first test face under every method."""
+    few: DataConfig = replace(data_config(ROOT / CONFIG), **FEW)
+    return save_grid(methods_grid(editors, first_faces(few, 1), judge), path)
+
+
+def plan_jobs(released: dict[str, Path], editors: dict[str, Editor], judge: Path | None, out: Path) -> list[Job]:
+    """The trainings and measurements. Methods whose encoding takes seconds a face are left out of the table."""
+    jobs, needs = [], ()
+    if judge is None:
+        smaller = [f"data.{key}={n}" for key, n in (("num_train", 8000), ("num_val", 500), ("num_test", 500))]
+        words = ["-m", "evaluation.train_classifier", "--config", JUDGE_CONFIG, *smaller]
+        jobs.append(training("train the judge", words, out / JUDGE, JUDGE_STEPS))
+        needs = ("train the judge",)
+    judges = judge.parent if judge else out
+    jobs.append(training("train the VAE", ["vae/train.py", "--config", CONFIG], out / TRAINED, STEPS))
+    jobs.append(measurement("baselines", [], judges, out, needs))
+    for title, path in released.items():
+        if editors[title].slow_encode:
+            print(f"note: {title} is in the picture and not in the table: its codes take seconds a face")
+        else:
+            jobs.append(measurement(path.name, [str(path)], judges, out, needs))
+    jobs.append(measurement(TRAINED, [str(out / TRAINED)], judges, out, (*needs, "train the VAE")))
+    return jobs
+
+
+def training(name: str, words: Sequence[str], run: Path, steps: int) -> Job:
+    """A training; it is kept if the run is complete."""
+    words = [*words, "--run-dir", str(run), f"train.total_steps={steps}"]
+    outputs = (ROOT / run / "checkpoints" / name_of(steps),)
+    progress = share_done(ROOT / run / "log.jsonl", steps)
+    return Job(name, [sys.executable, *words], outputs=outputs, minutes=1.5, progress=progress)
+
+
+def measurement(method: str, runs: list[str], judges: Path, out: Path, needs: tuple[str, ...]) -> Job:
+    """The measurement of one method or of the baselines."""
+    words = ["scripts/benchmark.py", "demo", method, *runs, "--judges", str(judges), "--out", str(out / "results")]
+    outputs = (ROOT / out / "results" / "demo" / f"{method}.json",)
+    inputs = tuple((ROOT / run).with_suffix(".safetensors") for run in runs)  # a new release is measured again
+    return Job(f"measure {method}", [sys.executable, *words], needs, outputs, inputs, minutes=0.3)
+
+
+def train_and_measure(jobs: list[Job], out: Path) -> None:
+    """Run the jobs, two at a time.
+
+    Raises:
+        SystemExit: code 1, a job failed; 130, stopped.
+    """
+    print("\n== Train a method and measure its edits", flush=True)
+    print("\n".join(f"$ {shlex.join(['python', *job.command[1:]])}" for job in jobs), flush=True)
+    progress = Progress(workers=2)
+    try:
+        run_jobs(jobs, ROOT / out / "logs", ROOT, 2, progress)
+    except KeyboardInterrupt:
+        progress.close()
+        print("stopped. The same command goes on.")
+        raise SystemExit(130) from None
+    progress.close()
+    if any(not job.succeeded for job in jobs):
+        print(summary(jobs))
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor
 from editing.changes import describe_changes, format_changes
 from editing.editor import partway
 from editing.modes import take_images
-from editing.paint import DETAILS, paint, paint_photo, photo_suffix, save_photo
+from editing.paint import DETAIL_HELP, DETAILS, detail_of, paint, paint_photo, photo_suffix, save_photo
 from editing.record import check_outputs, unique_paths
 from editing.sheets import same_size
 from editing.subjects import expand_folders
@@ -34,12 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--attr", nargs="+", required=True, help="happy, happy=0.7, Smiling=1, Male=flip")
     parser.add_argument("--from", dest="source", help="current labels of the faces, as happy or Smiling=0")
     parser.add_argument("--strength", type=float, default=1.0, help="1 = the full edit")
-    parser.add_argument(
-        "--detail",
-        choices=DETAILS,
-        default=DETAILS[0],
-        help="blend: keep the photo outside the edit; decode: the model's output",
-    )
+    parser.add_argument("--detail", choices=DETAILS, help=DETAIL_HELP.format("blend"))
     parser.add_argument("--eyes", help="eyes of one photo, x1,y1,x2,y2 in px; or whole; default: detect the face")
     parser.add_argument("--out", type=Path, default=Path("edits"), help="folder to write")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -74,16 +69,18 @@ def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace)
     editor = open_editor(run, device=args.device)
     request = editor.parse(args.attr)
     faces = editor.subjects(photos, args.eyes, args.source)
-    paths = unique_paths(args.out, name, [(n, photo_suffix(p, args.detail)) for n, p in zip(faces.names, faces.photos)])
+    details = [detail_of(args.detail, photo, "blend") for photo in faces.photos]
+    suffixes = [photo_suffix(photo, detail) for photo, detail in zip(faces.photos, details, strict=True)]
+    paths = unique_paths(args.out, name, list(zip(faces.names, suffixes, strict=True)))
     check_outputs(paths, photos)
     code, target = editor.codes(faces), editor.target(faces, request)
     for line in format_changes(editor, request, describe_changes(editor, faces, request, target)):
         print(f"{name}: {line}")
     before, after = editor.images(code), editor.images(partway(code, target, args.strength))
-    edited = paint(faces.images, before, after, args.detail)
+    edited = paint(faces.images, before, after, details)
     for i, path in enumerate(paths):
         if faces.photos[i] is not None:
-            picture = paint_photo(faces.photos[i], before[i : i + 1], after[i : i + 1], args.detail)
+            picture = paint_photo(faces.photos[i], before[i : i + 1], after[i : i + 1], details[i])
             save_photo(picture, faces.photos[i], path)
             print(f"wrote {path}")
     return {n: (faces.images[i], edited[i]) for i, n in enumerate(faces.names)}

@@ -1,56 +1,36 @@
 """Write the tables of README.md and docs/results.md from results/<benchmark>/*.json.
 
     python scripts/results.py [--check]
+    python scripts/results.py --results runs/benchmark_quick/results --out tables.md
 
 A table stands between the lines `<!-- table: BENCHMARK -->` and `<!-- end -->`. A cell shows the median of the seeds,
-with the range in brackets. `--check` writes nothing and ends with exit code 2 if a table differs.
+with the range in brackets. `--check` writes nothing and ends with exit code 2 if a table differs. `--out` writes all
+tables of a folder of results into one file instead.
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 
-import pandas as pd
-
+from benchmarks.tables import all_tables, table
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/results.md")
-BASELINES = {
-    "no-edit": "no edit",
-    "class-mean-difference": "class-mean difference",
-    "ground-truth": "ground truth",
-}
-METHODS = {
-    "vae": "VAE",
-    "dfi": "DFI",
-    "aae_cgan": "AAE + CGAN",
-    "flow": "Glow",
-    "stargan": "StarGAN",
-    "gcgan": "GC-GAN",
-    "interface_gan": "InterFaceGAN",
-    "a2f": "A2F",
-}
-COLUMNS = {  # metric: (heading, digits)
-    "target accuracy": ("target accuracy ↑", 2),
-    "PSNR inside": ("PSNR inside, dB ↑", 2),
-    "PSNR outside": ("PSNR outside, dB ↑", 1),
-    "gap closed": ("gap closed ↑", 2),
-    "identity similarity": ("identity similarity ↑", 3),
-    "leakage": ("leakage ↓", 3),
-    "face-FID": ("face-FID ↓", 2),
-    "sharpness": ("sharpness / source", 2),
-    "cpu_minutes": ("CPU-minutes", 0),
-}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 2 if a table differs")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results, for --out")
+    parser.add_argument("--out", type=Path, help="write all tables of --results into this file instead")
     args = parser.parse_args(argv)
     with exit_on_user_error():
+        if args.out:
+            atomic_text(args.out, all_tables(args.results))
+            print(f"wrote {args.out}")
+            return
         for path in (ROOT / name for name in DOCUMENTS):
             old = path.read_text(encoding="utf-8")
             new = fill(old)
@@ -69,42 +49,6 @@ def fill(text: str, results: Path = ROOT / "results") -> str:
     """
     pattern = r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)"
     return re.sub(pattern, lambda m: m[1] + table(results / m[2]) + m[3], text, flags=re.DOTALL)
-
-
-def read_results(folder: Path) -> pd.DataFrame:
-    """One row per run: `row` (name of the method or baseline) and its metrics."""
-    rows = []
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        for run in record["runs"]:
-            name = run["run"] if record["method"] == "baselines" else record["method"]
-            rows.append({"row": name, "cpu_minutes": run.get("cpu_minutes")} | run["metrics"])
-    if not rows:
-        raise UserError(f"{folder}: has no results; run `python scripts/benchmark.py {folder.name} METHOD RUN`")
-    return pd.DataFrame(rows)
-
-
-def table(folder: Path) -> str:
-    """The results of one benchmark as a Markdown table: baselines first, then methods in the order of METHODS."""
-    frame, titles = read_results(folder), BASELINES | METHODS
-    columns = [name for name in COLUMNS if name in frame and frame[name].notna().any()]
-    names = sorted(frame["row"].unique(), key=lambda name: ([*titles, name].index(name), name))
-    lines = ["| | " + " | ".join(COLUMNS[name][0] for name in columns) + " | seeds |"]
-    lines.append("| --- |" + " ---: |" * (len(columns) + 1))
-    for name in names:
-        runs = frame[frame["row"] == name]
-        cells = [cell(runs[column].dropna().astype(float), COLUMNS[column][1]) for column in columns]
-        cells.append("" if name in BASELINES else str(len(runs)))
-        lines.append(f"| {titles.get(name, name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def cell(values: pd.Series, digits: int) -> str:
-    """The median; of several values with the range in brackets; a dash for no value."""
-    if values.empty:
-        return "-"
-    median, low, high = (f"{v:.{digits}f}" for v in (values.median(), values.min(), values.max()))
-    return median if len(values) == 1 else f"{median} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from a2f.editor import Editor, FaceEditor
 from a2f.requests import AttributeTable
 from a2f.sample import main
 from a2f.train import main as train
+from benchmarks.attribute_samples import export_baseline, export_system, requested, requests_of_test_faces
 from engine import UserError, load_config
 from engine.grids import to_uint8
 from evaluation.manifest import read_manifest
 from evaluation.metric import Metric
-from scripts.a2f_systems import export_baseline, export_system, table
+from scripts.a2f_systems import table
 from tests.editor_contract import EYES, check
 
 pytestmark = pytest.mark.slow
@@ -198,10 +199,12 @@ def test_evaluation_reads_exports(runs, system, entry, tmp_path):
 def test_baselines_are_faces_of_the_request_and_their_mean(runs, tmp_path):
     editor = opened(runs["cgan"])
     export_system(runs["cgan"], "noise", 12, 0, tmp_path / "like")
+    requests = requested(tmp_path / "like", editor.attributes)
+    assert torch.equal(requests, requests_of_test_faces(editor.faces, editor.attributes, 12))
     train, attr = editor.split("train"), editor.split("train").labels["attr"]
     pictures = to_uint8(train.take(np.arange(len(train)))["image"])
     for kind in ("retrieval", "mean-request"):
-        export_baseline(kind, tmp_path / "like", editor, 0, tmp_path / kind)
+        export_baseline(kind, requests, editor.attributes, editor.faces, 0, tmp_path / kind)
         for row in read_manifest(tmp_path / kind):
             found = np.asarray(Image.open(tmp_path / kind / row.file)).transpose(2, 0, 1).astype(int)
             wanted = [float(row.requests()[name]) for name in editor.attributes]

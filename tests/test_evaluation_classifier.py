@@ -119,6 +119,7 @@ def test_the_command_line_writes_metrics_and_predictions(runs, tmp_path, capsys)
         "edit verification rate",
         "leakage",
         "edit sharpness",
+        "edit Nyquist energy",
     }
     assert expected <= keys
     assert result["judges"][0]["test"]["expression"]["accuracy"] is not None
@@ -239,15 +240,25 @@ def test_compare_writes_a_report_of_exports_and_baselines(runs, tmp_path, capsys
             rows.append(Row(f"edit{i}.png", "edit", f"source{i}.png", f"synthetic:test:{i}", "angry", target))
         write_manifest(folder, rows)
     out = tmp_path / "report"
-    main([str(tmp_path / "method"), "--judge", str(runs.judge), "--out", str(out), "--device", "cpu"])
+    (tmp_path / "results" / "toy").mkdir(parents=True)
+    measured = {"method": "vae", "quick": "quick figures", "runs": [{"run": "a", "metrics": {"leakage": 0.123}}]}
+    (tmp_path / "results" / "toy" / "vae.json").write_text(json.dumps(measured))
+    main([f"My method={tmp_path / 'method'}", "--judge", str(runs.judge), "--out", str(out), "--device", "cpu",
+          "--results", str(tmp_path / "results")])  # fmt: skip
     page = (out / "index.html").read_text()
-    assert "class mean difference" in page and "no edit" in page and page.count("data:image/png") >= 8
+    assert "class-mean difference" in page and "no edit" in page and page.count("data:image/png") >= 8
     assert {p.name for p in (out / "metrics").glob("*.json")} == {
-        "method.json",
+        "My-method.json",
         "no-edit.json",
         "class-mean-difference.json",
     }
-    assert "scripts/compare.py" in (out / "report.md").read_text()
+    text = (out / "report.md").read_text()
+    assert "scripts/compare.py" in text and "> **quick figures**" in text and "| VAE | 0.123 | 1 |" in text
+    places = [
+        page.index(part) for part in ("quick figures", "<table class=faces>", "0.123", "Confusion", "Worst edits")
+    ]
+    assert places == sorted(places), "the picture comes first, then the results"
+    assert "<td>My method</td>" in page and ("✓ " in page or "✗ " in page)
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--judge", str(runs.guide), "--out", str(out)])
     assert "is a guide" in capsys.readouterr().err

@@ -10,8 +10,9 @@ from editor_contract import EYES, camera_photo, check
 from PIL import Image
 
 import families
-from data import synthetic
+from data import DataConfig, synthetic
 from data.landmarks import GROUPS
+from editing.benchmark import benchmark_faces, class_targets, export_benchmark
 from editing.editor import Editor
 from engine import UserError
 from evaluation.manifest import read_export, read_manifest
@@ -273,6 +274,17 @@ def test_what_cannot_be_done_is_one_sentence(run_dir, tmp_path, capsys):
         fails("edit", *at, "test:0", "--like", "test:1")
     for line in capsys.readouterr().err.splitlines():
         assert "Traceback" not in line
+
+
+def test_the_benchmark_edits_to_every_expression(run_dir, tmp_path):
+    editor = families.open_editor(run_dir, device="cpu")
+    if not editor.classes:  # the system with attributes has none
+        return
+    faces = benchmark_faces(DataConfig(dataset="synthetic", image_size=32, num_train=30, num_val=20, num_test=20), 4)
+    assert export_benchmark(editor, tmp_path / "out", faces, class_targets(faces)) == {}
+    rows = read_manifest(tmp_path / "out")
+    assert sum(row.kind == "edit" and bool(row.truth) for row in rows) == 4 * 7
+    assert sum(row.kind == "reconstruction" for row in rows) == 4 + 4 * 7
 
 
 # Moving pictures.

@@ -1,0 +1,170 @@
+"""Flip Male and Young on test faces of FairFace, and write results/fairface/<method>.json.
+
+    python scripts/benchmark_fairface.py baselines runs/vae/photos64_fairface
+    python scripts/benchmark_fairface.py vae runs/vae/photos64_fairface
+
+RUN is a run on FairFace (docs/photos.md); its own test faces are edited at strength 1 with each --detail. `baselines`
+takes the faces of the run, and measures no edit and the class-mean difference. The judge is linear: a logistic
+regression on 24 x 24 px, trained on the training faces. Its accuracy on real test faces stands beside; a faint overlay
+of another face suffices for it, so read target accuracy together with sharpness, Nyquist energy and SSIM.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional as F
+
+from editing.editor import Editor
+from editing.paint import paint
+from editing.subjects import Subjects
+from engine import UserError
+from engine.errors import exit_on_user_error
+from engine.files import atomic_text
+from engine.grids import to_uint8
+from evaluation.metric import replace_nan
+from evaluation.pictures import nyquist_energy, sharpness, ssim
+from families import open_editor
+
+ROOT = Path(__file__).resolve().parent.parent
+DETAILS = ("warp", "blend", "decode")
+ATTRIBUTES = ("Male", "Young")
+SIDE = 24  # px of the linear judge
+
+
+class LinearJudge:
+    """One logistic regression for each attribute, on pixels of 24 x 24."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        """images (N, C, H, W) uint8; labels (N, A) in {0, 1}."""
+        x = self.features(images)
+        self.mean, self.scale = x.mean(0), x.std()
+        fit = lambda y: LogisticRegression(C=0.01, max_iter=500).fit((x - self.mean) / self.scale, y)  # noqa: E731
+        self.models = [fit(labels[:, a].numpy()) for a in range(labels.shape[1])]
+
+    @staticmethod
+    def features(images: Tensor) -> np.ndarray:
+        small = F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
+        return small.flatten(1).numpy()
+
+    def predict(self, images: Tensor) -> Tensor:
+        """(N, A) bool."""
+        x = (self.features(images) - self.mean) / self.scale
+        return torch.from_numpy(np.stack([model.predict(x) > 0.5 for model in self.models], 1))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", help="name of the method, as vae; or baselines")
+    parser.add_argument("run", type=Path, help="run directory on FairFace")
+    parser.add_argument("--detail", nargs="+", choices=DETAILS, default=list(DETAILS))
+    parser.add_argument("--n", type=int, default=200, help="number of test faces")
+    parser.add_argument("--out", type=Path, help="file to write; default: results/fairface/<method>.json")
+    args = parser.parse_args(argv)
+    with exit_on_user_error(), torch.no_grad():
+        path = args.out or ROOT / "results" / "fairface" / f"{args.method}.json"
+        atomic_text(path, json.dumps(replace_nan(record(args, argv)), indent=1) + "\n")
+        print(f"wrote {path}")
+
+
+def bytes_of(images: Tensor) -> Tensor:
+    """(N, C, H, W) in [-1, 1] as uint8."""
+    return torch.from_numpy(to_uint8(images))
+
+
+def labelled(editor: Editor, split: str, n: int, names: Sequence[str]) -> tuple[Subjects, Tensor]:
+    """n faces of a split (0 = all) whose attributes `names` are known, and those attributes (N, A)."""
+    places = [int(name.partition(":")[2]) for name in editor.spread(split, n)]
+    faces = editor.take(split, places)
+    labels = faces.batch["attr"][:, [editor.meta["attributes"].index(name) for name in names]]
+    known = labels.isfinite().all(1).nonzero()[:, 0].tolist()
+    return faces.select(known), labels[known]
+
+
+def edits(editor: Editor, faces: Subjects, names: Sequence[str], details: Sequence[str]) -> dict[str, list[Tensor]]:
+    """{detail: the faces with each attribute flipped, (N, C, H, W) uint8}."""
+    before, found = editor.reconstruct(faces), {detail: [] for detail in details}
+    for name in names:
+        after = editor.edit(faces, editor.parse(f"{name}=flip"))[0]
+        for detail in details:
+            found[detail].append(bytes_of(paint(faces.images, before, after, detail)))
+    return found
+
+
+def baseline_edits(x: Tensor, y: Tensor, train_x: Tensor, train_y: Tensor) -> dict[str, list[Tensor]]:
+    """No edit, and the difference of the class means added; images (N, C, H, W) uint8, labels (N, A) in {0, 1}."""
+    flipped = []
+    for a in range(y.shape[1]):
+        without, with_it = (train_x[train_y[:, a] == side].float().mean(0) for side in (0, 1))
+        sign = (1 - 2 * y[:, a])[:, None, None, None]
+        flipped.append((x + sign * (with_it - without)).round().clamp(0, 255).byte())
+    return {"no-edit": [x] * y.shape[1], "class-mean-difference": flipped}
+
+
+def measure(images: list[Tensor], x: Tensor, y: Tensor, names: Sequence[str], judge: LinearJudge) -> dict:
+    """Metrics of the edits of each attribute; faces that have the target in the judge's eyes already count too."""
+    hits = {name: float((judge.predict(e)[:, a] != (y[:, a] > 0.5)).double().mean()) for a, (name, e) in enumerate(
+        zip(names, images, strict=True)
+    )}  # fmt: skip
+    mean = lambda f: sum(float(f(e)) for e in images) / len(images)  # noqa: E731
+    return {
+        "metrics": {
+            "target accuracy": sum(hits.values()) / len(hits),
+            "sharpness": mean(lambda e: sharpness(e).mean() / sharpness(x).mean()),
+            "Nyquist energy": mean(lambda e: nyquist_energy(e).mean() / nyquist_energy(x).mean()),
+            "SSIM to source": mean(lambda e: ssim(e, x).mean()),
+        },
+        "per_target": hits,
+    }
+
+
+def record(args: argparse.Namespace, argv: list[str] | None) -> dict:
+    """The content of the results file."""
+    editor = open_editor(args.run)
+    names = [name for name in ATTRIBUTES if name in editor.attributes]
+    if not names:
+        raise UserError(f"{args.run}: its data have none of {', '.join(ATTRIBUTES)}; expected a run on FairFace")
+    (train, train_y), (faces, y) = (labelled(editor, split, n, names) for split, n in (("train", 0), ("test", args.n)))
+    train_x, x = bytes_of(train.images), bytes_of(faces.images)
+    judge = LinearJudge(train_x, train_y)
+    accuracy = (judge.predict(x) == (y > 0.5)).double().mean(0)
+    if args.method == "baselines":
+        images = baseline_edits(x, y, train_x, train_y)
+        facts = {name: {"run": name} for name in images}
+    else:
+        launch = json.loads((args.run / "environment.json").read_text(encoding="utf-8"))[-1]
+        origin, seconds = editor.method.origin, launch.get("cpu_seconds")
+        fact = {"run": str(args.run), "step": origin.step, "sha256": origin.sha256, "seed": launch.get("seed")}
+        fact["cpu_minutes"] = round(seconds / 60, 1) if seconds else None
+        images = edits(editor, faces, names, args.detail)
+        facts = {detail: {"row": f"{args.method}, {detail}"} | fact for detail in args.detail}
+    runs = [facts[name] | measure(images[name], x, y, names, judge) for name in facts]
+    for run in runs:
+        print(run.get("row", run["run"]), {k: round(v, 3) for k, v in run["metrics"].items()}, run["per_target"])
+    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    protocol = {"data": "FairFace (CC BY 4.0), near-frontal adults", "faces": len(x), "targets": list(names)}
+    protocol |= {"strength": 1.0, "judge": f"logistic regression on {SIDE} x {SIDE} px"}
+    return {
+        "benchmark": "fairface",
+        "method": args.method,
+        "protocol": protocol | {"judge_accuracy": dict(zip(names, accuracy.tolist(), strict=True))},
+        "command": shlex.join(["python", "scripts/benchmark_fairface.py", *(argv or sys.argv[1:])]),
+        "commit": git.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+        "runs": runs,
+    }
+
+
+if __name__ == "__main__":
+    main()
