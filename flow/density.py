@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.labels import label_table
-from flow.directions import Directions, Moments, fit_directions, pooled, save_directions
+from flow.directions import Directions, Moments, directions_path, fit_directions, pooled, save_directions
 from flow.edit import CodedPhoto, encode_photo
 from flow.likelihood import class_log_probs, image_bits
 from losses.quantise import dequantise, to_levels
@@ -85,5 +85,5 @@ def fit_run_directions(editor: Any, kind: str, limit: int = 0) -> Directions:
         val.append((pooled(photo.code.eps).cpu(), label_table(batch, meta)))
     both = [tuple(torch.cat(part) for part in zip(*codes_and_labels, strict=True)) for codes_and_labels in (train, val)]
     fitted = fit_directions(moments, *both, meta, kind, editor.provenance() | {"max": limit})
-    save_directions(fitted, editor.run_dir / f"directions_{kind}.pt")
+    save_directions(fitted, directions_path(editor.run_dir, kind))
     return fitted

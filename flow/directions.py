@@ -226,6 +226,11 @@ def shrink_blocks(
     return torch.cat(parts, 1)
 
 
+def directions_path(run_dir: Path, kind: str) -> Path:
+    """The file of a run's directions of a kind."""
+    return run_dir / f"directions_{kind}.pt"
+
+
 def save_directions(directions: Directions, path: Path) -> None:
     """Tensors and plain values, read back with `weights_only=True`."""
     with atomic_write(path) as file:

@@ -32,6 +32,7 @@ class Editor(editor.Editor):
     """What both systems share: labels that are not known are read by the critic's class head."""
 
     config_class, method_class = CONFIGS, METHODS
+    training_only: tuple[str, ...] = ("generator.",)
     method: StarGAN
     unsupported = {
         "draw": "this family draws no faces, it changes given ones; `vae`, `flow` and `aae_cgan` draw some",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -45,6 +46,8 @@ class Editor(editor.Editor):
     """
 
     config_class, method_class, options_class = Config, StyleGAN2, Options
+    training_only = ("generator.", "path_mean", "grid_z")
+    num_reference = REFERENCE_FACES  # inverting one takes a second
     method: StyleGAN2
     options: Options
 
@@ -127,6 +130,11 @@ class Editor(editor.Editor):
             facts |= {"boundaries": {k: v for k, v in self.boundaries("w").provenance.items() if k != "names"}}
         return facts
 
+    def fitted(self) -> list[Path]:
+        """The boundaries of W."""
+        self.boundaries("w")
+        return [boundaries_path(self.run_dir, "w", self.options.estimator)]
+
     def guides(self) -> dict[str, str]:
         found = {}
         for path in sorted(self.run_dir.glob("boundaries_*.pt")):
@@ -140,17 +148,6 @@ class Editor(editor.Editor):
         if self.meta is self.method.meta:
             return faces
         return self.from_batch(faces.batch, self.method.meta, faces.names)
-
-    @cached_property
-    def typical_limit(self) -> float:
-        """Of 64 validation faces: inverting one takes a second."""
-        try:
-            faces = self.split("val")
-        except UserError as absent:
-            print(f"note: photos are not compared with the training crops: {absent}")
-            return float("inf")
-        sample = self.take("val", faces.spread_places(min(len(faces), REFERENCE_FACES)).tolist())
-        return torch.quantile(self.atypicality(sample), editor.PHOTO_PERCENTILE).item()
 
     # What codes are read and moved by.
 
