@@ -63,6 +63,7 @@ class Editor:
         data_root: str | Path | None = None,
     ) -> None:
         self.run_dir, self.data_root = Path(run_dir), data_root
+        self.cache_dir = self.run_dir  # a family keeps codes of single faces here
         self.method = load(self.run_dir, self.config_class, self.method_class, step, device)
         self.meta, self.device = self.method.meta, self.method.device
         self.options = options if options is not None else self.options_class()

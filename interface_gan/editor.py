@@ -158,7 +158,7 @@ class Editor(editor.Editor):
 
     def inverted(self, x: Tensor) -> Tensor:
         """ws (N, L, Z) of faces, by the discriminator's features, kept in the run directory."""
-        folder, weights = self.run_dir / "inversions", self.method.origin.sha256
+        folder, weights = self.cache_dir / "inversions", self.method.origin.sha256
         folder.mkdir(exist_ok=True)
         return invert(self.generator, self.method.discriminator.features, self.stats, x, folder, weights)
 

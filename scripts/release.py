@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
 from data.labels import label_names
@@ -46,9 +47,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with exit_on_user_error():
         launch = read_launch(args.run)
+        if (
+            json.loads((args.run / "meta.json").read_text(encoding="utf-8"))["dataset"] != "synthetic"
+            and not args.credit
+        ):
+            raise UserError(
+                f"{args.run}: was not trained on drawn faces; state source and licence of its data: --credit"
+            )
         path = args.out / f"{args.name or default_name(args.run, launch)}{SUFFIX}"
         limit = int(args.max_mb * 2**20)
-        if launch.get("family") == "evaluation":
+        if launch["family"] == "evaluation":
             packed = pack(args.run, path, JUDGE_TRAINING_ONLY, [args.run / TEST_METRICS], limit)
             rounding = ""
         else:
@@ -56,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             files = fitted_files(editor)
             packed = pack(editor.run_dir, path, editor.training_only, files, limit)
             rounding = compare(editor, open_editor(unpacked(path), device="cpu"))
-        card = model_card(packed, args.run, rounding, args.credit)
+        card = model_card(packed, args.run, launch, rounding, args.credit)
         atomic_text(path.with_suffix(".md"), card)
         print(f"wrote {path} ({packed.size / 2**20:.2f} MiB, {' and '.join(forms(packed))}) and its card\n{rounding}")
 
@@ -71,9 +79,12 @@ def read_launch(run: Path) -> dict:
     if not path.is_file():
         raise UserError(f"{run}: is not a run directory (environment.json is missing); train.py makes one")
     launch = json.loads(path.read_text(encoding="utf-8"))[-1]
-    if launch.get("family") != "evaluation":
-        family_of(run)
-    return launch
+    return launch | {"family": "evaluation" if is_classifier(run) else family_of(run)}
+
+
+def is_classifier(run: Path) -> bool:
+    """True for a run of evaluation.train_classifier: its model has a role."""
+    return "role" in yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["model"]
 
 
 def default_name(run: Path, launch: dict) -> str:
@@ -141,30 +152,24 @@ def forms(packed: Packed) -> list[str]:
     return [f"weights: {names[0]}", f"large fitted tables: {names[1]}"]
 
 
-def model_card(packed: Packed, run: Path, rounding: str, credit: str) -> str:
-    """The card in Markdown.
-
-    Raises:
-        UserError: the licence of the training data is not given.
-    """
+def model_card(packed: Packed, run: Path, launch: dict, rounding: str, credit: str) -> str:
+    """The card in Markdown."""
     about = read_about(packed.path)
-    meta, (launch,) = about["meta"], json.loads(about["texts"]["environment.json"])
+    meta = about["meta"]
     drawn = meta["dataset"] == "synthetic"
-    if not (drawn or credit):
-        raise UserError(f"{run}: was not trained on drawn faces; state source and licence of its data with --credit")
     name, family = packed.path.stem, launch["family"]
     counts = ", ".join(f"{meta[f'num_{split}']:,} {split}" for split in ("train", "val", "test"))
     cost = f", {launch['cpu_seconds'] / 60:.0f} CPU-minutes" if launch.get("cpu_seconds") else ""
-    use = f"python {family}/sample.py strip --run-dir pretrained/{name} seed:0 seed:1"
-    use = (
-        f"python vae/sample.py strip --run-dir pretrained/vae --judge pretrained/{name}"
-        if family == "evaluation"
-        else use
-    )
+    if family == "evaluation":
+        kind = "identity" if name == "identity" else "judge"
+        what, use = "a judge", f"python scripts/serve.py --{kind} pretrained/{name}"
+    else:
+        faces = "test:0 test:9" if family == "gcgan" else "seed:0 seed:1"
+        what, use = "all that its editor needs", f"python {family}/sample.py strip --run-dir pretrained/{name} {faces}"
     labels = f"{len(meta['classes'])} expressions and {len(meta['attributes'])} attributes"
     return f"""# {name}
 
-Weights of `{family}/`, with all that its editor needs. How the model works and what it cannot do: [{family}/README.md](../{family}/README.md).
+A run of `{family}/`: {what}. How it works and what it cannot do: [{family}/README.md](../{family}/README.md).
 
 ```
 {use}
@@ -182,7 +187,7 @@ Weights of `{family}/`, with all that its editor needs. How the model works and 
 | file | {packed.size / 1e6:.2f} MB, sha256 `{sha256(packed.path)}` |
 | stored as | {"; ".join(forms(packed))}; vectors: exact; small matrices: float16 |
 
-{rounding}
+{rounding or "Rounding was not measured."}
 
 ## Figures
 

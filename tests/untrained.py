@@ -66,7 +66,7 @@ def prepare(family: str, method, faces, run_dir: Path) -> None:
     """What a method takes from the data before its first step; and weights that start at zero are moved."""
     with torch.no_grad():
         for p in method.parameters():
-            p += 0.02 * torch.randn_like(p)
+            p += 0.1 * torch.randn_like(p)
     if family == "flow":
         method.fit_labels(faces.train)
         method.warm_start(faces.train.take(list(range(32))))
