@@ -24,13 +24,8 @@ from engine.files import atomic_text, atomic_write, cannot_write, lock, sha256
 SUFFIX = ".safetensors"
 FORMAT = 1  # of the file; another one is refused
 LIMIT = 2 * 2**20  # bytes of a release
-BITS = (
-    (16, 16),
-    (8, 8),
-    (8, 4),
-    (7, 4),
-    (6, 4),
-)  # bits of weights and of fitted tables; the first pair within the limit is taken
+# Bits of weights and of fitted tables: the first pair that keeps the file within the limit is taken.
+BITS = ((16, 16), (12, 12), (10, 10), (8, 8), (8, 4), (7, 4))
 SMALL_WEIGHT, SMALL_TABLE = 2**12, 2**16  # elements; smaller tensors have 16 bits in any case
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)  # shares of the largest value, tried for the range of the integers
 TEXTS = ("config.yaml", "meta.json", "environment.json")
@@ -181,8 +176,8 @@ def _encoded(value: Tensor, bits: int) -> tuple[dict[str, Tensor], dict]:
     table = value.double().flatten(1)
     table = table if len(table) <= table.shape[1] else table.T  # (rows, columns), fewer rows
     numbers, scale, offset = _integers(table, bits)
-    unsigned = (numbers.flatten() + 2 ** (bits - 1)).byte().numpy()
-    packed = np.packbits(np.unpackbits(unsigned[:, None], axis=1)[:, 8 - bits :])
+    unsigned = (numbers.flatten() + 2 ** (bits - 1)).numpy().astype(">u2")
+    packed = np.packbits(np.unpackbits(unsigned[:, None].view(np.uint8), axis=1)[:, 16 - bits :])
     return {"": torch.from_numpy(packed), "/scale": scale, "/offset": offset}, entry | {
         "form": "integers",
         "bits": bits,
@@ -224,7 +219,8 @@ def _decoded(name: str, entry: dict, tensors: dict[str, Tensor]) -> Tensor:
     few = (rows, columns) if rows <= columns else (columns, rows)
     bits = entry["bits"]
     digits = np.unpackbits(value.numpy(), count=count * bits).reshape(count, bits)
-    numbers = torch.from_numpy(np.packbits(np.pad(digits, ((0, 0), (8 - bits, 0))))).float() - 2 ** (bits - 1)
+    unsigned = np.packbits(np.pad(digits, ((0, 0), (16 - bits, 0))), axis=1).view(">u2").astype(np.float32)
+    numbers = torch.from_numpy(unsigned).flatten() - 2 ** (bits - 1)
     table = tensors[f"{name}/offset"][:, None] + tensors[f"{name}/scale"][:, None] * numbers.reshape(few)
     return (table if few[0] == rows else table.T).reshape(shape).to(dtype).contiguous()
 

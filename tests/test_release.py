@@ -13,14 +13,14 @@ from untrained import SYSTEMS, untrained
 from editing import release
 from editing.cli import sample_main
 from engine import UserError, find_checkpoint
-from engine.checkpoint import read_checkpoint
+from engine.checkpoint import read_checkpoint, save_checkpoint
 from families import open_editor
 from interface_gan import inversions
 from interface_gan.project import Options as Steps
 from scripts.export_onnx import check, export
 from scripts.release import main as write_release
 
-pytestmark = pytest.mark.slow  # networks of every system
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # networks of every system; tracing one takes 20 CPU-s
 
 
 @pytest.fixture(scope="module", params=list(SYSTEMS))
@@ -84,7 +84,7 @@ def vae(tmp_path_factory) -> Path:
     return untrained("vae", tmp_path_factory.mktemp("vae") / "run")
 
 
-@pytest.mark.parametrize("bits", [4, 6, 7, 8, 16])
+@pytest.mark.parametrize("bits", [4, 7, 8, 12, 16])
 def test_tensors_come_back_as_they_were(bits: int) -> None:
     torch.manual_seed(0)
     codes = torch.randn(301, 33) * torch.linspace(0.01, 3, 33) + torch.linspace(-2, 2, 33)
@@ -98,7 +98,7 @@ def test_tensors_come_back_as_they_were(bits: int) -> None:
         assert back.dtype == value.dtype and back.shape == value.shape
         if name == "codes":
             error = (back - codes).std(0) / codes.std(0)
-            assert error.max() < {4: 0.15, 6: 0.05, 7: 0.025, 8: 0.012, 16: 0.02}[bits], "columns differ in scale"
+            assert error.max() < {4: 0.15, 7: 0.025, 8: 0.012, 12: 0.001, 16: 0.1}[bits], "columns differ in scale"
         elif name == "small" and bits < 16:
             assert torch.allclose(back[1], value[1], rtol=0.1) or entry["form"] != "exact"
         else:
@@ -163,9 +163,9 @@ def test_a_release_of_other_data_states_their_licence(vae: Path, tmp_path: Path)
     run = shutil.copytree(vae, tmp_path / "run")
     path = find_checkpoint(run)
     state = read_checkpoint(path)
-    from engine.checkpoint import save_checkpoint
-
-    save_checkpoint(path, state | {"meta": state["meta"] | {"dataset": "folder"}})
+    meta = state["meta"] | {"dataset": "folder"}
+    save_checkpoint(path, state | {"meta": meta})
+    (run / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(SystemExit) as done:
         write_release([str(run), "--out", str(tmp_path), "--name", "small"])
     assert done.value.code == 2 and not (tmp_path / "small.safetensors").exists()
