@@ -20,6 +20,7 @@ from torch import Tensor
 from data.labels import label_names
 from editing.editor import TYPICAL_LIMIT, Editor
 from editing.release import LIMIT, SUFFIX, Packed, pack, read_about, unpacked
+from editing.subjects import Subjects
 from engine import UserError
 from engine.config import read_system
 from engine.errors import exit_on_user_error
@@ -126,7 +127,7 @@ def compare(run: Editor, release: Editor) -> str:
     else:
         names = run.spread("test", NUM_CHECKED)
         test = run.subjects(names)
-        faces = [test, release.from_batch(test.batch, run.meta, names)]
+        faces = [test, Subjects(test.batch, names)]  # with labels and landmarks, without the code of the run
     before, after = (
         [editor.reconstruct(given), *(editor.edit(given, request)[0] for request in run.targets())]
         for editor, given in zip((run, release), faces, strict=True)
