@@ -22,7 +22,7 @@ from engine import UserError
 from families import open_editor
 from scripts import serve
 
-pytestmark = pytest.mark.slow  # networks of three systems
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # networks of three systems, a server and a browser
 EYES = "65.4,65.1,90.6,65.1"  # of the face that `camera_photo` draws
 
 
@@ -129,7 +129,7 @@ def server(runs, tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "TMPDIR": str(folder)}
     process = subprocess.Popen(command, cwd=Path(__file__).parent.parent, env=environment)
     try:
-        for _ in range(240):
+        for _ in range(600):
             if process.poll() is not None:
                 pytest.fail("the server ended")
             try:
