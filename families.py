@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from editing.editor import Editor
+from editing.release import unpacked
 from engine import UserError
 
 FAMILIES = ("vae", "interface_gan", "flow", "aae_cgan", "gcgan", "a2f")
 
 
 def family_of(run_dir: str | Path) -> str:
-    """The family that trained a run, from `environment.json`.
+    """The family that trained a run or a release, from `environment.json`.
 
     Raises:
         UserError: not a run directory, or an unknown family.
     """
-    run_dir = Path(run_dir)
+    run_dir = unpacked(run_dir)
     path = run_dir / "environment.json"
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir}: is not a run directory (config.yaml is missing); train.py makes one")
@@ -38,5 +39,6 @@ def editor_class(family: str) -> type[Editor]:
 
 
 def open_editor(run_dir: str | Path, options: Any = None, **place: Any) -> Editor:
-    """Open a trained run of any family. `place`: step, device and data_root of `Editor`."""
+    """Open a run of any family, or a release (pretrained/NAME). `place`: step, device and data_root of `Editor`."""
+    run_dir = unpacked(run_dir)
     return editor_class(family_of(run_dir)).of(run_dir)(run_dir, options, **place)

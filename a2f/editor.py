@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from a2f.config import CONFIGS
-from a2f.requests import MIN_SUPPORT, AttributeTable, signed
+from a2f.requests import ATTRIBUTE_TABLE, MIN_SUPPORT, AttributeTable, signed
 from a2f.rough import decoded, from_prior
 from a2f.train import METHODS
 from data.labels import requested_labels
@@ -39,6 +39,7 @@ class Editor(editor.Editor):
     """
 
     config_class, method_class, options_class = CONFIGS, METHODS, Options
+    training_only = ("encoder.", "decoder.", "prior.", "generator.", "critic.", "photo_encoder.")
     label_source = "assumed: the most frequent attributes of training faces that agree with the known ones"
 
     def __init__(self, run_dir: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -56,7 +57,11 @@ class Editor(editor.Editor):
     @cached_property
     def table(self) -> AttributeTable:
         """The joint distribution of this system's attributes."""
-        return AttributeTable.load(self.run_dir / "attribute_table.npz").only(self.attributes)
+        return AttributeTable.load(self.run_dir / ATTRIBUTE_TABLE).only(self.attributes)
+
+    def fitted(self) -> list[Path]:
+        """The table of attributes, which training writes."""
+        return [self.run_dir / ATTRIBUTE_TABLE]
 
     def draw_codes(self, seeds: Sequence[int], labels: Tensor) -> Code:
         return self.codes_for(seeds, self.requests(seeds, labels))

@@ -13,6 +13,7 @@ from engine.errors import UserError
 from engine.files import atomic_write
 from engine.precision import seed_of
 
+ATTRIBUTE_TABLE = "attribute_table.npz"  # in the run directory
 MIN_SUPPORT = 50  # training faces that agree with a request; if there are fewer, similar rows are also used
 COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 BEARDS = ("5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns")

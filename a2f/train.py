@@ -11,7 +11,7 @@ import torch
 from a2f.cgan import CGAN
 from a2f.config import CONFIGS
 from a2f.monitor import META_KEY, real_diversity
-from a2f.requests import AttributeTable
+from a2f.requests import ATTRIBUTE_TABLE, AttributeTable
 from a2f.rough import RoughSketch
 from a2f.stages import SharpSketch, SketchToFace
 from a2f.upstream import prepare_chain, resolve_upstream
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
             logger.info(prepare_chain(run, method.chain))
         table = AttributeTable.of(faces.train.labels["attr"], faces.meta["attributes"])
         if run.rank == 0:
-            table.save(run.dir / "attribute_table.npz")
+            table.save(run.dir / ATTRIBUTE_TABLE)
         with torch.no_grad():
             method.meta = faces.meta | {META_KEY: real_diversity(faces.train, method.columns, method.picture_of)}
         fit(run, method, faces.train, faces.val)

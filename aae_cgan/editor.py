@@ -18,6 +18,7 @@ class Editor(editor.Editor):
     """Codes {z (N, Z), y (N, K)}; y is a class distribution, or attributes in [-1, 1]."""
 
     config_class, method_class = Config, AAECGAN
+    training_only = ("encoder.", "generator.", "linear.", "d_latent.", "d_image.", "prior_noise")
     method: AAECGAN
 
     def __init__(self, *args, **kwargs) -> None:

@@ -79,7 +79,7 @@ def run_jobs(
         try:
             while not all(job.finished for job in jobs):
                 for job in order:
-                    _collect(job, logs)
+                    _collect(job, logs, cwd)
                 for job in order:
                     _advance(job, by_name, logs, cwd, workers)
                 report(jobs)
@@ -137,16 +137,17 @@ def log_path(job: Job, logs: Path) -> Path:
     return logs / f"{job.name.replace(' ', '_').replace('/', '_')}.log"
 
 
-def _collect(job: Job, logs: Path) -> None:
+def _collect(job: Job, logs: Path, cwd: Path) -> None:
     """Note the end of a running job."""
     if job.state != "running" or job.process is None or (code := job.process.poll()) is None:
         return
     job.seconds = time.monotonic() - job.started
-    missing = [path for path in job.outputs if not path.is_file()]
+    missing = [os.path.relpath(path, cwd) for path in job.outputs if not path.is_file()]
+    log = os.path.relpath(log_path(job, logs), cwd)
     if code:
-        job.state, job.reason = "failed", f"exit code {code}, see {log_path(job, logs)}"
+        job.state, job.reason = "failed", f"exit code {code}, see {log}"
     elif missing:
-        job.state, job.reason = "failed", f"did not write {missing[0]}, see {log_path(job, logs)}"
+        job.state, job.reason = "failed", f"did not write {missing[0]}, see {log}"
     else:
         job.state = "done"
 

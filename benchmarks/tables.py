@@ -89,7 +89,7 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 def cells(folder: Path) -> tuple[list[str], list[list[str]]]:
     """Headings, and one list of texts per row: baselines first, then methods in the order of METHODS."""
-    frame, titles = read_results(folder), BASELINES | METHODS
+    frame, titles, failed = read_results(folder), BASELINES | METHODS, read_failures(folder)
     columns = [name for name in COLUMNS if name in frame and frame[name].notna().any()]
     names = sorted(frame["row"].unique(), key=lambda name: ([*titles, name].index(name), name))
     rows = []
@@ -98,7 +98,8 @@ def cells(folder: Path) -> tuple[list[str], list[list[str]]]:
         remarks = [remark for remark in runs["remark"].unique() if remark]
         title = titles.get(name, name) + (f" ({'; '.join(remarks)})" if remarks else "")
         texts = [cell(runs[column].dropna().astype(float), COLUMNS[column][1]) for column in columns]
-        rows.append([title, *texts, "" if name in BASELINES else str(len(runs))])
+        counted = name not in BASELINES and name not in failed
+        rows.append([title, *texts, str(len(runs)) if counted else ""])
     return ["", *(COLUMNS[name][0] for name in columns), "seeds"], rows
 
 

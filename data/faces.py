@@ -160,7 +160,7 @@ def _build_one(cfg: DataConfig, pack: Pack) -> Faces:
         rows, more = _with_sketches(cfg, pack, labels, rows)
         notes += more
     if cfg.landmarks == "found":  # before pairs are made, so that a partner has landmarks, too
-        has_points = np.isfinite(labels["landmarks"]).all((1, 2))[rows[TRAIN]]
+        has_points = np.isfinite(labels["landmarks"][rows[TRAIN]]).all((1, 2))
         rows[TRAIN] = rows[TRAIN][has_points]
         notes.append(f"landmarks: found leaves out {(~has_points).sum()} training faces without landmarks")
     pair_samplers: Sequence[PairSampler | None] = (None, None, None)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from editing.editor import Editor
+from editing.release import unpacked
 from engine import UserError
 from engine.errors import exit_on_user_error
 from engine.metric_logger import start_logging
@@ -83,12 +84,13 @@ def sample_main(
     words = join_negative(list(sys.argv[1:] if argv is None else argv))
     start_logging(None, 0)
     with exit_on_user_error():
-        editor = editor.of(run_dir) if (run_dir := _run_dir(words)) else editor
+        run_dir = _run_dir(words)
+        editor = editor.of(run_dir) if run_dir else editor
         modes = shared_modes(editor) | own_modes
         _refuse_unsupported(editor, modes, words)
         args = sample_parser(editor, modes, description).parse_args(words)
         opened = editor(
-            args.run_dir,
+            run_dir or args.run_dir,
             options_of(args, editor.options_class),
             step=args.step,
             device=args.device,
@@ -110,10 +112,11 @@ def join_negative(words: list[str]) -> list[str]:
 
 
 def _run_dir(words: Sequence[str]) -> Path | None:
-    """--run-dir, read before the parser is built, because the options depend on the system of the run."""
+    """--run-dir (of a release its folder), read before the parser is built: the options depend on the run's system."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run-dir", type=Path)
     found = early.parse_known_args([w for w in words if w not in ("-h", "--help")])[0].run_dir
+    found = unpacked(found) if found is not None else None
     return found if found is not None and (found / "config.yaml").is_file() else None
 
 

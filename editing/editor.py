@@ -3,6 +3,7 @@
 A family implements `encode`, `decode`, `target_code` and `draw_codes`. All modes use only these.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from engine import UserError, load
 from latents.paths import lerp
 
 PHOTO_PERCENTILE = 0.99  # quantile of the errors of validation faces
+TYPICAL_LIMIT = "typical_limit.json"  # in the run directory of a release: sha256 of the checkpoint, and the limit
 PHOTO_MARGIN = 1.2  # a photo with a larger multiple of this error is reported
 
 
@@ -49,6 +51,8 @@ class Editor:
     slow_encode = False  # encoding a face takes seconds, because its code is found by optimisation
     unsupported: dict[str, str] = {}  # operation (read | edit | draw | mix): reason
     label_source = "read from its code"  # source of labels that the data do not have
+    training_only: tuple[str, ...] = ()  # prefixes of weights that edits do not need; a release leaves them out
+    num_reference = 256  # validation faces that the atypicality of a photo is compared with
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Editor:
         data_root: str | Path | None = None,
     ) -> None:
         self.run_dir, self.data_root = Path(run_dir), data_root
+        self.cache_dir = self.run_dir  # a family keeps codes of single faces here
         self.method = load(self.run_dir, self.config_class, self.method_class, step, device)
         self.meta, self.device = self.method.meta, self.method.device
         self.options = options if options is not None else self.options_class()
@@ -108,6 +113,10 @@ class Editor:
     def facts(self, request: Request | None = None) -> dict[str, Any]:
         """Entries of the JSON file of an image: the options that were used."""
         return asdict(self.options)
+
+    def fitted(self) -> list[Path]:
+        """Files of the run directory that edits need besides the weights; they are made if they are missing."""
+        return []
 
     def guides(self) -> dict[str, str]:
         """{name: sha256} of every other network that was used for training or for the images."""
@@ -247,13 +256,21 @@ class Editor:
 
     @cached_property
     def typical_limit(self) -> float:
-        """The 0.99 quantile of the atypicality of validation faces; infinite if the data are missing."""
+        """The 0.99 quantile of the atypicality of validation faces; infinite if the data are missing.
+
+        A release holds it in `TYPICAL_LIMIT`, so that a photo needs no data set.
+        """
+        path = self.run_dir / TYPICAL_LIMIT
+        if path.is_file():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["sha256"] == self.method.origin.sha256:
+                return held["typical_limit"]
         try:
             faces = self.split("val")
         except UserError as error:
             print(f"note: photos are not compared with the training crops: {error}", file=sys.stderr)
             return float("inf")
-        sample = self.take("val", faces.spread_places(min(len(faces), 256)).tolist())
+        sample = self.take("val", faces.spread_places(min(len(faces), self.num_reference)).tolist())
         return torch.quantile(self.atypicality(sample), PHOTO_PERCENTILE).item()
 
     def labels(self, faces: Subjects) -> Tensor:

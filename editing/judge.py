@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data.request import Request
 from editing.editor import Editor
+from editing.release import unpacked
 from engine import UserError
 from engine.grids import to_uint8
 from evaluation import classifier
@@ -20,7 +21,7 @@ class Judge:
     """
 
     def __init__(self, run: str | Path, editor: Editor) -> None:
-        self.net = classifier.load(run, role="judge", device=str(editor.device))
+        self.net = classifier.load(unpacked(run), role="judge", device=str(editor.device))
         self.classes = [name for name in editor.classes if name in self.net.names]
         self.attributes = [name for name in editor.attributes if name in self.net.names]
         missing = [name for name in editor.classes if name not in self.net.names]

@@ -92,7 +92,8 @@ def load(
         device: auto | cpu | cuda | cuda:N.
 
     Returns:
-        The method in evaluation mode on `device`. `method.origin` holds run, step and sha256 of the checkpoint.
+        The method in evaluation mode on `device`. `method.origin` holds run, step and sha256 of the checkpoint
+        (of a release: of the checkpoint that it was made from).
 
     Raises:
         UserError: there is no run or no such step, the file is damaged, or the weights do not fit the run's config.
@@ -109,7 +110,7 @@ def load(
     loaded.optimizers = {}
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded.origin = Origin(str(run_dir), state["step"], sha256(path))
+    loaded.origin = Origin(str(run_dir), state["step"], state.get("sha256") or sha256(path))
     return loaded.to(device).eval()
 
 

@@ -55,7 +55,8 @@ def shared_faces(entries: list[Entry]) -> tuple[list[str], list[str]]:
     common = set.intersection(*(set(table) for table in tables)) or set(tables[0])
     first, eval_data = tables[0], next(e.eval_data for e in entries if edits_of(e.eval_data))
     # The order of the exports; a set would lose it.
-    targets = list(dict.fromkeys(target for table in tables for edits in table.values() for target in edits))
+    complete = sorted(tables, key=lambda table: -max(len(edits) for edits in table.values()))  # some lack targets
+    targets = list(dict.fromkeys(target for table in complete for edits in table.values() for target in edits))
     groups: dict[str, list[str]] = {}
     for key, edits in first.items():
         if key in common:
@@ -93,8 +94,8 @@ def face_rows(entries: list[Entry]) -> list[FaceRows]:
     tables, found = {entry.name: edits_of(entry.eval_data) for entry in entries}, []
     for key in chosen:
         rows = [(e.name, edit_tiles(e.eval_data, tables[e.name][key], targets)) for e in shown if key in tables[e.name]]
-        holders = [e for e in entries if key in tables[e.name]]
-        truth = truth_tiles(holders[0].eval_data, tables[holders[0].name][key], targets)
+        holder = max((e for e in entries if key in tables[e.name]), key=lambda e: len(tables[e.name][key]))
+        truth = truth_tiles(holder.eval_data, tables[holder.name][key], targets)
         found.append(FaceRows(["source", *targets], rows + ([("ground truth", truth)] if truth else [])))
     return found
 

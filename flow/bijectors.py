@@ -288,6 +288,8 @@ class Step(nn.Module):
 
     def inverse_weight(self) -> Tensor:
         """e^-3g W^-1 in float64. It is solved once for each state of the weights, not in each call."""
+        if self._inverse is not None and torch.compiler.is_exporting():
+            return self._inverse[1]  # a constant of the exported graph
         params = [*self.actnorm.parameters(), *self.conv.parameters(), *self.conv.buffers()]
         state = tuple((p.data_ptr(), p.dtype, -1 if p.is_inference() else p._version) for p in params)
         if self._inverse is None or self._inverse[0] != state:

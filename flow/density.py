@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.labels import label_table
 from engine.checkpoint import save_fields
-from flow.directions import Directions, Moments, fit_directions, pooled
+from flow.directions import Directions, Moments, directions_path, fit_directions, pooled
 from flow.edit import CodedPhoto, encode_photo
 from flow.likelihood import class_log_probs, image_bits
 from losses.quantise import dequantise, to_levels
@@ -86,5 +86,5 @@ def fit_run_directions(editor: Any, kind: str, limit: int = 0) -> Directions:
         val.append((pooled(photo.code.eps).cpu(), label_table(batch, meta)))
     both = [tuple(torch.cat(part) for part in zip(*codes_and_labels, strict=True)) for codes_and_labels in (train, val)]
     fitted = fit_directions(moments, *both, meta, kind, editor.provenance() | {"max": limit})
-    save_fields(fitted, editor.run_dir / f"directions_{kind}.pt")
+    save_fields(fitted, directions_path(editor.run_dir, kind))
     return fitted

@@ -225,6 +225,11 @@ def shrink_blocks(
     return torch.cat(parts, 1)
 
 
+def directions_path(run_dir: Path, kind: str) -> Path:
+    """The file of a run's directions of a kind."""
+    return run_dir / f"directions_{kind}.pt"
+
+
 def load_directions(path: Path, provenance: dict) -> Directions:
     """Read directions. Raises UserError with the command to refit, if they belong to other weights or another
     n_bits."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from editing.subjects import Code, Subjects
 from engine import UserError
 from flow.config import Config
 from flow.density import fit_run_directions, image_bits_of, most_likely_labels
-from flow.directions import Directions, load_directions
+from flow.directions import Directions, directions_path, load_directions
 from flow.edit import decode_photo, encode_photo, level_mask
 from flow.latent_editor import LatentEditor
 from flow.train import Glow
@@ -42,6 +43,7 @@ class Editor(editor.Editor):
     conditional}."""
 
     config_class, method_class, options_class = Config, Glow, Options
+    training_only = ("flow.", "noise")
     batch_size = 64
     method: Glow
     options: Options
@@ -188,7 +190,7 @@ class Editor(editor.Editor):
     def directions(self, kind: str) -> Directions:
         """The run's directions, read from its directory. If missing, they are fitted and saved, with a message."""
         if kind not in self._directions:
-            path = self.run_dir / f"directions_{kind}.pt"
+            path = directions_path(self.run_dir, kind)
             if path.is_file():
                 self._directions[kind] = found = load_directions(path, self.provenance())
                 if found.provenance["max"]:
@@ -197,6 +199,11 @@ class Editor(editor.Editor):
                 print(f"no {path} yet: fitting {kind} directions on the training faces")
                 self._directions[kind] = fit_run_directions(self, kind)
         return self._directions[kind]
+
+    def fitted(self) -> list[Path]:
+        """The directions and readers of default edits."""
+        self.directions("ols")
+        return [directions_path(self.run_dir, "ols")]
 
     def provenance(self) -> dict[str, Any]:
         """Provenance of directions. `max`: number of training faces they were fitted to, 0 = all."""

@@ -114,7 +114,7 @@ class Level(nn.Module):
         """Extra input of every coupling of this level, (N, E, h, w): V_0, plus V weighted by the labels."""
         if not self.cfg.num_planes:
             return None
-        place = self.place.expand(len(x), -1, -1, -1)
+        place = self.place.expand(x.shape[0], -1, -1, -1)
         return place + weighted_sum(y, self.planes) if self.cfg.condition == "planes" else place
 
 

@@ -37,6 +37,7 @@ class Editor(editor.Editor):
     """
 
     config_class, method_class = CONFIGS, METHODS
+    training_only: tuple[str, ...] = ("generator.",)
     method: StarGAN
     unsupported = {
         "draw": "this family draws no faces, it changes given ones; `vae`, `flow` and `aae_cgan` draw some",

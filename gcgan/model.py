@@ -117,7 +117,7 @@ class Generator(nn.Module):
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
     """x (N, C, H, H) read at its own places plus flow (N, 2, H, H): x and y in half sides; edges are repeated."""
-    identity = torch.eye(2, 3, device=x.device).expand(len(x), -1, -1)
+    identity = torch.eye(2, 3, device=x.device).expand(x.shape[0], -1, -1)
     grid = F.affine_grid(identity, list(x.shape), align_corners=False) + flow.permute(0, 2, 3, 1)  # (N, H, H, 2)
     return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,6 +47,8 @@ class Editor(editor.Editor):
 
     config_class, method_class, options_class = Config, StyleGAN2, Options
     slow_encode = True
+    training_only = ("generator.", "path_mean", "grid_z")
+    num_reference = REFERENCE_FACES  # inverting one takes a second
     method: StyleGAN2
     options: Options
 
@@ -126,6 +129,11 @@ class Editor(editor.Editor):
             facts |= {"boundaries": {k: v for k, v in self.boundaries("w").provenance.items() if k != "names"}}
         return facts
 
+    def fitted(self) -> list[Path]:
+        """The boundaries of W."""
+        self.boundaries("w")
+        return [boundaries_path(self.run_dir, "w", self.options.estimator)]
+
     def guides(self) -> dict[str, str]:
         found = {}
         for path in sorted(self.run_dir.glob("boundaries_*.pt")):
@@ -140,17 +148,6 @@ class Editor(editor.Editor):
             return faces
         return self.from_batch(faces.batch, self.method.meta, faces.names)
 
-    @cached_property
-    def typical_limit(self) -> float:
-        """The limit from REFERENCE_FACES validation faces only, because an inversion takes about a second."""
-        try:
-            faces = self.split("val")
-        except UserError as error:
-            print(f"note: photos are not compared with the validation faces: {error}")
-            return float("inf")
-        sample = self.take("val", faces.spread_places(min(len(faces), REFERENCE_FACES)).tolist())
-        return torch.quantile(self.atypicality(sample), editor.PHOTO_PERCENTILE).item()
-
     # Inversions, boundaries and steps.
 
     @cached_property
@@ -160,7 +157,7 @@ class Editor(editor.Editor):
 
     def inverted(self, x: Tensor) -> Tensor:
         """ws (N, L, Z) of faces, inverted with the discriminator's features and cached in the run directory."""
-        folder, weights = self.run_dir / "inversions", self.method.origin.sha256
+        folder, weights = self.cache_dir / "inversions", self.method.origin.sha256
         folder.mkdir(exist_ok=True)
         return invert(self.generator, self.method.discriminator.features, self.stats, x, folder, weights)
 

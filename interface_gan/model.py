@@ -135,7 +135,7 @@ class SynthesisBlock(nn.Module):
     def forward(self, x: Tensor | None, rgb: Tensor | None, ws: list[Tensor], noise: str) -> tuple[Tensor, Tensor]:
         """ws: the styles (N, Z) of conv0 (not in the first block), conv1 and torgb."""
         if self.first:
-            x = self.const.expand(len(ws[0]), -1, -1, -1)
+            x = self.const.expand(ws[0].shape[0], -1, -1, -1)
         else:
             x = self.conv0(x, ws[0], noise)
         x = self.conv1(x, ws[-2], noise)

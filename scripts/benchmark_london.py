@@ -9,7 +9,8 @@ neutral photo of the test persons (and of the validation persons, which stand ap
 each --detail. The edited photo, at its own size, is compared with the photo of the true smile: PSNR in the boxes of
 mouth and eyes. Sharpness and Nyquist energy are over those of the neutral photo, in the part that the model sees. A
 judge of FER2013 classifies the face (target accuracy: share classified as happy; target gain: mean increase of the
-probability). SSIM to the neutral photo stands for identity: no embedder of real persons is trained here. `figure` draws the first persons of the test part, in order.
+probability). SSIM to the neutral photo stands for identity: no embedder of real persons is trained here.
+`figure` draws the first persons of the test part, in order.
 """
 
 import argparse

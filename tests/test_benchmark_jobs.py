@@ -45,7 +45,11 @@ def test_a_failure_stops_only_the_jobs_that_need_it(tmp_path: Path) -> None:
     ]
     run_jobs(jobs, tmp_path / "logs", tmp_path)
     assert states(jobs) == ["failed", "left out", "failed", "done", "done"]
-    assert "exit code 3" in jobs[0].reason and jobs[1].reason == "needs bad" and "did not write" in jobs[2].reason
+    assert (
+        jobs[0].reason == "exit code 3, see logs/bad.log"
+        and jobs[1].reason == "needs bad"
+        and "did not write" in jobs[2].reason
+    )
     assert "reason" in (tmp_path / "logs" / "bad.log").read_text() and not (tmp_path / "never").exists()
     assert "3 failed or left out" in summary(jobs) and "bad: failed: exit code 3" in summary(jobs)
 

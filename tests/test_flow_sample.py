@@ -103,10 +103,11 @@ def test_reconstruction_is_exact(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_report_contains_baselines(runs: Path) -> None:
-    mode(runs / "labels", "report", "--draws", "2", "--n", "20")
+    torch.manual_seed(0)  # the bound of more draws is tighter on average only
+    mode(runs / "labels", "report", "--draws", "8", "--n", "20")
     found = json.loads((runs / "labels" / "pictures" / "report.json").read_text())
     assert found["same_bytes"] == 1 and found["finite_samples"] == 1 and found["largest_error"] < 1e-5
-    assert found["bits_per_dim_2_draws"] < found["bits_per_dim"] and 0 <= found["label_probe"]["accuracy"] <= 1
+    assert found["bits_per_dim_8_draws"] < found["bits_per_dim"] and 0 <= found["label_probe"]["accuracy"] <= 1
     assert set(found["density_baselines"]) >= {"independent pixels", "png", "webp lossless"}
     assert found["density_baselines"]["training faces"] == 300
 

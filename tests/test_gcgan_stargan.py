@@ -15,7 +15,6 @@ from engine.config import read_system, to_yaml
 from engine.files import atomic_text
 from gcgan.conditions import target_condition
 from gcgan.config import CONFIGS, GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
-from gcgan.monitor import failed_checks, health_metrics
 from gcgan.stargan import StarGAN, class_loss
 from losses.adversarial import gradient_penalty, r1_penalty
 from losses.targets import Request
@@ -312,30 +311,6 @@ def test_triple_consistency_compares_the_detour_with_the_straight_way():
     assert torch.equal(first, y.roll(1, 0)) and torch.equal(second, y)
     assert term.item() == pytest.approx(3 * (x_fake - detour).abs().mean().item(), rel=1e-6)
     assert build().triple_term(x, x_fake, y) == {}
-
-
-# Alarms.
-
-
-def test_alarms_say_what_is_out_of_bounds():
-    torch.manual_seed(0)
-    x = torch.randn(4, 1, 16, 16)
-    good = health_metrics(x, x, torch.tensor(0.2), torch.full((4, 1, 16, 16), 0.1))
-    assert failed_checks(good) == {} and good["sharpness"] == pytest.approx(1)
-    assert set(failed_checks(good | {"sensitivity": 0.009})) == {"sensitivity"}
-    assert "closed" in failed_checks(good | {"mask": 0.004})["mask"]
-    assert "open" in failed_checks(good | {"mask": 0.91})["mask"]
-    assert set(failed_checks(health_metrics(x, 1.3 * x, torch.tensor(0.2), None))) == {"sharpness"}  # 1.69
-
-
-def test_a_deaf_generator_is_reported_once_after_three_samplings(monkeypatch, caplog):
-    monkeypatch.setattr("gcgan.stargan.logger.propagate", True)
-    method, said = build(), []  # skip starts as the photo: no label changes anything
-    for step in range(10):
-        method.image_steps = step
-        method.eval().sample(batch())
-        said.append(sum("the label is ignored" in message for message in caplog.messages))
-    assert said == [0] * 6 + [1] * 4  # the first four of 40 steps are not checked
 
 
 # Runs.

@@ -76,7 +76,7 @@ def short_inversions(monkeypatch):
     few = Steps(starts=1, steps_w=4, steps_plus=4)
     monkeypatch.setattr(inversions.invert, "__defaults__", (few,))
     monkeypatch.setattr("interface_gan.project.STARTS_NUM", 64)
-    monkeypatch.setattr("interface_gan.editor.REFERENCE_FACES", 4)
+    monkeypatch.setattr("interface_gan.editor.Editor.num_reference", 4)
     monkeypatch.setattr("interface_gan.sample.REFERENCE_FACES", 4)
     monkeypatch.setattr(Editor, "guide", lambda self: LinearGuide())
 

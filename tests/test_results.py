@@ -67,7 +67,7 @@ def test_a_failed_method_and_missing_targets_stand_in_the_row(tmp_path: Path) ->
     write(folder, "a2f", [{"run": "c", "row": "a2f_noise", "metrics": {"leakage": 0.3}}])
     (folder / "failed.json").write_text(json.dumps({"flow": "train flow/synthetic32: exit code 2"}))
     text = tables.table(folder)
-    assert "| Glow (failed: train flow/synthetic32: exit code 2) | - |" in text and "0.100" not in text
+    assert "| Glow (failed: train flow/synthetic32: exit code 2) | - |  |" in text and "0.100" not in text
     assert "| GC-GAN (can do none of the targets) | - |" in text
     assert "| VAE (without fear) | 0.200 |" in text and "| A2F-noise | 0.300 |" in text
 

@@ -6,7 +6,7 @@ in these code spaces, so the two differ (latents/directions.py).
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,17 +84,38 @@ def encode(method: Any, faces: Any, batch_size: int = 256) -> Codes:
 
 def cached_codes(method: Any, faces: Any, fingerprint: str, run_dir: Path, split: str) -> Codes:
     """`encode(method, faces)`, cached in the run directory for these weights and data."""
-    path = run_dir / f"codes_{split}_{method.origin.step}.npz"
-    key = f"{method.origin.sha256} {fingerprint}"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as held:
-            if str(held["key"]) == key:
-                return Codes(*(torch.from_numpy(held[name]) for name in ("mu", "labels", "index")))
+    path, key = codes_path(run_dir, split, method.origin.step), codes_key(method, fingerprint)
+    if (held := read_codes(path, key)) is not None:
+        return held
     logger.info(f"encoding {len(faces)} {split} faces into {path}")
     codes = encode(method, faces)
     with atomic_write(path) as file:
         np.savez(file, mu=codes.mu.numpy(), labels=codes.labels.numpy(), index=codes.index.numpy(), key=np.array(key))
     return codes
+
+
+def codes_path(run_dir: Path, split: str, step: int) -> Path:
+    """The file of the codes of a split."""
+    return run_dir / f"codes_{split}_{step}.npz"
+
+
+def codes_key(method: Any, fingerprint: str) -> str:
+    """What codes depend on: the weights and the data."""
+    return f"{method.origin.sha256} {fingerprint}"
+
+
+def read_codes(path: Path, key: str) -> Codes | None:
+    """Codes from a file; None if it is missing or of other weights or data."""
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as held:
+            if str(held["key"]) == key:
+                return Codes(*(torch.from_numpy(held[name]) for name in ("mu", "labels", "index")))
+    return None
+
+
+def vectors_path(run_dir: Path, kind: str) -> Path:
+    """The file of the vectors of a kind."""
+    return run_dir / f"vectors_{kind}.pt"
 
 
 def fit_vectors(
@@ -202,13 +223,14 @@ def load_vectors(path: Path, sha256: str) -> AttributeVectors:
     return vectors
 
 
-def get_vectors(method: Any, run_dir: Path, kind: str, train: Codes, val: Codes) -> AttributeVectors:
-    """The run's vectors of `kind`, loaded. If missing, they are fitted and saved, with a message."""
-    path = run_dir / f"vectors_{kind}.pt"
+def get_vectors(method: Any, run_dir: Path, kind: str, train: Codes, val: Callable[[], Codes]) -> AttributeVectors:
+    """The run's vectors of `kind`, loaded. If missing, they are fitted and saved, with a message; only then are the
+    codes of the validation faces made."""
+    path = vectors_path(run_dir, kind)
     if path.is_file():
         return load_vectors(path, method.origin.sha256)
     logger.info(f"no {path} yet: fitting the {kind} vectors")
-    vectors = fit_vectors(train, val, method.meta, kind, provenance_of(method))
+    vectors = fit_vectors(train, val(), method.meta, kind, provenance_of(method))
     save_fields(vectors, path)
     return vectors
 

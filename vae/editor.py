@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from editing.subjects import Code, Subjects
 from engine.files import sha256
 from evaluation.manifest import weights_sha256
 from latents.paths import lerp, slerp
-from vae.attributes import Codes, cached_codes, get_vectors
+from vae.attributes import Codes, cached_codes, codes_key, codes_path, get_vectors, read_codes, vectors_path
 from vae.config import Config
 from vae.latent_editor import MATCH, NUM_NEIGHBORS, LatentEditor
 from vae.prior import Mixture, fit_mixture
@@ -37,6 +38,7 @@ class Editor(editor.Editor):
     """Codes {z (N, Z)}."""
 
     config_class, method_class, options_class = Config, BetaVAE, Options
+    training_only = ("encoder.", "decoder.", "feature_net.", "discriminator.", "prior_noise")
     method: BetaVAE
     options: Options
 
@@ -72,19 +74,28 @@ class Editor(editor.Editor):
         return {"own features": weights_sha256(self.method.feature_net)} if w.features == "own" else {}
 
     def training_codes(self, split: str = "train") -> Codes:
-        """Codes and labels of a whole split, cached in the run directory."""
+        """Codes and labels of a whole split, cached in the run directory. Cached codes need no data set."""
+        path = codes_path(self.run_dir, split, self.method.origin.step)
+        held = read_codes(path, codes_key(self.method, self.meta["fingerprint"]))
+        if held is not None and self.data_root is None:
+            return held
         return cached_codes(self.method, self.split(split), self.faces.meta["fingerprint"], self.run_dir, split)
 
     def latent_editor(self, kind: str) -> LatentEditor:
         """The `LatentEditor` of `kind`, with the run's codes and vectors, which are made if missing."""
-        train, val = self.training_codes("train"), self.training_codes("val")
-        vectors = get_vectors(self.method, self.run_dir, kind if kind in ("mean", "balanced") else "ols", train, val)
+        train, fit = self.training_codes("train"), kind if kind in ("mean", "balanced") else "ols"
+        vectors = get_vectors(self.method, self.run_dir, fit, train, lambda: self.training_codes("val"))
         keep = parse_names(self.options.keep, self.classes, self.attributes)
         return LatentEditor(train, vectors, self.meta, kind, self.options.num_neighbors, self.options.match, keep)
 
     @cached_property
     def mixture(self) -> Mixture:
         return fit_mixture(self.training_codes("train").mu)
+
+    def fitted(self) -> list[Path]:
+        """The training codes, and the vectors that scores and default edits use."""
+        self.latent_editor("ols")
+        return [codes_path(self.run_dir, "train", self.method.origin.step), vectors_path(self.run_dir, "ols")]
 
     def facts(self, request: Request | None = None) -> dict[str, Any]:
         return super().facts(request) | {"kind": self.options.kind}
