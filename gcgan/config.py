@@ -78,7 +78,7 @@ class GeometryLossConfig(LossConfig):
 
     lambda_cycle: float = 10.0  # unpaired: L1 of the fake led back by the own code
     pairs: Literal["auto", "paired", "unpaired"] = "auto"  # paired: x_target is another photo of the person
-    lambda_pixel: float = 10.0  # paired: L1 against the person's own photo with the target expression
+    lambda_pixel: float = 100.0  # paired: squared error against the person's own photo with the target expression
     lambda_geometry: float = 1.0  # squared distance of the fake's code (of the critic's landmarks) to the target
     lambda_landmarks: float = 10.0  # squared error of the critic's landmarks on real faces
     geometry_steps: int = 1000  # first steps, which teach the landmarks' codes alone

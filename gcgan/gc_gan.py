@@ -82,8 +82,9 @@ class GCGAN(StarGAN):
         #    or the way back (unpaired).
         terms = self.adversarial_terms(x_fake, target.y)
         terms["geometry"] = w.lambda_geometry * self.geometry_error(x_fake, target.z)
-        if self.cfg.paired:
-            terms["pixel"] = w.lambda_pixel * self.distance(x_fake, target.x_match, rows["pair_landmarks"])
+        if self.cfg.paired:  # squared: from x_fake = x, where `skip` starts, L1 never leaves (README, departures)
+            error = self.distance(x_fake, target.x_match, rows["pair_landmarks"], power=2)
+            terms["pixel"] = w.lambda_pixel * error
         else:
             terms |= self.cycle_terms(x, self.code(points).detach(), x_fake, points)
         terms |= self.triple_term(x, x_fake, target.z)

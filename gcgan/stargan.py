@@ -211,9 +211,10 @@ class StarGAN(Method):
         detour = self.generator(self.generator(x, c_target.roll(1, 0)), c_target)
         return {"triple": self.cfg.loss.lambda_triple * (x_fake - detour).abs().mean()}
 
-    def distance(self, x_hat: Tensor, x: Tensor, points: Tensor | None) -> Tensor:
-        """Mean L1 of pictures (N, C, H, H), with more weight at eyes and mouth by `lambda_face`. points: (N, P, 2)."""
-        error, lambda_face = (x_hat - x).abs(), self.cfg.loss.lambda_face
+    def distance(self, x_hat: Tensor, x: Tensor, points: Tensor | None, power: int = 1) -> Tensor:
+        """Mean |x_hat - x|^power of pictures (N, C, H, H), more weight at eyes and mouth by `lambda_face`. points:
+        (N, P, 2)."""
+        error, lambda_face = (x_hat - x).abs().pow(power), self.cfg.loss.lambda_face
         if lambda_face:
             error = error * face_weight(x.shape[-1], lambda_face, points, self.boxes).to(error)
         return error.mean()
