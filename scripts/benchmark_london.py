@@ -229,14 +229,13 @@ def record(args: argparse.Namespace, argv: list[str] | None) -> dict:
 def origin_of(editor: Editor, run: Path, method: str, detail: str) -> dict:
     """Row, weights and cost of a run."""
     launch = json.loads((run / "environment.json").read_text(encoding="utf-8"))[-1]
-    origin, seconds = editor.method.origin, launch.get("cpu_seconds")
+    origin = editor.method.origin
     return {
         "row": f"{method}, {detail}",
         "run": str(run),
         "step": origin.step,
         "sha256": origin.sha256,
         "seed": launch.get("seed"),
-        "cpu_minutes": round(seconds / 60, 1) if seconds else None,
     }
 
 
