@@ -107,7 +107,7 @@ def test_baselines_know_the_answer_and_a_run_is_measured(folder: Path, run: str,
     assert [r["row"] for r in toy["runs"]] == ["toy, warp", "toy, blend", "toy, decode"]
     warp, blend, decode = (r["metrics"] for r in toy["runs"])
     assert decode["sharpness"] < blend["sharpness"] < 1.2 and warp["SSIM to source"] < 1
-    assert toy["runs"][0]["cpu_minutes"] == 1.5 and toy["protocol"]["persons"] == {"val": 1, "test": 2}
+    assert toy["protocol"]["persons"] == {"val": 1, "test": 2}
     assert toy["runs"][0]["metrics_val"].keys() == warp.keys()
 
 
