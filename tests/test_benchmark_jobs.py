@@ -101,8 +101,10 @@ def test_an_interrupt_stops_the_commands_in_order(tmp_path: Path, number: signal
         time.sleep(60)
     """
     main = f"""
+        import signal
         from pathlib import Path
         from benchmarks.jobs import Job, run_jobs
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         folder = Path({str(tmp_path)!r})
         train = [{sys.executable!r}, "-c", (folder / "train.py").read_text()]
         jobs = [Job("train", train), Job("next", ["true"], needs=("train",))]

@@ -136,7 +136,7 @@ def test_faces_by_name(toy: Toy, photo: str) -> None:
         (["test:20"], "expected test:0 to test:19"),
         (["test:x"], "expected a number after 'test:'"),
         (["seed:-1"], "expected a number after 'seed:'"),
-        (["missing.png"], "missing.png: no such photo"),
+        (["missing.png"], "missing.png: this file does not exist"),
         (["a.png", "b.png"], "no photo could be used:\n  a.png.*\n  b.png"),
     ],
 )

