@@ -69,6 +69,10 @@ def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace)
     editor = open_editor(run, device=args.device)
     request = editor.parse(args.attr)
     faces = editor.subjects(photos, args.eyes, args.source)
+    if bad := [face for face, photo in zip(faces.names, faces.photos, strict=True) if photo is None]:
+        raise UserError(
+            f"{bad[0]}: this is not a photo; `python FAMILY/sample.py edit {bad[0]} --run-dir {run}` edits it"
+        )
     details = [detail_of(args.detail, photo, "blend") for photo in faces.photos]
     suffixes = [photo_suffix(photo, detail) for photo, detail in zip(faces.photos, details, strict=True)]
     paths = unique_paths(args.out, name, list(zip(faces.names, suffixes, strict=True)))
