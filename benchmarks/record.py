@@ -39,8 +39,8 @@ def metric_facts(metrics: list[Metric], names: dict[str, str]) -> dict[str, dict
     return {"metrics": {name: m.value for name, m in kept.items()}, "n": {name: m.n for name, m in kept.items()}}
 
 
-def run_facts(run: Path) -> dict[str, Any]:
-    """Seed, command, commit and CPU time of a training; of a chain the CPU time of all its runs.
+def last_launch(run: Path) -> dict[str, Any]:
+    """The last launch of a run: family, command, commit, seed, CPU time.
 
     Raises:
         UserError: not a run directory.
@@ -48,7 +48,16 @@ def run_facts(run: Path) -> dict[str, Any]:
     path = run / "environment.json"
     if not path.is_file():
         raise UserError(f"{run}: is not a run directory ({path.name} is missing); train.py makes one")
-    launch = json.loads(path.read_text(encoding="utf-8"))[-1]
+    return json.loads(path.read_text(encoding="utf-8"))[-1]
+
+
+def run_facts(run: Path) -> dict[str, Any]:
+    """Seed, command, commit and CPU time of a training; of a chain the CPU time of all its runs.
+
+    Raises:
+        UserError: not a run directory.
+    """
+    launch = last_launch(run)
     seconds = [cpu_seconds(each) for each in chain_of(run)]
     return {
         "run": str(run),

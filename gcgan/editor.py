@@ -152,6 +152,12 @@ class StarGANEditor(Editor):
         return labels
 
 
+def landmarks_of(batch: dict[str, Tensor]) -> Tensor:
+    """Landmarks (N, 68, 2) of a batch; NaN where the batch has none."""
+    x = batch["image"]
+    return batch.get("landmarks", torch.full((len(x), NUM_POINTS, 2), torch.nan, device=x.device))
+
+
 @dataclass(frozen=True)
 class LandmarkOptions:
     """Whose landmarks."""
@@ -253,9 +259,7 @@ class GCGANEditor(LandmarkEditor):
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
         x, critic = batch["image"], self.method.critic
-        points = batch.get("landmarks")
-        if points is None:
-            points = torch.full((len(x), NUM_POINTS, 2), torch.nan, device=x.device)
+        points = landmarks_of(batch)
         known = points.isfinite().all(2).all(1)
         if not known.all():
             found = critic.landmarks(critic.features(x))
@@ -302,9 +306,7 @@ class PaperEditor(LandmarkEditor):
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
         x, critic = batch["image"], self.method.critic
-        points = batch.get("landmarks")
-        if points is None:
-            points = torch.full((len(x), NUM_POINTS, 2), torch.nan, device=x.device)
+        points = landmarks_of(batch)
         known = points.isfinite().all(2).all(1)[:, None]
         own = self.method.code(points.nan_to_num())
         if not known.all():

@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from benchmarks.record import last_launch
 from data.labels import label_names
 from editing.editor import TYPICAL_LIMIT, Editor
 from editing.release import LIMIT, SUFFIX, Packed, pack, read_about, unpacked
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-mb", type=float, default=LIMIT / 2**20, help="largest size of the file in MiB")
     args = parser.parse_args(argv)
     with exit_on_user_error():
-        launch = read_launch(args.run)
+        family = "evaluation" if is_classifier(args.run) else family_of(args.run)
+        launch = last_launch(args.run) | {"family": family}
         if (
             json.loads((args.run / "meta.json").read_text(encoding="utf-8"))["dataset"] != "synthetic"
             and not args.credit
@@ -68,19 +70,6 @@ def main(argv: list[str] | None = None) -> None:
         card = model_card(packed, args.run, launch, rounding, args.credit)
         atomic_text(path.with_suffix(".md"), card)
         print(f"wrote {path} ({packed.size / 2**20:.2f} MiB, {' and '.join(forms(packed))}) and its card\n{rounding}")
-
-
-def read_launch(run: Path) -> dict:
-    """The last launch of a run: family, command, commit, seed, CPU time.
-
-    Raises:
-        UserError: not a run directory.
-    """
-    path = run / "environment.json"
-    if not path.is_file():
-        raise UserError(f"{run}: is not a run directory (environment.json is missing); train.py makes one")
-    launch = json.loads(path.read_text(encoding="utf-8"))[-1]
-    return launch | {"family": "evaluation" if is_classifier(run) else family_of(run)}
 
 
 def is_classifier(run: Path) -> bool:

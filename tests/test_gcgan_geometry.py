@@ -205,6 +205,9 @@ def test_landmarks_are_taught_alone_and_then_held(pair):
     assert names == {"generator", "critic"}
     assert torch.allclose(method.class_codes.norm(dim=1), torch.ones(7), atol=1e-5)
     assert ("G/pixel" in logs) == pair and ("G/cycle" in logs) != pair
+    if pair:  # `skip` starts at x_fake = x; squared, since L1 would never leave it
+        change = (batch["image"] - batch["pair_image"]).square().mean()
+        assert torch.allclose(logs["G/pixel"], method.cfg.loss.lambda_pixel * change, rtol=1e-4)
     codes = method.class_codes.clone()
     moved(method, 5, batch)
     assert torch.equal(codes, method.class_codes)
