@@ -29,14 +29,18 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float) -> None:
         """ema <- decay ema + (1 - decay) module for parameters and float buffers. Integer buffers are copied."""
-        average, current = self.module.state_dict(), module.state_dict()
-        floats = [k for k, v in average.items() if v.is_floating_point()]
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            [average[k] for k in floats], [current[k] for k in floats], 1 - decay
-        )
-        for key in average.keys() - set(floats):
-            average[key].copy_(current[key])
+        average, current = _weights(self.module), _weights(module)  # not `state_dict`, which copies hundreds of entries
+        floats = [pair for pair in zip(average, current, strict=True) if pair[0].is_floating_point()]
+        torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - decay)  # pyright: ignore
+        for old, new in zip(average, current, strict=True):
+            if not old.is_floating_point():
+                old.copy_(new)
 
     def reset(self, module: nn.Module) -> None:
         """ema <- module. Used after a warm start, which replaces the random initial weights."""
         self.module.load_state_dict(module.state_dict())
+
+
+def _weights(module: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers, in the same order for copies of a module."""
+    return [*module.parameters(), *module.buffers()]

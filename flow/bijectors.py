@@ -16,9 +16,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine import fp32
+from flow.composed import (
+    LOG_SCALE,
+    Composed,
+    Network,
+    StepWeights,
+    border_conv,
+    border_plane,
+    border_taps,
+    compose,
+    compose_convs,
+    compose_networks,
+    inverse_mixing,
+    inverse_weights,
+    mix,
+    mixing_weights,
+)
 from flow.config import ModelConfig
 
-LOG_SCALE = 3.0  # factor on log-scales in actnorm and last convolutions, as in openai/glow: a higher learning rate
 MIN_STD = 1e-3  # least deviation that actnorm divides by; a constant channel would explode
 MeanFn = Callable[[Tensor], Tensor]  # averages a tensor over ranks
 
@@ -87,26 +102,13 @@ class InvertibleConv1x1(nn.Module):
         self.lower, self.upper = nn.Parameter(lower.float()), nn.Parameter(upper.float())
         self.log_s = nn.Parameter(log_s.float())
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """L and U, (C, C) each."""
-        eye = torch.eye(self.channels, dtype=self.lower.dtype, device=self.lower.device)
-        return self.lower.tril(-1) + eye, self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
-
     def weight(self) -> Tensor:
         """W (C, C)."""
-        if self.kind == "shuffle":
-            return torch.eye(self.channels, device=self.order.device)[self.order]
-        lower, upper = self.factors()
-        return (lower @ upper)[self.order]
+        return mixing_weights([self])[0]
 
     def inverse_weight(self) -> Tensor:
-        """W^-1 (C, C) in float64, by triangular solves; this needs no synchronisation with the GPU."""
-        if self.kind == "shuffle":
-            return self.weight().double().T
-        lower, upper = (factor.double() for factor in self.factors())
-        eye = torch.eye(self.channels, dtype=torch.float64, device=lower.device)
-        half = torch.linalg.solve_triangular(lower, eye, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, half, upper=True)[:, self.order]
+        """W^-1 (C, C) in float64."""
+        return inverse_weights([self])[0]
 
     def log_det(self) -> Tensor | float:
         """log |det W|, of one position."""
@@ -130,11 +132,6 @@ def factorise(w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return p.argmax(1), lower, upper.triu(1), diagonal.sign(), diagonal.abs().log()
 
 
-def mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W x + b over the channels of x (N, C, h, w), as a product of channels-last rows. Faster than a convolution."""
-    return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-
-
 class EdgeConv(nn.Module):
     """(conv(x) + b) exp(3 g): a convolution with a learned border, and the actnorm that follows it.
 
@@ -152,22 +149,15 @@ class EdgeConv(nn.Module):
         self.b, self.g = nn.Parameter(torch.zeros(outputs)), nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.exp(LOG_SCALE * self.g)  # (O,), folded into the weights: one pass over the image
-        weight = self.weight * scale[:, None, None, None]
-        out = F.conv2d(x, weight, self.b * scale, padding=self.kernel // 2)
-        if self.edge is not None:
-            out += self.border(x, scale)
-        return out
+        weight, bias = compose_convs([self])
+        if self.edge is None:
+            return F.conv2d(x, weight[0], bias[0])
+        return border_conv(x, weight[0], bias[0], border_taps(*x.shape[2:], self.b))
 
     def constant(self, x: Tensor) -> Tensor:
         """The output for an input of zeros with any number of channels: (1, O, h, w)."""
-        scale = torch.exp(LOG_SCALE * self.g)
-        return self.border(x, scale) + (self.b * scale)[:, None, None]
-
-    def border(self, x: Tensor, scale: Tensor) -> Tensor:
-        """The contribution of the padding, (1, O, h, w)."""
-        ring = F.pad(x.new_zeros(1, 1, *x.shape[2:], dtype=self.edge.dtype), (1, 1, 1, 1), value=1.0)
-        return F.conv2d(ring, self.edge * scale[:, None, None, None])
+        h, w = x.shape[2:]
+        return border_plane(compose_convs([self])[1][0], border_taps(h, w, self.b), h, w)[None]
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mean: MeanFn) -> None:
@@ -184,7 +174,8 @@ class EdgeConv(nn.Module):
 class Coupling(nn.Module):
     """x = [a, b] -> [a, (b + t) e^s]. A network computes (t, s) from a and the condition planes.
 
-    Paper: "Density estimation using Real NVP", https://arxiv.org/abs/1605.08803, eq. 7.
+    Paper: "Density estimation using Real NVP", https://arxiv.org/abs/1605.08803, eq. 7. The methods that take `network`
+    and `taps` use composed weights (`composed.Network`).
     """
 
     def __init__(self, channels: int, planes: int, cfg: ModelConfig) -> None:
@@ -199,45 +190,55 @@ class Coupling(nn.Module):
             ]
         )
 
-    def shift_scale(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def shift_scale(
+        self, a: Tensor, planes: Tensor | None, network: Network, taps: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """t and s, of b's shape and a's type. s is None for an additive coupling. One evaluation of the network."""
-        with _network_precision(a):
-            return self.network_output(a, planes)
-
-    def network_output(self, a: Tensor, planes: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`shift_scale` in the current precision."""
-        first, second, last = self.net
         h = a if planes is None else torch.cat([a, planes], 1)
-        out = last(F.relu(second(F.relu(first(h))))).to(a.dtype)
+        h = border_conv(h, network.first, network.first_border, taps).relu_()
+        h = mix(h, network.second, network.second_bias).relu_()
+        out = border_conv(h, network.last, network.last_border, taps).to(a.dtype)
         if self.additive:
             return out, None
-        return out[:, 0::2], self.log_scale(out[:, 1::2])
+        t, r = out.chunk(2, 1)
+        return t, self.log_scale(r)
 
     def log_scale(self, r: Tensor) -> Tensor:
         """s(r). `tanh`: within +-alpha. `sigmoid2`: below 0 and unbounded, so the inverse may explode."""
-        if self.kind == "tanh":
-            return self.bound * torch.tanh(r / self.bound)
-        return F.logsigmoid(r + 2)
+        if self.kind == "sigmoid2":
+            return F.logsigmoid(r + 2)
+        return torch.tanh(r) if self.bound == 1 else self.bound * torch.tanh(r / self.bound)
+
+    def apply_network(
+        self, x: Tensor, planes: Tensor | None, network: Network, taps: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """x -> y, and its log-determinant (N,); None for an additive coupling, whose log-determinant is 0."""
+        a, b = x.chunk(2, 1)
+        t, s = self.shift_scale(a, planes, network, taps)
+        if s is None:
+            return torch.cat([a, b + t], 1), None
+        return torch.cat([a, (b + t) * s.exp()], 1), s.sum((1, 2, 3))
+
+    def invert_network(self, y: Tensor, planes: Tensor | None, network: Network, taps: Tensor) -> Tensor:
+        """y -> x: b e^-s - t."""
+        a, b = y.chunk(2, 1)
+        t, s = self.shift_scale(a, planes, network, taps)
+        return torch.cat([a, b - t if s is None else b * (-s).exp() - t], 1)
+
+    def composed(self, x: Tensor) -> tuple[Network, Tensor]:
+        """Network and taps for inputs of x's size."""
+        with fp32():
+            return compose_networks([self])[0], border_taps(*x.shape[2:], self.net[0].b)
 
     def forward(self, x: Tensor, planes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        a, b = x.chunk(2, 1)
-        b, log_det = self.transform(b, *self.shift_scale(a, planes))
-        return torch.cat([a, b], 1), log_det
-
-    def transform(self, b: Tensor, t: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(b + t) e^s and its log-determinant."""
-        if s is None:
-            return b + t, b.new_zeros(len(b))
-        return (b + t) * s.exp(), s.sum((1, 2, 3))
+        with network_precision(x):
+            y, log_det = self.apply_network(x, planes, *self.composed(x))
+        return y, x.new_zeros(len(x)) if log_det is None else log_det
 
     def inverse(self, y: Tensor, planes: Tensor | None = None) -> Tensor:
         """y (N, C, h, w) -> x under the same label planes (N, E, h, w)."""
-        a, b = y.chunk(2, 1)
-        return torch.cat([a, self.inverse_transform(b, *self.shift_scale(a, planes))], 1)
-
-    def inverse_transform(self, b: Tensor, t: Tensor, s: Tensor | None) -> Tensor:
-        """b e^-s - t."""
-        return b - t if s is None else b * (-s).exp() - t
+        with network_precision(y):
+            return self.invert_network(y, planes, *self.composed(y))
 
     @torch.no_grad()
     def initialise(self, x: Tensor, planes: Tensor | None, mean: MeanFn) -> None:
@@ -251,70 +252,72 @@ class Coupling(nn.Module):
 
 
 class Step(nn.Module):
-    """One step of flow: actnorm, 1x1 convolution, coupling. Actnorm and 1x1 are one matrix product."""
+    """One step of flow: actnorm, 1x1 convolution, coupling. Actnorm and 1x1 are one matrix product.
+
+    A level applies its steps with weights that it composes for all of them (`apply_weights`, `invert_weights`).
+    `forward` and `inverse` do the same for one step alone.
+    """
 
     def __init__(self, channels: int, planes: int, cfg: ModelConfig) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
         self.conv = InvertibleConv1x1(channels, cfg.permutation)
         self.coupling = Coupling(channels, planes, cfg)
-        self._inverse: tuple[tuple, Tensor] | None = None
+
+    def apply_weights(
+        self, x: Tensor, planes: Tensor | None, weights: StepWeights, taps: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (N, C, h, w) -> y, and the coupling's log-determinant (N,), None if 0. The caller sets the precision."""
+        with channel_precision(x):
+            u = mix(x, weights.mixing, weights.offset)
+        return self.coupling.apply_network(u, planes, weights.network, taps)
+
+    def invert_weights(
+        self, y: Tensor, planes: Tensor | None, weights: StepWeights, taps: Tensor, inverse: Tensor
+    ) -> Tensor:
+        """y -> x. inverse (C, C): e^-3g W^-1."""
+        u = self.coupling.invert_network(y, planes, weights.network, taps)
+        with channel_precision(y):
+            return mix(u, inverse.to(u.dtype), -self.actnorm.b)
+
+    def composed(self, x: Tensor) -> Composed:
+        """Weights of this step for inputs of x's size."""
+        with fp32():
+            return compose([self], *x.shape[2:])
 
     def forward(self, x: Tensor, planes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        u, log_det = self.linear(x)
-        y, more = self.coupling(u, planes)
-        return y, log_det + more
+        composed = self.composed(x)
+        with network_precision(x):
+            y, log_det = self.apply_weights(x, planes, composed.steps[0], composed.taps)
+        return y, (composed.log_det if log_det is None else composed.log_det + log_det).expand(len(x))
 
     def inverse(self, y: Tensor, planes: Tensor | None = None) -> Tensor:
         """y (N, C, h, w) -> x under the same label planes (N, E, h, w)."""
-        return self.linear_inverse(self.coupling.inverse(y, planes))
-
-    def linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Actnorm and 1x1: W e^3g x + W e^3g b, and the log-determinant, one number for all images."""
-        with fp32():
-            return self.scaled_mixing(x)
-
-    def scaled_mixing(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`linear` in the current precision."""
-        scale, weight = self.actnorm.scale(), self.conv.weight()
-        scaled = weight.to(scale.dtype) * scale
-        log_det = x.shape[2] * x.shape[3] * (LOG_SCALE * self.actnorm.g.sum() + self.conv.log_det())
-        return mix(x, scaled, scaled @ self.actnorm.b), log_det
-
-    def linear_inverse(self, u: Tensor) -> Tensor:
-        """The inverse of `linear`."""
-        with fp32():
-            return mix(u, self.inverse_weight().to(u.dtype), -self.actnorm.b)
-
-    def inverse_weight(self) -> Tensor:
-        """e^-3g W^-1 in float64. It is solved once for each state of the weights, not in each call."""
-        if self._inverse is not None and torch.compiler.is_exporting():
-            return self._inverse[1]  # a constant of the exported graph
-        params = [*self.actnorm.parameters(), *self.conv.parameters(), *self.conv.buffers()]
-        state = tuple((p.data_ptr(), p.dtype, -1 if p.is_inference() else p._version) for p in params)
-        if self._inverse is None or self._inverse[0] != state:
-            with torch.no_grad():
-                solved = self.conv.inverse_weight() / self.actnorm.scale().double()[:, None]
-            self._inverse = (state, solved)
-        return self._inverse[1]
+        composed, inverse = self.composed(y), inverse_mixing([self.actnorm], [self.conv])[0]
+        with network_precision(y):
+            return self.invert_weights(y, planes, composed.steps[0], composed.taps, inverse)
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the three parts that run in one precision each. Steps of equal shape share the compiled code."""
-        parts = ((self, "scaled_mixing"), (self.coupling, "network_output"), (self.coupling, "transform"))
-        for owner, name in parts:
-            setattr(owner, name, torch.compile(getattr(owner, name), *args, fullgraph=True, dynamic=False, **options))
-
-    def clear_inverse(self) -> None:
-        """Drop the cached inverse. Needed after weights were loaded."""
-        self._inverse = None
+        """Compile the coupling. Its weights are arguments, so all steps of a level share the compiled code."""
+        for name in ("apply_network", "invert_network", "shift_scale"):
+            part = torch.compile(getattr(self.coupling, name), *args, fullgraph=True, dynamic=False, **options)
+            setattr(self.coupling, name, part)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, planes: Tensor | None, mean: MeanFn) -> None:
         """Data-dependent initialisation of every actnorm, from this step's input."""
         self.actnorm.initialise(x, mean)
-        self.coupling.initialise(self.linear(x)[0], planes, mean)
+        with fp32():
+            weights = self.composed(x).steps[0]
+            u = mix(x, weights.mixing, weights.offset)
+        self.coupling.initialise(u, planes, mean)
 
 
-def _network_precision(x: Tensor) -> contextlib.AbstractContextManager:
-    """The caller's autocast if there is one, else true float32."""
+def network_precision(x: Tensor) -> contextlib.AbstractContextManager:
+    """Precision of a chain of steps: the caller's autocast if there is one, else true float32."""
     return contextlib.nullcontext() if torch.is_autocast_enabled(x.device.type) else fp32()
+
+
+def channel_precision(x: Tensor) -> contextlib.AbstractContextManager:
+    """Inside `network_precision`: true float32 for products over channels."""
+    return fp32() if torch.is_autocast_enabled(x.device.type) else contextlib.nullcontext()

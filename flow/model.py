@@ -16,7 +16,7 @@ Labels y (N, K), one-hot or attribute bits, enter linearly. So any real mixture 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from engine import UserError, fp32
-from flow.bijectors import EdgeConv, MeanFn, Step, squeeze, unsqueeze
+from flow.bijectors import EdgeConv, MeanFn, Step, network_precision, squeeze, unsqueeze
+from flow.composed import Composed, compose, inverse_mixing
 from flow.config import ModelConfig
 from flow.reversible import run_reversible, run_stored
 
@@ -55,6 +56,7 @@ class Level(nn.Module):
     def __init__(self, channels: int, side: int, last: bool, num_labels: int, cfg: ModelConfig) -> None:
         super().__init__()
         self.last, self.cfg = last, cfg
+        self._kept: dict[str, tuple[list[Tensor], list[tuple], Any]] = {}  # see `kept`
         planes = cfg.num_planes
         self.steps = nn.ModuleList(Step(channels, planes, cfg) for _ in range(cfg.num_steps))
         out = channels if last else channels // 2  # channels of eps
@@ -74,16 +76,40 @@ class Level(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """Squeezed x (N, C, h, w) -> z (N, C, h, w), log-determinant (N,)."""
         x, planes = self.subtract_class_mean(x, y), self.condition_planes(x, y)
-        if self.cfg.memory == "stored" or not torch.is_grad_enabled():
-            return run_stored(self.steps, x, planes)
-        return run_reversible(self.steps, x, planes, self.cfg.anchor_every)
+        with network_precision(x):
+            if self.cfg.memory == "stored" or not torch.is_grad_enabled():
+                return run_stored(self.steps, x, planes, self.composed(*x.shape[2:]))
+            return run_reversible(self.steps, x, planes, self.cfg.anchor_every)
 
     def inverse(self, z: Tensor, y: Tensor | None) -> Tensor:
         """z (N, C, h, w) -> the squeezed x, under the same y (N, K)."""
-        planes = self.condition_planes(z, y)
-        for step in reversed(self.steps):
-            z = step.inverse(z, planes)
+        planes, composed, inverses = self.condition_planes(z, y), self.composed(*z.shape[2:]), self.inverses()
+        with network_precision(z):
+            for step, weights, inverse in zip(self.steps[::-1], composed.steps[::-1], inverses.flip(0), strict=True):
+                z = step.invert_weights(z, planes, weights, composed.taps, inverse)
         return self.subtract_class_mean(z, y, -1)
+
+    def composed(self, h: int, w: int) -> Composed:
+        """The composed weights of the steps. Without gradients they are kept until the weights change."""
+        with fp32():
+            if torch.is_grad_enabled():
+                return compose(self.steps, h, w)
+            return self.kept(f"{h} x {w}", lambda: compose(self.steps, h, w))
+
+    @torch.no_grad()
+    def inverses(self) -> Tensor:
+        """e^-3g W^-1 of each step, (K, C, C) in float64. They are kept until the weights change."""
+        parts = [step.actnorm for step in self.steps], [step.conv for step in self.steps]
+        return self.kept("inverses", lambda: inverse_mixing(*parts))
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result of `make` for the current weights of the steps."""
+        found = self._kept.get(name)
+        if found is not None and (torch.compiler.is_exporting() or found[1] == state_of(found[0])):
+            return found[2]  # in an export: a constant of the graph
+        params = list(self.steps.parameters())
+        self._kept[name] = params, state_of(params), make()
+        return self._kept[name][2]
 
     def split(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
         """(the part that the next level takes, the part that becomes eps here)."""
@@ -115,7 +141,8 @@ class Level(nn.Module):
         if not self.cfg.num_planes:
             return None
         place = self.place.expand(x.shape[0], -1, -1, -1)
-        return place + weighted_sum(y, self.planes) if self.cfg.condition == "planes" else place
+        planes = place + weighted_sum(y, self.planes) if self.cfg.condition == "planes" else place
+        return planes.contiguous(memory_format=torch.channels_last)  # as all inputs of the couplings
 
 
 class GlowFlow(nn.Module):
@@ -234,6 +261,11 @@ def weighted_sum(y: Tensor, values: Tensor) -> Tensor:
         return (y.to(values.dtype) @ values.flatten(1)).unflatten(1, values.shape[1:])
 
 
+def state_of(params: Sequence[Tensor]) -> list[tuple]:
+    """A value that differs as soon as a parameter was changed, moved or converted."""
+    return [(p.data_ptr(), p.dtype, -1 if p.is_inference() else p._version) for p in params]
+
+
 def apply_temperature(eps: Sequence[Tensor], temperature: float | Sequence[float]) -> list[Tensor]:
     """eps times a temperature: one for all levels, or one per level."""
     each = [temperature] * len(eps) if isinstance(temperature, (int, float)) else temperature
@@ -241,8 +273,7 @@ def apply_temperature(eps: Sequence[Tensor], temperature: float | Sequence[float
 
 
 def _loaded(flow: GlowFlow, keys: Any) -> None:
-    """After `load_state_dict`: restore `ready` and drop cached inverses."""
+    """After `load_state_dict`: restore `ready` and drop kept weights."""
     flow.ready = bool(flow.initialised)
     for level in flow.levels:
-        for step in level.steps:
-            step.clear_inverse()
+        level._kept.clear()

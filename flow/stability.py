@@ -75,13 +75,11 @@ def saturation(flow: GlowFlow, v: Tensor, y: Tensor | None) -> Tensor:
     x, near, count = v, v.new_zeros(()), 0
     for level in flow.levels:
         x = level.subtract_class_mean(squeeze(x), y)
-        planes = level.condition_planes(x, y)
-        for step in level.steps:
-            u, _ = step.linear(x)
-            a, b = u.chunk(2, 1)
-            t, s = step.coupling.shift_scale(a, planes)
-            if s is not None and step.coupling.kind == "tanh":
+        planes, composed = level.condition_planes(x, y), level.composed(*x.shape[2:])
+        for step, weights in zip(level.steps, composed.steps, strict=True):
+            x = step.apply_weights(x, planes, weights, composed.taps)[0]
+            if step.coupling.kind == "tanh" and not step.coupling.additive:  # the coupling does not change a
+                s = step.coupling.shift_scale(x.chunk(2, 1)[0], planes, weights.network, composed.taps)[1]
                 near, count = near + (s.abs() > 0.95 * step.coupling.bound).sum(), count + s.numel()
-            x = torch.cat([a, step.coupling.transform(b, t, s)[0]], 1)
         x = level.split(x)[0]
     return near / max(count, 1)
