@@ -27,7 +27,8 @@ class TrainConfig:
     batch_size: int = 64  # images of all ranks together; a multiple of the number of ranks
     seed: int = 0  # 0 .. 2^31 - 1
     device: str = "auto"  # auto | cpu | cuda | cuda:N; auto = cuda if there is a GPU, else cpu
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the networks; auto = bf16 on a GPU, fp32 on a CPU
+    # auto: bf16 on a GPU, fp32 on a CPU; hardware: bf16 where GPU or CPU (AMX, AVX512-BF16) multiply it, else fp32
+    precision: Literal["auto", "hardware", "fp32", "bf16"] = "auto"  # of the networks
     channels_last: bool = True  # memory format of convolutions; faster, and equal up to rounding
     compile: bool = False  # torch.compile for the networks in `Method.compilable`; takes minutes to start on a CPU
     deterministic: bool = False  # bit-equal repeats on a GPU, but slower (a CPU is always deterministic)

@@ -29,18 +29,13 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, module: nn.Module, decay: float) -> None:
         """ema <- decay ema + (1 - decay) module for parameters and float buffers. Integer buffers are copied."""
-        average, current = _weights(self.module), _weights(module)  # not `state_dict`, which copies hundreds of entries
+        # Not `state_dict`, which takes as long as the update.
+        average, current = ([*net.parameters(), *net.buffers()] for net in (self.module, module))
         floats = [pair for pair in zip(average, current, strict=True) if pair[0].is_floating_point()]
         torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - decay)  # pyright: ignore
-        for old, new in zip(average, current, strict=True):
-            if not old.is_floating_point():
-                old.copy_(new)
+        for old, new in (pair for pair in zip(average, current, strict=True) if not pair[0].is_floating_point()):
+            old.copy_(new)
 
     def reset(self, module: nn.Module) -> None:
         """ema <- module. Used after a warm start, which replaces the random initial weights."""
         self.module.load_state_dict(module.state_dict())
-
-
-def _weights(module: nn.Module) -> list[torch.Tensor]:
-    """Parameters and buffers, in the same order for copies of a module."""
-    return [*module.parameters(), *module.buffers()]

@@ -28,7 +28,7 @@ from engine.files import atomic_text
 from engine.grids import save_grid
 from engine.method import Method
 from engine.metric_logger import MetricBuffer, MetricLogger, ignore_write_errors, logger, mean_scalars, truncate_log
-from engine.precision import seed_everything, seed_of
+from engine.precision import seed_everything, seed_of, uses_bf16
 from engine.run import Run
 from engine.schedule import lr
 
@@ -88,7 +88,7 @@ def fit(run: Run, method: Method, train: BatchedDataset, val: BatchedDataset | N
     fixed_batch = (val or train).fixed(cfg.sample_size, device)
     metric_logger = MetricLogger(run.dir, run.rank == 0, state.step, cfg.total_steps, cfg.batch_size)
     method.train()
-    done = received = 0
+    done, received, bf16 = 0, 0, uses_bf16(cfg.precision, device)
     with _catch_signals() as caught, contextlib.closing(metric_logger):
         for step in range(state.step, cfg.total_steps):
             # Each step has its own seed, so that a resumed run draws the same noise.
@@ -99,7 +99,7 @@ def fit(run: Run, method: Method, train: BatchedDataset, val: BatchedDataset | N
 
             # Train for one step.
             _set_learning_rates(method, cfg, step)
-            with _autocast(cfg, device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 state.metric_buffer.add(step, method.step(batch, step))
 
             # Decide what is due after this step. All ranks decide the same.
@@ -247,14 +247,8 @@ def _lr_factor(cfg: Any, step: int, total_steps: int) -> float:
 
 def _set_learning_rates(method: Method, cfg: Any, step: int) -> None:
     factor = _lr_factor(cfg, step, cfg.total_steps)
-    for optimizer in method.optimizers.values():
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-
-def _autocast(cfg: Any, device: torch.device) -> torch.autocast:
-    bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+    for group in (g for o in method.optimizers.values() for g in o.param_groups):
+        group["lr"] = group["initial_lr"] * factor
 
 
 @contextlib.contextmanager

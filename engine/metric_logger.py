@@ -65,8 +65,7 @@ class MetricBuffer:
 
     def row(self, last_checkpoint: Any) -> dict[str, float]:
         """The mean of each key over the stored steps and over ranks. Clears the buffer."""
-        table = self.read(last_checkpoint)
-        self.rows = []
+        table, self.rows = self.read(last_checkpoint), []
         lists: dict[str, list[float]] = {}
         for scalars in table.values():
             for key, value in scalars.items():

@@ -24,6 +24,18 @@ def fp32() -> Iterator[None]:
             backend.fp32_precision = value
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether `train.precision` means bf16 for networks on this device.
+
+    `auto`: on a GPU only. `hardware`: where the processor multiplies bf16. On a CPU that needs AMX or AVX512-BF16;
+    without them bf16 is slower than fp32.
+    """
+    if precision == "hardware" and device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    known = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}
+    return known[precision] if precision in known else torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @contextlib.contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Parameters of `networks` get no gradients inside. Gradients still flow through the networks to their inputs."""

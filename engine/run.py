@@ -22,8 +22,8 @@ from engine.config import CHANGEABLE, describe, flatten, load_config, read_syste
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text, lock, sha256
 from engine.method import Origin
-from engine.metric_logger import ignore_write_errors, start_logging
-from engine.precision import seed_everything, seed_of
+from engine.metric_logger import ignore_write_errors, logger, start_logging
+from engine.precision import seed_everything, seed_of, uses_bf16
 
 
 @dataclass
@@ -72,6 +72,8 @@ def start(
             _write_environment(run_dir, cfg, device, world)
         ranks.barrier()
         start_logging(run_dir / "train.log", rank)
+        kind = "bf16" if uses_bf16(cfg.train.precision, device) else "fp32"
+        logger.info(f"device {device}, {torch.get_num_threads()} threads, networks in {kind}")
         stack.callback(logging.shutdown)
         if rank == 0:
             stack.callback(_add_cpu_seconds, run_dir)

@@ -16,8 +16,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def faces_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Packs that tests make, shared by the tests of one process."""
-    folder = tmp_path_factory.mktemp("faces_cache")
+    """Packs that tests make, shared by all tests of a run, also of parallel processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "faces_cache"
+    folder.mkdir(exist_ok=True)
     os.environ["FACES_CACHE"] = str(folder)
     return folder
 

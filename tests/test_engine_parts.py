@@ -16,7 +16,7 @@ from engine.errors import UserError
 from engine.files import atomic_dir, atomic_text, atomic_write, lock
 from engine.grids import grid_image, save_animation, save_image, to_uint8
 from engine.metric_logger import MetricBuffer, truncate_log
-from engine.precision import seed_everything, seed_of
+from engine.precision import seed_everything, seed_of, uses_bf16
 
 
 def test_lr_schedule():
@@ -44,6 +44,16 @@ def test_ema_updates_and_stays_in_evaluation_mode():
     parent.ema.reset(net)
     assert torch.equal(parent.ema.module[0].weight, net[0].weight)
     assert not any(p.requires_grad for p in parent.ema.parameters())
+
+
+@pytest.mark.parametrize(("amx", "avx512"), [(False, False), (True, False), (False, True)])
+def test_hardware_precision_is_bf16_where_the_cpu_multiplies_it(monkeypatch, amx, avx512):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    cpu = torch.device("cpu")
+    assert uses_bf16("hardware", cpu) == (amx or avx512)
+    assert uses_bf16("bf16", cpu) and not uses_bf16("fp32", cpu) and not uses_bf16("auto", cpu)
+    assert uses_bf16("auto", torch.device("cuda")) and not uses_bf16("fp32", torch.device("cuda"))
 
 
 def test_fp32_disables_autocast_and_tf32():

@@ -83,6 +83,11 @@ def straight(config) -> Path:
     return config
 
 
+def test_the_first_line_names_device_and_precision(config):
+    lines = launch(config, "short", "train.total_steps=1", "train.precision=bf16").stdout.splitlines()
+    assert lines[0] == f"device cpu, {torch.get_num_threads()} threads, networks in bf16"
+
+
 def test_a_resumed_run_equals_an_uninterrupted_run(straight):
     first = launch(straight, "resumed", "train.stop_at=23")
     assert first.returncode == 0 and final(straight, "resumed", 23)["step"] == 23

@@ -1,11 +1,13 @@
 """Reversible backpropagation: gradients equal autograd's, and memory does not grow with depth."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from flow_toy import batch, labels_for, method, small_flow
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flow import reversible
 from flow.bijectors import Coupling
@@ -128,6 +130,28 @@ def test_each_network_is_evaluated_twice_per_step(monkeypatch: pytest.MonkeyPatc
     flow = small_flow(num_steps=5, memory="reversible")
     v = torch.rand(2, 3, 8, 8, dtype=torch.float64) - 0.5
     assert counted(monkeypatch, lambda: gradients(flow, v, None)) == 2 * 2 * 5  # levels, steps, twice
+
+
+class CountOperators(TorchDispatchMode):
+    """Counts the operators that run inside."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.calls += 1
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("memory", "limit"), [("stored", 150), ("reversible", 185)])
+def test_operators_of_one_more_step_of_flow(memory: str, limit: int) -> None:
+    """Forward and backward. Weights are composed for all steps at once, so a further step adds few operators."""
+    calls = []
+    for num_steps in (2, 8):
+        flow, v = small_flow(num_levels=1, num_steps=num_steps, memory=memory), torch.rand(2, 3, 8, 8).double() - 0.5
+        with CountOperators() as counted_operators:
+            flow.encode(v).log_prob.mean().backward()
+        calls.append(counted_operators.calls)
+    assert (calls[1] - calls[0]) / 6 <= limit
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamax"])

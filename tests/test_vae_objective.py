@@ -32,6 +32,14 @@ def test_kl_decomposition_sums_to_the_kl(estimator: str) -> None:
     assert sum(parts).item() == pytest.approx(rate.item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("num_train", [16, 10_000])
+def test_weighted_estimate_of_equal_posteriors_is_zero(num_train: int) -> None:
+    """All posteriors equal the prior: no information and no correlation, whatever the number of images."""
+    z = codes(16, 5)[0]
+    parts = decompose_kl(z, torch.zeros_like(z), torch.zeros_like(z), num_train, "mws")
+    assert all(abs(part.item()) < 1e-9 for part in parts)
+
+
 def test_stratified_weights() -> None:
     weights = mss_log_weights(8, 100).exp()
     assert torch.allclose(weights.sum(1), torch.ones(8, dtype=torch.float64), atol=1e-12)

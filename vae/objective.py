@@ -20,20 +20,19 @@ def decompose_kl(
 
     Paper: "Isolating Sources of Disentanglement in Variational Autoencoders", https://arxiv.org/abs/1802.04942, eq. 2.
     The aggregate posterior q(z) is estimated from the batch. `mss`: stratified, for a batch drawn without replacement
-    from `num_train` images; MI is then at most log(num_train). `mws`: weighted. The three terms sum to
-    mean(log q(z|x) - log p(z)) exactly. Above `chunk` elements the table is computed in slices of Z, and again in the
-    backward pass. Needs 2 <= B <= num_train.
+    from `num_train` images; MI is then at most log(num_train). `mws`: weighted, without constants in log(num_train);
+    MI is then at most log(B). The three terms sum to mean(log q(z|x) - log p(z)) exactly. Above `chunk` elements the
+    table is computed in slices of Z, and again in the backward pass. Needs 2 <= B <= num_train.
     """
     batch, latent_dim = z.shape
     assert 2 <= batch <= num_train, f"a batch of {batch} of {num_train} images: the total correlation needs 2 <= B <= N"
     dtype = torch.promote_types(z.dtype, torch.float32)
     z, mu, logvar = z.to(dtype), mu.to(dtype), logvar.to(dtype)
     if estimator == "mss":
-        log_weight = mss_log_weights(batch, num_train).to(
-            z
-        )  # (B, B), added once to the joint and once to each marginal
-    else:
-        log_weight = z.new_full((batch, batch), -math.log(num_train * batch))
+        # (B, B), added once to the joint and once to each marginal
+        log_weight = mss_log_weights(batch, num_train).to(z)
+    else:  # the paper's 1 / (N B) would add the constant (Z - 1) ln N to the total correlation; no gradient changes
+        log_weight = z.new_full((batch, batch), -math.log(batch))
 
     def densities(part: slice) -> tuple[Tensor, Tensor]:
         a = log_density(z[:, None, part], mu[None, :, part], logvar[None, :, part])  # (B, B, z)

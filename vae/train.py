@@ -106,11 +106,11 @@ class BetaVAE(Method):
             weight = face_weight(x.shape[-1], w.lambda_face, batch["landmarks"], self.boxes, w.face_grow)
         elif w.lambda_face:
             weight = self.mean_weight
-        if w.pixel == "bernoulli":  # minus the entropy of x01, so that the minimum is 0
-            x01 = (x + 1) / 2
-            entropy = -(torch.xlogy(x01, x01) + torch.xlogy(1 - x01, 1 - x01))
-            error = F.binary_cross_entropy_with_logits(logits, x01, reduction="none") - entropy
-            return (error if weight is None else error * weight).sum() / len(x)
+        if w.pixel == "bernoulli":  # the minimum is the entropy of the pixels, a constant
+            if weight is None:
+                return F.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="sum") / len(x)
+            error = F.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="none")
+            return (error * weight).sum() / len(x)
         if w.sigma is None:
             log_sigma2 = batch_log_sigma2(x, x_hat, weight, mean_over_ranks)
             self.log_sigma2.lerp_(log_sigma2, 0.01)
