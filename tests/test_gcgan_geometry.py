@@ -1,6 +1,7 @@
 """Landmarks as shapes and codes: alignment, contrast, what codes know with and without each part; GC-GAN's step."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from losses.contrastive import pair_margin
 from tests.same import equal
 
 
+@functools.cache
 def drawn(n: int, split: str = "train") -> tuple[Tensor, Tensor, Tensor]:
     """Points (n, 68, 2), labels and persons of drawn faces in pairs: row i ^ 1 is of the same take."""
     f = factors_of(n, split)
@@ -31,6 +33,7 @@ def drawn(n: int, split: str = "train") -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(synthetic.landmarks(f)), torch.from_numpy(f["expr"].astype(np.int64)), person
 
 
+@functools.cache
 def factors_of(n: int, split: str = "train") -> dict[str, np.ndarray]:
     """Factors of n drawn faces in pairs."""
     sizes = {"num_train": 6000, "num_val": 600, "num_test": 600}
