@@ -62,6 +62,9 @@ class Generator(nn.Module):
     output tanh: tanh(C), the reference. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x with m the sigmoid of a
     second convolution (GANimation, 1807.09251). warp: mask with x moved by a flow, so that the photo's own pixels can
     go elsewhere. C of skip and the flow are 0 at first, and warp's m is small: the picture starts as the photo.
+
+    skip and warp have one more convolution, of the last features and x: InstanceNorm takes the photo's brightness and
+    hue out of the features, but what replaces an old mouth must have the colour of this skin.
     """
 
     def __init__(self, channels: int, cond_dim: int, cfg: ModelConfig) -> None:
@@ -75,6 +78,7 @@ class Generator(nn.Module):
         self.down_norms = nn.ModuleList(norm(n, cond_dim) for n in (d, 2 * d, 4 * d))
         self.blocks = nn.ModuleList(ResidualBlock(4 * d, norm, cond_dim) for _ in range(cfg.blocks))
         self.up_norms = nn.ModuleList(norm(n, cond_dim) for n in (2 * d, d))
+        self.join = nn.Conv2d(d + channels, d, 3, 1, 1) if self.output in ("skip", "warp") else None
         self.out = nn.Conv2d(d, channels, 7, 1, 3, bias=False)
         if self.output == "skip":
             nn.init.zeros_(self.out.weight)
@@ -100,6 +104,8 @@ class Generator(nn.Module):
             h = block(h, c)  # (N, 256, 32, 32)
         for conv, norm in zip(self.up, self.up_norms, strict=True):
             h = F.relu(norm(conv(h), c))  # (N, 128, 64, 64), (N, 64, 128, 128)
+        if self.join is not None:
+            h = F.relu(self.join(torch.cat([h, x.to(h.dtype)], 1)))  # (N, 64, 128, 128)
         x_fake, m = self.compose(x, h)
         return (x_fake, m) if with_mask else x_fake
 
