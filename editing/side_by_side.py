@@ -199,10 +199,11 @@ def cut_face(picture: Image.Image, aligned: AlignedFace) -> Image.Image:
 
 
 def beside(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size beside each other."""
-    sheet = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i * picture.width, 0))
+    """Pictures of one height beside each other."""
+    sheet, left = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height)), 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
     return sheet
 
 

@@ -524,20 +524,8 @@ def test_an_export_of_edits_holds_sources_and_ground_truth(toy: Toy, tmp_path: P
     assert np.abs(pixels(out / own.truth).astype(int) - pixels(out / own.source)).max() <= 1
     assert own.source_index.startswith("synthetic:test:")
     assert read_export(out)["base"] == "reconstruction" and read_export(out)["kind"] == "bright"
-    call(
-        tmp_path,
-        "export",
-        "--what",
-        "edit",
-        "--n",
-        "2",
-        "--attr",
-        "happy",
-        "--detail",
-        "blend",
-        "--out",
-        str(out / "b"),
-    )
+    words = ("--n", "2", "--attr", "happy", "--detail", "blend", "--out", str(out / "b"))
+    call(tmp_path, "export", "--what", "edit", *words)
     assert read_export(out / "b")["base"] == "source"
 
 

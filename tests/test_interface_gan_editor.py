@@ -164,9 +164,6 @@ def test_a_run_without_boundaries_names_the_fit_command(run, tmp_path):
         ["project", "--n", "2"],
         ["edit", "--attr", "Smiling=flip", "--n", "2", "--detail", "decode"],
         ["edit", "seed:3", "--attr", "Smiling=1", "--move", "transport"],
-        ["slider", "seed:3", "--attr", "Male=+1.0"],
-        ["draw", "--n", "4", "--attr", "Smiling=1"],
-        ["interpolate", "seed:1", "seed:2", "--n", "3"],
     ],
 )
 def test_every_mode_writes_its_files(words, run, tmp_path):
