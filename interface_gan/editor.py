@@ -19,6 +19,7 @@ from evaluation import classifier
 from interface_gan.boundary import Boundaries, boundaries_path, load_boundaries
 from interface_gan.codes import Stats, draw_z, map_z
 from interface_gan.config import Config
+from interface_gan.encoder import EncoderMethod, load_encoder
 from interface_gan.inversions import invert
 from interface_gan.plan import Plan, Samples, plan
 from interface_gan.score import log_odds, read_images, read_scores
@@ -155,11 +156,17 @@ class Editor(editor.Editor):
         """The distribution of w."""
         return Stats.of(self.generator)
 
+    @cached_property
+    def encoder(self) -> EncoderMethod | None:
+        """The encoder in the run directory, if one was trained."""
+        return load_encoder(self.run_dir, self.method.origin.sha256, self.device)
+
     def inverted(self, x: Tensor) -> Tensor:
         """ws (N, L, Z) of faces, inverted with the discriminator's features and cached in the run directory."""
         folder, weights = self.cache_dir / "inversions", self.method.origin.sha256
         folder.mkdir(exist_ok=True)
-        return invert(self.generator, self.method.discriminator.features, self.stats, x, folder, weights)
+        maps = self.method.discriminator.features
+        return invert(self.generator, maps, self.stats, x, folder, weights, self.encoder)
 
     def boundaries(self, space: str) -> Boundaries:
         """The run's boundaries in a space, fitted by the estimator of the options."""
