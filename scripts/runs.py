@@ -7,7 +7,6 @@ name, steps done, total steps, steps per second, and the last value of each key.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pandas as pd
 import yaml
 
 from engine.errors import UserError, exit_on_user_error
+from engine.metric_logger import read_log
 
 NUM_SHOWN = 6  # metrics per run without --keys
 TIMING = ("steps_per_s", "images_per_s")
@@ -30,21 +30,6 @@ def find_runs(folders: list[Path]) -> list[Path]:
     if not found:
         raise UserError(f"{', '.join(map(str, folders))}: no run directory here; train.py makes one")
     return sorted(found)
-
-
-def read_log(run: Path) -> pd.DataFrame:
-    """The numbers of log.jsonl, one row per logged step, NaN = not logged. Damaged lines are reported and left out."""
-    rows, path = [], run / "log.jsonl"
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append({key: value for key, value in row.items() if isinstance(value, (int, float))})
-        else:
-            print(f"note: {path}: a damaged line is left out", file=sys.stderr)
-    return pd.DataFrame(rows, columns=None if rows else ["step"])
 
 
 def total_steps(run: Path) -> str:
