@@ -33,7 +33,7 @@ class ConditionalInstanceNorm(nn.Module):
 
 
 class PlainInstanceNorm(nn.InstanceNorm2d):
-    """The reference code's: affine, and deaf to the condition."""
+    """InstanceNorm of the reference code: affine; it ignores the condition."""
 
     def __init__(self, channels: int, cond_dim: int) -> None:
         super().__init__(channels, affine=True)
