@@ -1,4 +1,4 @@
-"""Every option of the three systems. Weights have no unit. The L1 of images is a mean over pixels, channels and batch."""
+"""Options of the three systems. Weights have no unit. The L1 of images is a mean over pixels, channels and batch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,9 +14,7 @@ class ModelConfig:
     """Generator and critic."""
 
     conditioning: Literal["cin", "planes"] = "cin"  # cin: scale and shift of each InstanceNorm; planes: channels of x
-    output: Literal["skip", "warp", "mask", "tanh"] = (
-        "skip"  # how x_fake is computed from x and the features (model.py)
-    )
+    output: Literal["skip", "warp", "mask", "tanh"] = "skip"  # how x_fake is made from x and the features (model.py)
     width: int = 64  # channels of the generator's first layer, >= 4
     blocks: int = 6  # residual blocks at a quarter of the side, >= 1
     critic: Literal["class+projection", "class", "planes+projection"] = "class+projection"  # input of the label
@@ -45,9 +43,7 @@ class LossConfig:
     """Weights of the terms; 0 switches a term off."""
 
     gan: Literal["logistic", "wgan"] = "logistic"  # logistic with R1, or wgan with the gradient penalty
-    gamma_r1: float = (
-        0.05  # weight of R1 (half the squared gradient of the patch mean at real faces); lower for small images
-    )
+    gamma_r1: float = 0.05  # of R1, half the squared gradient of the patch mean at real faces; lower for small images
     lambda_gp: float = 10.0  # weight of (|gradient of the patch sum| - 1)^2, with `gan: wgan`
     n_critic: int = 1  # critic updates per generator update; 5 in the reference code
     lambda_mismatch: float = 1.0  # real faces under a wrong label count as fakes (1605.05396); needs a projection
@@ -152,7 +148,7 @@ class StarGANConfig:
             raise UserError(f"data.image_size: expected a multiple of 4, got {self.data.image_size}")
         if t.batch_size < 2:
             raise UserError(
-                f"train.batch_size: {t.batch_size} expected at least 2, because the target is the label of another face"
+                f"train.batch_size: expected at least 2, got {t.batch_size}; the target is the label of another face"
             )
         if w.lambda_mismatch and self.model.critic == "class":
             raise UserError(
@@ -161,7 +157,8 @@ class StarGANConfig:
             )
         if t.label_mix == 1 and w.gan == "wgan" and self.model.critic != "class":
             raise UserError(
-                "train.label_mix: 1 leaves no fake with the label of a real face for the gradient penalty; give less than 1"
+                "train.label_mix: expected less than 1, got 1; the gradient penalty needs fakes with the label of a real "
+                "face"
             )
 
 
