@@ -157,8 +157,8 @@ class StarGANConfig:
             )
         if t.label_mix == 1 and w.gan == "wgan" and self.model.critic != "class":
             raise UserError(
-                "train.label_mix: expected less than 1, got 1; the gradient penalty needs fakes with the label of a real "
-                "face"
+                "train.label_mix: expected less than 1, got 1; the gradient penalty needs fakes with the label of a "
+                "real face"
             )
 
 
