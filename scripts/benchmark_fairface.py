@@ -27,9 +27,9 @@ from editing.paint import paint
 from editing.subjects import Subjects
 from engine import UserError
 from engine.errors import exit_on_user_error
-from engine.grids import to_uint8
 from evaluation.pictures import nyquist_energy, sharpness, ssim
 from families import open_editor
+from losses.quantise import to_bytes
 
 DETAILS = ("warp", "blend", "decode")
 ATTRIBUTES = ("Male", "Young")
@@ -73,11 +73,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"wrote {path}")
 
 
-def bytes_of(images: Tensor) -> Tensor:
-    """(N, C, H, W) in [-1, 1] as uint8."""
-    return torch.from_numpy(to_uint8(images))
-
-
 def labelled(editor: Editor, split: str, n: int, names: Sequence[str]) -> tuple[Subjects, Tensor]:
     """n faces of a split (0 = all) whose attributes `names` are known, and those attributes (N, A)."""
     places = [int(name.partition(":")[2]) for name in editor.spread(split, n)]
@@ -93,7 +88,7 @@ def edits(editor: Editor, faces: Subjects, names: Sequence[str], details: Sequen
     for name in names:
         after = editor.edit(faces, editor.parse(f"{name}=flip"))[0]
         for detail in details:
-            found[detail].append(bytes_of(paint(faces.images, before, after, detail)))
+            found[detail].append(to_bytes(paint(faces.images, before, after, detail)))
     return found
 
 
@@ -131,7 +126,7 @@ def measured(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     if not names:
         raise UserError(f"{args.run}: its data have none of {', '.join(ATTRIBUTES)}; expected a run on FairFace")
     (train, train_y), (faces, y) = (labelled(editor, split, n, names) for split, n in (("train", 0), ("test", args.n)))
-    train_x, x = bytes_of(train.images), bytes_of(faces.images)
+    train_x, x = to_bytes(train.images), to_bytes(faces.images)
     judge = LinearJudge(train_x, train_y)
     accuracy = (judge.predict(x) == (y > 0.5)).double().mean(0)
     if args.method == "baselines":
