@@ -46,12 +46,12 @@ class LossConfig:
     gamma_r1: float = 0.05  # of R1, half the squared gradient of the patch mean at real faces; lower for small images
     lambda_gp: float = 10.0  # weight of (|gradient of the patch sum| - 1)^2, with `gan: wgan`
     n_critic: int = 1  # critic updates per generator update; 5 in the reference code
-    lambda_mismatch: float = 1.0  # real faces under a wrong label count as fakes (1605.05396); needs a projection
+    lambda_mismatch: float = 1.0  # real faces under a wrong label count as fakes (arXiv 1605.05396); needs a projection
     lambda_class_d: float = 1.0  # class loss of the critic's head on real faces
     lambda_class_g: float = 1.0  # class loss of that head on fakes, for the generator
     lambda_cycle: float = 10.0  # L1 of x and the fake that was changed back to the own label
     lambda_self: float = 0.0  # L1 of x and the fake of the own label
-    lambda_triple: float = 0.0  # L1 of the fake and a fake by way of another label (1811.03492); 2 more passes
+    lambda_triple: float = 0.0  # L1 of the fake and a fake by way of another label (arXiv 1811.03492); 2 more passes
     lambda_face: float = 0.0  # extra pixel weight at eyes and mouth in the L1 terms, rescaled to mean 1
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class GANTrainConfig(TrainConfig):
     beta2: float = 0.9  # decay of Adam's second moment
     ema_decay: float = 0.999  # decay of the averaged weights, at most (1 + t) / (10 + t); 0 = no average
     label_mix: float = 0.0  # share of the fakes with a label between own and target; 0 .. 1
-    augment: str = ""  # augmentations of the critic's input: color,translation,cutout or some of them (2006.10738)
+    augment: str = ""  # of the critic's input: color,translation,cutout or some of them (arXiv 2006.10738)
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
     lr_hold: float = 0.5

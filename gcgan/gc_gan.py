@@ -1,4 +1,4 @@
-"""GC-GAN: the condition of the generator is a code of landmarks instead of a label (Qiao et al. 1802.01822).
+"""GC-GAN: the condition of the generator is a code of landmarks instead of a label (arXiv 1802.01822).
 
 The first steps train only the encoder and the decoder of landmarks. Then both are fixed, and one step is one critic
 update.

@@ -14,10 +14,11 @@ MAX_FLOW = 0.25  # of the picture's side: how far `warp` may move a pixel, each 
 
 
 class ConditionalInstanceNorm(nn.Module):
-    """InstanceNorm whose scale and shift follow the condition: (1 + g(c)) IN(h) + b(c). Dumoulin et al. 1610.07629.
+    """InstanceNorm whose scale and shift follow the condition: (1 + g(c)) IN(h) + b(c).
 
-    A constant label plane in front of a convolution and an InstanceNorm is cancelled but for the zero-padded border;
-    this is not, at any image size. Linear in c, so labels can be mixed and exaggerated.
+    Source: Dumoulin et al., "A Learned Representation For Artistic Style", arXiv 1610.07629. InstanceNorm after a
+    convolution removes a constant label plane, except at the zero-padded border. It does not remove this condition, at
+    any image size. The layer is linear in c, so labels can be mixed and extrapolated.
     """
 
     def __init__(self, channels: int, cond_dim: int) -> None:
@@ -57,11 +58,11 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(x (N, C, H, H), c (N, cond_dim)) -> x_fake (N, C, H, H) in [-1, 1]. StarGAN, Choi et al. 1711.09020, table 4.
+    """(x (N, C, H, H), c (N, cond_dim)) -> x_fake (N, C, H, H) in [-1, 1]. StarGAN, arXiv 1711.09020, table 4.
 
-    output tanh: tanh(C), the reference. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x with m the sigmoid of a
-    second convolution (GANimation, 1807.09251). warp: mask with x moved by a flow, so that the photo's own pixels can
-    go elsewhere. C of skip and the flow are 0 at first, and warp's m is small: the picture starts as the photo.
+    output tanh: tanh(C), as in the reference code. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x; m is the
+    sigmoid of a second convolution (GANimation, arXiv 1807.09251). warp: as mask, with x moved by a flow. At first C of
+    skip and the flow are 0, and m of warp is small, so the output starts as the photo.
     """
 
     def __init__(self, channels: int, cond_dim: int, cfg: ModelConfig) -> None:
@@ -131,10 +132,10 @@ def halvings(image_size: int) -> tuple[int, int]:
 
 
 class Critic(nn.Module):
-    """Is this a real face (patches, Isola et al. 1611.07004), and which label does it carry? No normalisation.
+    """Scores of patches (pix2pix, arXiv 1611.07004), and the label. It has no normalisation.
 
-    class: the label is read by a head (1711.09020). projection: s_p = psi(h)_p + <V c, h_p> (1802.05637); V = 0 would
-    make every label score alike. planes: c also enters beside x, so there is no class head.
+    class: a head predicts the label (StarGAN). projection: s_p = psi(h)_p + <V c, h_p> (arXiv 1802.05637); with V = 0
+    the label would have no effect. planes: c is also an input beside x, so there is no class head.
     """
 
     def __init__(

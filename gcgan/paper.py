@@ -1,4 +1,4 @@
-"""GC-GAN with the networks and losses of its authors (Qiao et al. 1802.01822), at 64 px, for comparison.
+"""GC-GAN with the networks and losses of its authors (Qiao et al., arXiv 1802.01822), at 64 px, for comparison.
 
 Landmarks stay where they are in the picture; their encoder E is trained together with the rest; the generator learns
 mostly from the L1 distance to the person's own photo. Where this departs from their code: README.

@@ -1,4 +1,4 @@
-"""StarGAN: one generator that shows any label on any face (Choi et al. 1711.09020).
+"""StarGAN: one generator that shows any label on any face (Choi et al., "StarGAN", arXiv 1711.09020).
 
 One step is one batch and one critic update; the generator moves in every n_critic-th step. With two data sets in turn
 each set counts its own steps.
@@ -28,7 +28,7 @@ logger = logging.getLogger("faces")
 
 
 class StarGAN(Method):
-    """Generator and critic (Choi et al. 1711.09020); `ema_generator` has the weights that pictures come from."""
+    """Generator and critic; `ema_generator` has the weights that pictures come from."""
 
     compilable = ("generator",)  # not the critic: penalties differentiate it twice
 
@@ -150,7 +150,7 @@ class StarGAN(Method):
     def penalty(
         self, x_seen: Tensor, c: Tensor, fake_seen: Tensor, c_target: Tensor, request: Request, logs: dict[str, Tensor]
     ) -> Tensor | float:
-        """The weighted gradient penalty: R1 of the patches' mean, or WGAN-GP's of the patches' sum (1711.09020)."""
+        """The weighted gradient penalty: R1 of the patches' mean, or WGAN-GP's of the patches' sum (StarGAN)."""
         w, critic = self.cfg.loss, self.critic
         if w.gan == "logistic":
             if not w.gamma_r1:
@@ -205,7 +205,7 @@ class StarGAN(Method):
         return terms
 
     def triple_term(self, x: Tensor, x_fake: Tensor, c_target: Tensor) -> dict[str, Tensor]:
-        """Straight to the target, or by another row's target first: L1 between both. Sanchez and Valstar 1811.03492."""
+        """Straight to the target, or by another row's target first: L1 between both. arXiv 1811.03492."""
         if not self.cfg.loss.lambda_triple:
             return {}
         detour = self.generator(self.generator(x, c_target.roll(1, 0)), c_target)
@@ -293,7 +293,7 @@ class StarGAN(Method):
 def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
     """Cross-entropy with classes that may be soft; attributes: binary cross-entropy summed over K, a mean over N.
 
-    logits, c: (N, K), c in [0, 1]. Choi et al. 1711.09020, Eq. 2 and 3, with the reference code's sums.
+    logits, c: (N, K), c in [0, 1]. StarGAN, Eq. 2 and 3, with the reference code's sums.
     """
     if attributes:
         return F.binary_cross_entropy_with_logits(logits, c, reduction="sum") / len(c)
