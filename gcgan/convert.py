@@ -57,12 +57,12 @@ def our_critic(theirs: Weights, source: str) -> Weights:
 
 
 def renamed(theirs: Weights, names: dict[str, str], source: str) -> Weights:
-    """Weights under our names. Raises UserError for a name that has no place here."""
+    """Weights under our names. Raises UserError for an unknown name."""
     found = {}
     for key, value in theirs.items():
         place, _, kind = key.rpartition(".")
         if place not in names:
-            raise UserError(f"{source}: '{key}' has no place in StarGAN's networks; it is of another code")
+            raise UserError(f"{source}: '{key}' is no layer of StarGAN's networks; the file comes from other code")
         found[f"{names[place]}.{kind}"] = value
     return found
 
@@ -84,7 +84,7 @@ def build(g: Weights, d: Weights, classes: list[str], attributes: list[str], sou
     if seen - channels != len(names):
         raise UserError(f"{sources[0]}: takes {seen - channels} labels, and {len(names)} names were given")
     if halvings(size) != (len(widths), kernel):
-        raise UserError(f"{sources[1]}: a critic of {len(widths)} layers and a last kernel of {kernel} is not ours")
+        raise UserError(f"{sources[1]}: a critic of {len(widths)} layers with last kernel {kernel} is not supported")
     blocks = len({key.split(".")[1] for key in ours_g if key.startswith("blocks.")})
     model = LabelModelConfig(conditioning="planes", output="tanh", width=width, blocks=blocks, critic="class")
     model.critic_width, model.max_width = critic_width, max(widths)

@@ -98,14 +98,16 @@ def run_cross(editor: Editor, args: argparse.Namespace) -> None:
 def need_landmarks(editor: Editor, mode: str) -> LandmarkEditor:
     """The editor, if it takes expressions from landmarks."""
     if not isinstance(editor, LandmarkEditor):
-        raise UserError(f"{mode}: takes expressions from other faces, which `system: stargan` does not; train gcgan")
+        raise UserError(
+            f"{mode}: needs a model that takes expressions from other faces; train `system: gcgan`, not stargan"
+        )
     return editor
 
 
 def need_gcgan(editor: Editor, mode: str) -> GCGANEditor:
     """The editor, if it moves a person's own landmarks."""
     if not isinstance(editor, GCGANEditor):
-        raise UserError(f"{mode}: moves a person's own landmarks, which only `system: gcgan` does; train one")
+        raise UserError(f"{mode}: needs a model that moves a person's own landmarks; train `system: gcgan`")
     return editor
 
 

@@ -34,7 +34,7 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
     if not isinstance(teacher, GCGAN) or teacher.cfg.model.code_dim != method.cfg.model.code_dim:
         raise UserError(f"loss.geometry_from: {w.geometry_from} is no GC-GAN run with the same model.code_dim")
     if teacher.cfg.loss.geometry_decoder != w.geometry_decoder:
-        raise UserError(f"loss.geometry_decoder: {w.geometry_from} was taught with another one; set the same")
+        raise UserError(f"loss.geometry_decoder: {w.geometry_from} was trained with another value; set the same")
     for name in ("encoder", "decoder"):
         getattr(method, name).load_state_dict(getattr(teacher, name).state_dict())
     method.mean_shape.copy_(teacher.mean_shape)

@@ -153,13 +153,13 @@ def read_labels(path: Path | None, names: list[str], choices: list[str]) -> Labe
         if not found:
             absent.append(f"line {line}: {file}")
         elif found[0] in rows:
-            raise UserError(f"{path}, line {line}: {file} stands on line {line_of[found[0]]} too; keep one of the two")
+            raise UserError(f"{path}, line {line}: {file} is also on line {line_of[found[0]]}; keep one of the two")
         else:
             rows[found[0]], line_of[found[0]] = row, line
     if absent:
         print(f"note: {path}: {len(absent)} rows have no photo, as {absent[0]}", file=sys.stderr)
     if not rows:
-        raise UserError(f"{path}: names none of the photos; expected the column 'file' with names such as {names[0]}")
+        raise UserError(f"{path}: has none of the photos; expected the column 'file' with names such as {names[0]}")
     return Labels(rows, attributes_of(table, rows, line_of, [parse_choice(text, table) for text in choices]))
 
 
