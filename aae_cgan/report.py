@@ -14,7 +14,7 @@ from aae_cgan.schedule import boundaries
 from data.labels import conditions
 from editing.judge import Judge, edit_metrics
 from editing.logs import plot_log
-from editing.record import output_path, write_record
+from editing.record import output_path, write_report
 from editing.subjects import SPLITS
 from engine import UserError, save_grid
 from losses.image_metrics import psnr, sharpness
@@ -46,11 +46,7 @@ def run_latent(editor: Editor, args: argparse.Namespace) -> None:
         "critic_gap": float(gap),
         "probe": probe(train, y_train, z, y, bool(editor.attributes)),
     }
-    path = output_path(editor, args, "latent", ".json")
-    write_record(editor, args, path, **facts)
-    for name, value in facts.items():
-        print(f"{name:18} {value}")
-    print(f"wrote {path}")
+    write_report(editor, args, "latent", **facts)
 
 
 def codes(editor: Editor, split: str, n: int) -> tuple[Tensor, Tensor]:
@@ -116,11 +112,7 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
         found, grid = edit_metrics(judge, editor.classes, x, source, edited.unflatten(0, (num, len(x))))
         facts |= found | {"judge_on_reconstructions": accuracy(x_hat, source), "judge_on_draws": accuracy(draws, group)}
         print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
-    path = output_path(editor, args, "report", ".json")
-    write_record(editor, args, path, judge=str(args.judge or ""), **facts)
-    for name, value in facts.items():
-        print(f"{name:20} {round(value, 4) if isinstance(value, float) else value}")
-    print(f"wrote {path}")
+    write_report(editor, args, "report", judge=str(args.judge or ""), **facts)
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from editing.editor import Editor
 from editing.judge import Judge, edit_metrics
 from editing.logs import plot_log
-from editing.record import output_path, write_record
+from editing.record import output_path, write_record, write_report
 from editing.subjects import SPLITS, Subjects
 from engine import UserError, save_grid
 from gcgan.modes import need_gcgan
@@ -49,11 +49,7 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
         found, grid = edit_metrics(judge, names, x, labels.argmax(1), torch.stack(edited))
         facts |= found
         print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
-    path = output_path(editor, args, "report", ".json")
-    write_record(editor, args, path, judge=str(args.judge or ""), **facts)
-    for name, value in facts.items():
-        print(f"{name:26} {round(value, 4) if isinstance(value, float) else value}")
-    print(f"wrote {path}")
+    write_report(editor, args, "report", judge=str(args.judge or ""), **facts)
 
 
 def back_again(editor: Editor, faces: Subjects, edited: Tensor) -> Tensor:

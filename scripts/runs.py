@@ -1,6 +1,6 @@
-"""A table of runs, and a plot of their training curves.
+"""A table of runs.
 
-    python scripts/runs.py [FOLDER ...] [--plot curves.png] [--keys loss,val/psnr]
+    python scripts/runs.py [FOLDER ...] [--keys loss,val/psnr]
 
 FOLDER is a run directory or a folder of run directories (default: runs/). The table has one row per run: method and
 name, steps done, total steps, steps per second, and the last value of each key.
@@ -61,47 +61,13 @@ def table(runs: list[Path], keys: list[str]) -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
-def plot(runs: list[Path], keys: list[str], path: Path) -> None:
-    """Write one panel per key, with one curve per run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    logs = {f"{run.parent.name}/{run.name}": read_log(run) for run in runs}
-    keys = keys or sorted({key for log in logs.values() for key in log} - {"step", "images_per_s"})
-    if not keys:
-        raise UserError("--plot: the logs are still empty; wait until the runs have done train.log_every steps")
-    columns = min(3, len(keys))
-    rows = -(-len(keys) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.2 * rows), squeeze=False)
-    for axis in axes.flat[len(keys) :]:
-        axis.remove()
-    for key, axis in zip(keys, axes.flat, strict=False):
-        for name, log in logs.items():
-            if key in log:
-                points = log[["step", key]].dropna()
-                axis.plot(points["step"], points[key], label=name, linewidth=1)
-        axis.set_title(key)
-        axis.set_xlabel("step")
-    axes.flat[0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    print(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")])
-    parser.add_argument("--plot", type=Path, help="file of the plot (.png, .svg, .pdf)")
     parser.add_argument("--keys", default="", help="keys of the log, separated by commas")
     args = parser.parse_args()
     with exit_on_user_error():
-        keys = [key for key in args.keys.split(",") if key]
-        runs = find_runs(args.folders)
-        print(table(runs, keys))
-        if args.plot:
-            plot(runs, keys, args.plot)
+        print(table(find_runs(args.folders), [key for key in args.keys.split(",") if key]))
 
 
 if __name__ == "__main__":
