@@ -33,7 +33,7 @@ from gcgan.train import METHODS
 class Editor(editor.Editor):
     """The common part of all systems. The critic's class head predicts unknown labels.
 
-    With two data sets in turn, faces of the data are from the first set, and a request names labels of one set.
+    With two data sets in turn, faces are from the first set, and a request names labels of one set.
     """
 
     config_class, method_class = CONFIGS, METHODS
@@ -84,7 +84,7 @@ class Editor(editor.Editor):
         return torch.where(unknown, self.method.read(batch["image"], block), y) if unknown.any() else y
 
     def labels_from(self, faces: Subjects, y: Tensor, block: LabelBlock) -> Tensor:
-        """Labels (N, L): the known ones, and those of a data set from y (N, K) in [0, 1] where they are not."""
+        """Labels (N, L): the known ones, and unknown ones of a data set from y (N, K) in [0, 1]."""
         labels, names = self.labels(faces).clone(), self.label_names()
         if block.attributes:
             read = (y > 0.5).float()
@@ -98,7 +98,7 @@ class Editor(editor.Editor):
 class StarGANEditor(Editor):
     """Codes {x (N, C, H, H), c (N, cond_dim)}: c(s) = own + s gain (target - own), gain = `model.gain`.
 
-    Of two data sets, c is a condition of the first; an edit to a label of the second also turns the set's one-hot.
+    With two data sets, c is a condition of the first. An edit to a label of the second also changes the set.
     """
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
@@ -112,7 +112,7 @@ class StarGANEditor(Editor):
         """The data set whose labels a request names.
 
         Raises:
-            UserError: it names labels of both.
+            UserError: it names labels of both data sets.
         """
         blocks = [block for block in self.method.labels.blocks if set(request.names) & set(block.names)]
         if len(blocks) > 1:
@@ -172,7 +172,7 @@ class LandmarkEditor(Editor):
         """Codes (N, code_dim) of a request for faces with codes z: class codes, and the rest of z.
 
         Raises:
-            UserError: the request names an attribute, or is no amount of a class.
+            UserError: the request names an attribute, or has no valid amount of a class.
         """
         request.require("set", "amount", method="GC-GAN")
         if request.attributes:
@@ -201,7 +201,7 @@ class LandmarkEditor(Editor):
         return points
 
     def find_landmarks(self, faces: Subjects) -> tuple[Tensor, Tensor]:
-        """Points (N, 68, 2) in [-1, 1], and known (N,): those of the data, of --landmarks, or found by mediapipe.
+        """Points (N, 68, 2) in [-1, 1], and known (N,): from the data, from --landmarks, or found by mediapipe.
 
         Raises:
             UserError: neither file nor detector, or a file without 68 points.
@@ -294,7 +294,7 @@ class GCGANEditor(LandmarkEditor):
 
 
 class PaperEditor(LandmarkEditor):
-    """Codes {x (N, C, 64, 64), z (N, code_dim)}: z(s) = (1 - s) own + s target. The authors' GC-GAN.
+    """Codes {x (N, C, 64, 64), z (N, code_dim)}: z(s) = (1 - s) own + s target, for PaperGCGAN.
 
     A face without known landmarks gets the code of the class that the critic predicts.
     """

@@ -1,4 +1,4 @@
-"""Figures of one run: the modes `report`, `embed` and `curve`. `evaluation/` compares methods."""
+"""Metrics of one run: the modes `report`, `embed` and `curve`. `evaluation/` compares methods."""
 
 import argparse
 from pathlib import Path
@@ -28,7 +28,7 @@ CURVES = {  # panels of `curve`, and which keys of the log belong there
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
-    """Figures of one run on --n faces spread over a split. With --judge: confusion, and a grid of the worst edits."""
+    """Metrics of one run on --n faces spread over a split. With --judge: confusion and a grid of the worst edits."""
     if not editor.classes:
         raise UserError("report: works for expressions only, and this run has attributes; use `export` and evaluation/")
     part = editor.split(args.split)
@@ -53,13 +53,13 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def back_again(editor: Editor, faces: Subjects, edited: Tensor) -> Tensor:
-    """Edits (N, C, H, H), as 8-bit pictures, led back to the faces' own labels or landmarks."""
+    """Edit the edited images (N, C, H, H), rounded to 8 bits, back to the original labels or landmarks."""
     code = editor.codes(faces)
     return editor.images(code | {"x": ((edited + 1) * 127.5).round() / 127.5 - 1})
 
 
 def run_embed(editor: Editor, args: argparse.Namespace) -> None:
-    """What codes know: the expression (5 nearest codes of other persons), the person; raw landmarks beside them."""
+    """Write how well codes, and raw landmarks, tell the expression (5 nearest of other persons) and the person."""
     editor = need_gcgan(editor, "embed")
     faces = editor.subjects(editor.spread(args.split, args.n))
     points, label, person = (faces.batch[key] for key in ("landmarks", "label", "identity"))
@@ -85,7 +85,7 @@ def run_embed(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def run_curve(editor: Editor, args: argparse.Namespace) -> None:
-    """The log against steps."""
+    """Plot the log against steps."""
     plot_log(editor, args, CURVES, "steps (critic updates)")
 
 

@@ -1,4 +1,4 @@
-"""Train a system of this family: `python gcgan/train.py --config FILE [key=value ...]`; `system` says which."""
+"""Train the system of the key `system`: `python gcgan/train.py --config FILE [key=value ...]`."""
 
 import logging
 
@@ -15,9 +15,9 @@ METHODS = {"stargan": StarGAN, "gcgan": GCGAN, "gcgan_paper": PaperGCGAN}
 
 
 def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
-    """Give the method its training landmarks, and its landmark networks where another run has taught them.
+    """Give the method its training landmarks and, with loss.geometry_from, landmark networks of another run.
 
-    Returns a line for the log. Raises UserError where persons are needed and unknown.
+    Returns a line for the log. Raises UserError if persons are needed but unknown.
     """
     w = method.cfg.loss
     bank = LandmarkBank.of(faces.train, method.labels.num)
@@ -43,7 +43,7 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
 
 
 def prepare(method: Method, faces: Faces) -> None:
-    """What comes before step 0 of each system."""
+    """Prepare each system before step 0."""
     cfg = method.cfg
     if isinstance(method, PaperGCGAN):
         logger.info(f"gcgan_paper: {cfg.train.total_steps} batches, {cfg.loss.n_critic} critic updates on each")
