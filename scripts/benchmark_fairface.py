@@ -3,10 +3,10 @@
     python scripts/benchmark_fairface.py baselines runs/vae/photos64_fairface
     python scripts/benchmark_fairface.py vae runs/vae/photos64_fairface
 
-RUN is a run on FairFace (docs/photos.md); its own test faces are edited at strength 1 with each --detail. `baselines`
-takes the faces of the run, and measures no edit and the class-mean difference. The judge is linear: a logistic
-regression on 24 x 24 px, trained on the training faces. Its accuracy on real test faces stands beside; a faint overlay
-of another face suffices for it, so read target accuracy together with sharpness, Nyquist energy and SSIM.
+RUN is a run on FairFace (docs/photos.md). Its test faces are edited at strength 1 with each --detail. `baselines`
+measures no edit and the class-mean difference on the same faces. The judge is linear: a logistic regression on
+24 x 24 px, trained on the training faces. Its accuracy on real test faces is also written. A weak overlay of another
+face is enough to change its prediction. So read target accuracy together with sharpness, Nyquist energy and SSIM.
 """
 
 import argparse

@@ -1,15 +1,16 @@
-"""Measure smiles on real photos whose right answer is known, and write results/london/<method>.json.
+"""Measure smiles on real photos with a known ground truth, and write results/london/<method>.json.
 
     python scripts/benchmark_london.py baselines
     python scripts/benchmark_london.py vae runs/vae/photos64
     python scripts/benchmark_london.py figure runs/vae/photos64 --out docs/figures/london.png
 
 The Face Research Lab London Set shows each person neutral and smiling, registered to each other. A run edits the
-neutral photo of the test persons (and of the validation persons, which stand apart in the file), at strength 1, with
-each --detail. The edited photo, at its own size, is compared with the photo of the true smile: PSNR in the boxes of
-mouth and eyes. Sharpness and Nyquist energy are over those of the neutral photo, in the part that the model sees. A
-judge of FER2013 classifies the face (target accuracy: share classified as happy; target gain: mean increase of the
-probability). SSIM to the neutral photo stands for identity: no embedder of real persons is trained here.
+neutral photo of the test persons at strength 1 with each --detail. The same is done for the validation persons, in
+separate entries. The edited photo, at full size, is compared with the photo of the true smile: PSNR in the boxes of
+mouth and eyes. Sharpness and Nyquist energy are ratios to the neutral photo, in the part that the model sees. A judge
+of FER2013 classifies the face (target accuracy: share classified as happy; target gain: mean increase of the
+probability). SSIM to the neutral photo replaces an identity metric, because there is no identity network of real
+persons.
 `figure` draws the first persons of the test part, in order.
 """
 
