@@ -13,9 +13,7 @@ from a2f.monitor import META_KEY, diversity_of, failed_checks, pairs_within, rea
 from a2f.train import METHODS
 from a2f.upstream import SAME, resolve_upstream
 from engine import UserError, load
-from engine.config import describe
 from engine.method import Grid
-from evaluation.monitor import Monitor
 from tests.same import equal, of_one_and_of_two_ranks
 
 
@@ -169,18 +167,6 @@ def test_diversity_checks_fail_for_collapse_and_pass_for_real_faces():
     assert "collapse" in failed_checks(diversity_of(one_face), real, SampledMethod.remedies)
     deaf = [groups[0]] * len(groups)  # a generator without a
     assert set(failed_checks(diversity_of(deaf), real, SampledMethod.remedies)) == {"request"}
-
-
-def test_monitor_warns_once_after_three_failures():
-    monitor = Monitor()
-    said = [monitor.update(found) for found in ({"a": "!"}, {"a": "!"}, {"a": "!"}, {"a": "!"}, {}, {"a": "!"})]
-    assert said == [[], [], ["!"], [], [], []]
-
-
-def test_every_system_has_defaults_and_described_options():
-    for name, cfg in CONFIGS.items():
-        assert cfg().system == name
-        assert "model.width = 64" in describe(cfg)
 
 
 def patches(x: torch.Tensor) -> torch.Tensor:
