@@ -198,9 +198,9 @@ def figures(digest: str, run: Path) -> str:
             if found.get("sha256") == digest:
                 known = {key: value for key, value in found["metrics"].items() if value is not None}
                 rows = [f"| {key} | {value:.3f} |" for key, value in known.items()]
-                row = f", row {found['row']}" if "row" in found else ""
+                place = f"results/{path.parent.name}/{path.name}" + (f", row {found['row']}" if "row" in found else "")
                 parts.append(
-                    f"`{record['command']}` (results/{path.parent.name}/{path.name}{row}), the weights before rounding, "
+                    f"`{record['command']}` ({place}), the weights before rounding, "
                     f"{measured_on(record['protocol'])}:\n\n| | |\n| --- | ---: |\n" + "\n".join(rows)
                 )
     metrics = run / TEST_METRICS
