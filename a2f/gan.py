@@ -20,6 +20,10 @@ class SampledMethod(Method):
     """A method with grids of requests: many noises for each request, and one noise with each attribute off and on."""
 
     needs = ("image", "attr")
+    remedies = {  # of failed stability checks
+        "collapse": "lower train.lr or change loss.gamma_r1",
+        "request": "raise loss.lambda_mismatch",
+    }
 
     def __init__(self, cfg, meta: dict) -> None:
         super().__init__(cfg, meta)
@@ -62,7 +66,8 @@ class SampledMethod(Method):
         )
         grids["real"] = Grid(real[:16].unflatten(0, (-1, min(8, len(real)))))
         if META_KEY in self.meta and self.progress > 1 / 3:
-            for message in self.monitor.update(failed_checks(diversity_of(groups), self.meta[META_KEY])):
+            failed = failed_checks(diversity_of(groups), self.meta[META_KEY], self.remedies)
+            for message in self.monitor.update(failed):
                 logger.warning(message)
         return grids
 

@@ -79,18 +79,26 @@ def diversity_of(groups: list[Tensor]) -> dict[str, float]:
     return {"ssim": mean(0), "within": mean(1), "between": between([g.cpu() for g in groups])}
 
 
-def failed_checks(diversity: dict[str, float], real: dict) -> dict[str, str]:
-    """{check: message} of failed checks: a request gives only one face, or all requests give the same faces."""
+def failed_checks(diversity: dict[str, float], real: dict, remedies: dict[str, str]) -> dict[str, str]:
+    """{check: message} of failed checks: a request gives only one face, or all requests give the same faces.
+
+    Generated faces of two requests share their noise, so they differ by the request only. Real faces of two requests
+    also differ as two faces of one request do. For independent faces, E|x - x'|^2 between requests is the value within
+    a request plus |difference of the mean faces|^2, so the reference is sqrt(between^2 - within^2).
+
+    remedies: {check: what to change}, of the system.
+    """
     found = {}
     too_similar = diversity["ssim"] > real["ssim"] + MAX_SSIM_EXCESS
     if too_similar or diversity["within"] < MIN_DISTANCE_RATIO * real["within"]:
         found["collapse"] = (
             f"different noises give the same face (SSIM {diversity['ssim']:.2f}, real {real['ssim']:.2f}; "
-            f"distance {diversity['within']:.2f}, real {real['within']:.2f}): lower train.lr or change loss.gamma_r1"
+            f"distance {diversity['within']:.2f}, real {real['within']:.2f}): {remedies['collapse']}"
         )
-    if diversity["between"] < MIN_DISTANCE_RATIO * real["between"]:
+    effect = max(0.0, real["between"] ** 2 - real["within"] ** 2) ** 0.5
+    if diversity["between"] < MIN_DISTANCE_RATIO * effect:
         found["request"] = (
-            f"all requests give the same faces (distance between requests {diversity['between']:.2f}, "
-            f"real {real['between']:.2f}): raise loss.lambda_mismatch"
+            f"all requests give the same faces (the request changes a face by {diversity['between']:.2f}, "
+            f"real {effect:.2f}): {remedies['request']}"
         )
     return found

@@ -30,6 +30,7 @@ class RoughSketch(SampledMethod):
     """Encoder, decoder, prior and their moving averages."""
 
     compilable = ("encoder", "decoder")
+    remedies = {"collapse": "lower loss.beta", "request": "set model.prior=learned, or raise loss.beta"}
 
     def __init__(self, cfg: RoughConfig, meta: dict) -> None:
         super().__init__(cfg, meta)

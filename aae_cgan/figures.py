@@ -1,4 +1,4 @@
-"""Metrics of images and codes, and the confusion of edits. Pure functions."""
+"""Metrics of images and codes. Pure functions."""
 
 import torch
 from torch import Tensor
@@ -9,19 +9,6 @@ def diversity(x: Tensor, group: Tensor) -> float:
     parts = [x[group == g] for g in group.unique()]
     distances = [(part[1:] - part[:-1]).abs().flatten(1).mean(1) for part in parts if len(part) > 1]
     return float(torch.cat(distances).mean()) if distances else float("nan")
-
-
-def edit_table(probabilities: Tensor, source: Tensor, target: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Confusion (K, K) of edits, rows = target class, summing to 1; and target accuracy per target (K,).
-
-    probabilities: the judge's (N, K). source, target: classes (N,). Sources that already are of the target class are
-    left out. A target without a source is NaN.
-    """
-    kept = source != target
-    counts = torch.zeros(num, num)
-    counts.index_put_((target[kept], probabilities[kept].argmax(1)), torch.ones(int(kept.sum())), accumulate=True)
-    table = counts / counts.sum(1, keepdim=True)
-    return table, table.diagonal()
 
 
 def code_std(z: Tensor) -> Tensor:

@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 
 from aae_cgan.editor import Editor
-from aae_cgan.figures import code_std, diversity, edit_table, mmd
+from aae_cgan.figures import code_std, diversity, mmd
 from aae_cgan.schedule import boundaries
-from data.emotions import class_order
 from data.labels import conditions
-from editing.judge import Judge
+from editing.judge import Judge, edit_metrics
 from editing.logs import plot_log
-from editing.record import output_path, write_record
+from editing.record import output_path, write_report
 from editing.subjects import SPLITS
-from engine import Grid, UserError, save_grid
+from engine import UserError, save_grid
 from losses.image_metrics import psnr, sharpness
 
-NUM_WORST = 8  # worst edits in the grid
 TERMS = {  # panels of the plot, and their log keys
     "total loss": ("loss",),
     "terms of encoder and generator": ("G/",),
@@ -48,11 +46,7 @@ def run_latent(editor: Editor, args: argparse.Namespace) -> None:
         "critic_gap": float(gap),
         "probe": probe(train, y_train, z, y, bool(editor.attributes)),
     }
-    path = output_path(editor, args, "latent", ".json")
-    write_record(editor, args, path, **facts)
-    for name, value in facts.items():
-        print(f"{name:18} {value}")
-    print(f"wrote {path}")
+    write_report(editor, args, "latent", **facts)
 
 
 def codes(editor: Editor, split: str, n: int) -> tuple[Tensor, Tensor]:
@@ -113,50 +107,12 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
         "diversity_of_rows": diversity(edited, target) / diversity(x, torch.zeros(len(x))),
     }
     if args.judge:
-        facts |= judge_metrics(editor, args, x, y, x_hat, edited, target, draws, group)
-    path = output_path(editor, args, "report", ".json")
-    write_record(editor, args, path, judge=str(args.judge or ""), **facts)
-    for name, value in facts.items():
-        print(f"{name:20} {round(value, 4) if isinstance(value, float) else value}")
-    print(f"wrote {path}")
-
-
-def judge_metrics(
-    editor: Editor,
-    args: argparse.Namespace,
-    x: Tensor,
-    y: Tensor,
-    x_hat: Tensor,
-    edited: Tensor,
-    target: Tensor,
-    draws: Tensor,
-    group: Tensor,
-) -> dict[str, Any]:
-    """The judge on edits, real faces, reconstructions and prior samples. Writes a grid of the worst edits."""
-    source, names = y.argmax(1), editor.classes
-    num, judge = len(names), Judge(args.judge, editor)
-    read = lambda images: judge.probabilities(images, names)  # noqa: E731
-    real, probabilities = read(x), read(edited)
-    table, accuracy = edit_table(probabilities, source.repeat(num), target, num)
-    at = torch.arange(len(target))
-    gain = probabilities[at, target] - real.repeat(num, 1)[at, target]
-    counted = source.repeat(num) != target
-    worst = (probabilities[at, target] + ~counted).argsort()[:NUM_WORST]
-    pairs = torch.stack([x.repeat(num, 1, 1, 1)[worst], edited[worst]])
-    captions = [f"{names[source[i % len(x)]]} to {names[target[i]]}" for i in worst.tolist()]
-    grid = Grid(pairs, ["source", "edit"], captions)
-    print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
-    recall = {name: float((real.argmax(1) == k)[source == k].float().mean()) for k, name in enumerate(names)}
-    return {
-        "judge_on_real": float((real.argmax(1) == source).float().mean()),
-        "judge_on_reconstructions": float((read(x_hat).argmax(1) == source).float().mean()),
-        "judge_on_draws": float((read(draws).argmax(1) == group).float().mean()),
-        "edit_accuracy": float(accuracy.nanmean()),
-        "edit_accuracy_by_target": {names[k]: float(accuracy[k]) for k in class_order(names)},
-        "recall_on_real": recall,
-        "target_gain": float(gain[counted].mean()),
-        "confusion": [[round(v, 3) for v in row] for row in table.tolist()],
-    }
+        judge, source = Judge(args.judge, editor), y.argmax(1)
+        accuracy = lambda images, k: float((judge.probabilities(images, editor.classes).argmax(1) == k).float().mean())  # noqa: E731
+        found, grid = edit_metrics(judge, editor.classes, x, source, edited.unflatten(0, (num, len(x))))
+        facts |= found | {"judge_on_reconstructions": accuracy(x_hat, source), "judge_on_draws": accuracy(draws, group)}
+        print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
+    write_report(editor, args, "report", judge=str(args.judge or ""), **facts)
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:

@@ -273,7 +273,15 @@ def _to_tensor(crop: Image.Image, grey: bool) -> Tensor:
 
 def box_in_photo(aligned: AlignedFace, size: int) -> tuple[int, int, int, int] | None:
     """The part of the photo that the crop covers, in integer px; None if they do not overlap."""
-    corners = transform(np.array([[0, 0], [size, 0], [0, size], [size, size]], float), inverse(aligned.matrix))
+    return part_in_photo(aligned, (0, 0), (size, size))
+
+
+def part_in_photo(
+    aligned: AlignedFace, low: Sequence[float], high: Sequence[float]
+) -> tuple[int, int, int, int] | None:
+    """The part of the photo, in integer px, that covers a rectangle of the crop; None if they do not overlap."""
+    corners = np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]], float)
+    corners = transform(corners, inverse(aligned.matrix))
     left, top = np.floor(corners.min(0)).astype(int).clip(0)
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int), aligned.photo.size)
     return (int(left), int(top), int(right), int(bottom)) if right > left and bottom > top else None

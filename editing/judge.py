@@ -1,16 +1,21 @@
 """Predictions of a judge (a classifier of `evaluation/`) for edited images."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from data.emotions import class_order
 from data.request import Request
 from editing.editor import Editor
 from editing.release import unpacked
-from engine import UserError
+from engine import Grid, UserError
 from engine.grids import to_uint8
 from evaluation import classifier
+from evaluation.expression import by_target
+
+NUM_WORST = 8  # edits in the grid of the worst edits
 
 
 class Judge:
@@ -45,3 +50,36 @@ class Judge:
         if request is not None:
             return [" ".join(f"{n} {v:.2f}".replace("0.", ".") for n, v in zip(names, row)) for row in p.tolist()]
         return [" ".join(n for n, v in zip(names, row) if v > 0.5) or "none" for row in p.tolist()]
+
+
+def edit_metrics(
+    judge: Judge, classes: list[str], x: Tensor, source: Tensor, edited: Tensor
+) -> tuple[dict[str, Any], Grid]:
+    """The judge on faces and on their edits to each class, and a grid of the worst edits.
+
+    Faces that already have the target class are left out.
+
+    Args:
+        x: faces (N, C, H, H) in [-1, 1] of classes `source` (N,). edited: (K, N, C, H, H), target by target.
+    """
+    num, n = len(classes), len(x)
+    target = torch.arange(num).repeat_interleave(n)
+    real, p = judge.probabilities(x, classes), judge.probabilities(edited.flatten(0, 1), classes)  # (K N, K)
+    counted = source.repeat(num) != target
+    table, by_name, accuracy = by_target(p.argmax(1)[counted], target[counted], num)
+    of_target = p.gather(1, target[:, None])[:, 0]
+    gain = of_target - real.repeat(num, 1).gather(1, target[:, None])[:, 0]
+    worst = (of_target + ~counted).argsort()[:NUM_WORST].tolist()
+    pairs = torch.stack([x[[i % n for i in worst]], edited.flatten(0, 1)[worst]])
+    captions = [f"{classes[source[i % n]]} to {classes[target[i]]}" for i in worst]
+    shares = table / table.sum(1, keepdim=True).clamp_min(1)
+    recall = {name: float((real.argmax(1) == k)[source == k].float().mean()) for k, name in enumerate(classes)}
+    facts = {
+        "judge_on_real": float((real.argmax(1) == source).float().mean()),
+        "target_accuracy": float(accuracy),
+        "target_accuracy_by_target": {classes[k]: float(by_name[k]) for k in class_order(classes)},
+        "recall_on_real": recall,
+        "target_gain": float(gain[counted].mean()),
+        "confusion": [[round(v, 3) for v in row] for row in shares.tolist()],
+    }
+    return facts, Grid(pairs, ["source", "edit"], captions)

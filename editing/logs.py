@@ -1,27 +1,14 @@
 """The log of a run against its steps, for the mode `curve` of a family."""
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from editing.editor import Editor
 from editing.record import output_path, write_record
-from engine import UserError
 from engine.files import atomic_write
-
-
-def read_log(run_dir: Path) -> list[dict[str, float]]:
-    """The rows of log.jsonl.
-
-    Raises:
-        UserError: the run has no log.
-    """
-    path = run_dir / "log.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; the run has no log yet")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from engine.metric_logger import read_log
 
 
 def plot_log(
@@ -38,16 +25,16 @@ def plot_log(
     """
     from matplotlib.figure import Figure
 
-    rows = read_log(editor.run_dir)
-    keys = sorted({key for row in rows for key in row})
+    log = read_log(editor.run_dir)
+    keys = sorted(log)
     found = {title: [key for key in keys if _belongs(key, parts)] for title, parts in panels.items()}
     found = {title: names for title, names in found.items() if names}
     figure = Figure(figsize=(9, 2.6 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, names) in zip(axes, found.items(), strict=True):
         for key in names:
-            points = [(row["step"], row[key]) for row in rows if key in row]
-            axis.plot(*zip(*points, strict=True), label=key, linewidth=1)
+            points = log[["step", key]].dropna()
+            axis.plot(points["step"], points[key], label=key, linewidth=1)
         decorate(axis)
         axis.set_title(title, fontsize=9)
         axis.legend(fontsize=7)

@@ -21,6 +21,7 @@ from editing.sheets import animate, blocks, square
 from editing.subjects import SPLITS, Code, Subjects, is_face_name
 from engine import Grid, UserError
 from engine.grids import to_uint8
+from losses.image_metrics import psnr
 
 VERB_OF = {"edit": "edit", "strip": "edit", "slider": "edit", "recon": "read", "draw": "draw", "interpolate": "mix"}
 
@@ -117,24 +118,24 @@ def slider(editor: Editor, args: argparse.Namespace) -> None:
 def recon(editor: Editor, args: argparse.Namespace) -> None:
     """Inputs, reconstructions and four times the absolute error, of n faces of a split and of its n worst."""
     faces, n = editor.split(args.split), min(args.n, len(editor.split(args.split)))
-    errors, equal, total = [], 0, 0
+    levels, equal, total = [], 0, 0
     for start in range(0, len(faces), 256):
         part = editor.take(args.split, range(start, min(start + 256, len(faces))))
         x_hat = editor.reconstruct(part)
-        errors.append((x_hat - part.images).square().flatten(1).mean(1))
+        levels.append(psnr(part.images, x_hat))
         equal += int((to_uint8(x_hat) == to_uint8(part.images)).sum())
         total += x_hat.numel()
-    psnr = 10 * torch.log10(4 / torch.cat(errors).clamp_min(1e-10))  # dB, pixels in [-1, 1]
-    chosen = [*faces.spread_places(n).tolist(), *psnr.argsort()[:n].tolist()]
+    level = torch.cat(levels)  # (N,) dB
+    chosen = [*faces.spread_places(n).tolist(), *level.argsort()[:n].tolist()]
     chosen_faces = editor.take(args.split, chosen)
     x, x_hat = chosen_faces.images, editor.reconstruct(chosen_faces)
     images = torch.stack([x, x_hat, (2 * (x - x_hat).abs() - 1).clamp(max=1)])
-    captions = [f"{psnr[i]:.1f} dB" for i in chosen]
+    captions = [f"{level[i]:.1f} dB" for i in chosen]
     captions[n:] = [f"worst\n{caption}" for caption in captions[n:]]
     grid = Grid(images, ["input", "reconstruction", "error x 4"], captions)
-    facts = {"split": args.split, "images": len(psnr), "psnr": round(psnr.mean().item(), 3)}
+    facts = {"split": args.split, "images": len(level), "psnr": round(level.mean().item(), 3)}
     write_grid(editor, args, grid, "recon", **facts, equal_bytes=equal / total)
-    print(f"PSNR {psnr.mean():.2f} dB over {len(psnr)} {args.split} faces; {equal} of {total} bytes are equal")
+    print(f"PSNR {level.mean():.2f} dB over {len(level)} {args.split} faces; {equal} of {total} bytes are equal")
 
 
 def draw(editor: Editor, args: argparse.Namespace) -> None:

@@ -58,6 +58,15 @@ def write_grid(editor: Editor, args: argparse.Namespace, grid: Grid, name: str, 
     return path
 
 
+def write_report(editor: Editor, args: argparse.Namespace, name: str, **facts: Any) -> None:
+    """Print the metrics of a run and write them as <name>.json."""
+    path = output_path(editor, args, name, ".json")
+    write_record(editor, args, path, **facts)
+    for key, value in facts.items():
+        print(f"{key:26} {round(value, 4) if isinstance(value, float) else value}")
+    print(f"wrote {path}")
+
+
 def write_record(editor: Editor, args: argparse.Namespace, path: Path, **facts: Any) -> None:
     """Write the JSON file of an image: command, run, step, SHA-256 of the weights, options, and `facts`."""
     origin, family = editor.method.origin, type(editor).__module__.partition(".")[0]

@@ -1,6 +1,6 @@
 """Releases: a run directory in one small safetensors file, with what an editor needs.
 
-`pack` writes the file. `unpacked` makes a run directory of it again, beside the file, so that a release opens like a
+`pack` writes the file. `unpacked` makes a run directory of it, next to the file, so that a release opens like a
 run. Weights that only training needs are left out; a loaded method has NaN in their place. Tensors are rounded.
 """
 
@@ -73,7 +73,7 @@ def pack(run_dir: Path, path: Path, training_only: tuple[str, ...], files: list[
 
 
 def unpacked(path: str | Path) -> Path:
-    """The run directory of a release NAME or NAME.safetensors: the folder NAME beside the file.
+    """The run directory of a release NAME or NAME.safetensors: the folder NAME next to the file.
 
     It is made if it is missing or of another file. Any other path is returned as it is.
 

@@ -140,7 +140,7 @@ class SideBySide:
         return float(cosine_similarity(a, b))
 
     def animation(self, photo: Photo, words: Sequence[str], strength: float, detail: str) -> list[Image.Image]:
-        """Frames from strength 0 to `strength` and back, the methods beside each other.
+        """Frames from strength 0 to `strength` and back, the methods side by side.
 
         Raises:
             UserError: no method can edit the photo as asked.
@@ -199,10 +199,11 @@ def cut_face(picture: Image.Image, aligned: AlignedFace) -> Image.Image:
 
 
 def beside(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size beside each other."""
-    sheet = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i * picture.width, 0))
+    """Images side by side."""
+    sheet, left = Image.new("RGB", (sum(p.width for p in pictures), pictures[0].height)), 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
     return sheet
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.photo import LUMA, AlignedFace, border_fade, box_in_photo, change_mask, inverse
+from data.photo import LUMA, AlignedFace, border_fade, box_in_photo, change_mask, part_in_photo
 from engine.errors import UserError
 from engine.grids import to_pil
 
@@ -125,13 +125,9 @@ def changed_box(photo: AlignedFace, weight: np.ndarray, size: int) -> tuple[int,
     rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
     if not len(rows):
         return None
+    scale = size / len(weight)
     low, high = np.array([columns[0], rows[0]]) - 1, np.array([columns[-1], rows[-1]]) + 2
-    corners = np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]], float)
-    back = inverse(photo.matrix)
-    corners = corners * (size / len(weight)) @ back[:, :2].T + back[:, 2]
-    left, top = np.floor(corners.min(0)).astype(int).clip(0)
-    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int), photo.photo.size)
-    return (int(left), int(top), int(right), int(bottom)) if right > left and bottom > top else None
+    return part_in_photo(photo, low * scale, high * scale)
 
 
 def _warped(

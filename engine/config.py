@@ -161,7 +161,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def describe(config_class: type) -> str:
-    """Help text with one line per option: dotted key, default, type, and the comment beside the field."""
+    """Help text with one line per option: dotted key, default, type, and the comment of the field."""
     defaults, hints = flatten(to_dict(config_class())), _hints(config_class)
     comments = {}
     for block, kind in typing.get_type_hints(config_class).items():

@@ -56,7 +56,7 @@ def export_baseline(like: list[Path], kind: str, real: Real | None, out: Path, g
 def class_means(real: Real | None, export: Export) -> dict[str, Tensor]:
     """{class or "Name=1" or "Name=0": mean face (C, H, W)} of the labelled real faces, at the export's size."""
     if real is None:
-        raise UserError("class-mean-difference: labelled faces are missing; give --real RUN, or a YAML file or pack")
+        raise UserError("class-mean-difference: labelled faces are missing; give --real RUN, or a YAML file")
     x = at_size(real.images, export.images.shape[-2:], export.images.shape[1]).float()
     means = {name: x[real.label == k].mean(0) for k, name in enumerate(real.classes) if (real.label == k).any()}
     for a, name in enumerate(real.attributes if real.attr.shape[1] else ()):
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         "--like", nargs="+", type=Path, required=True, help="exports of edits; their sources are edited"
     )
     parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--real", help="run, YAML file, pack or folder with labelled faces, for class-mean-difference")
+    parser.add_argument("--real", help="run, YAML file or folder with labelled faces, for class-mean-difference")
     parser.add_argument("--gain", type=float, default=1.0, help="factor of the difference")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
 def labelled(where: str | None) -> Real:
     """Labelled training faces. The class means must not use test faces."""
     if where is None:
-        raise UserError("class-mean-difference: labelled faces are missing; give --real RUN, or a YAML file or pack")
+        raise UserError("class-mean-difference: labelled faces are missing; give --real RUN, or a YAML file")
     return open_real(where, DataConfig(), max_images=0, split="train")
 
 

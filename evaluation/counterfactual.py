@@ -9,6 +9,7 @@ from evaluation.eval_data import EvalData
 from evaluation.metric import Metric
 from evaluation.pictures import MAX_PSNR
 from losses.image_metrics import psnr
+from losses.pixels import box_mask
 
 BROWS, EYES, MOUTH = list(range(17, 27)), list(range(36, 48)), list(range(48, 68))
 BOX_MARGIN = 0.35  # on every side of a box; unit: distance of the eyes
@@ -33,24 +34,14 @@ DEFAULT_BOXES = ((-0.7, -0.5, 0.7, 0.1), (-0.45, 0.25, 0.45, 0.85))
 
 def boxes(points: Tensor, groups: list[list[int]], size: int) -> Tensor:
     """Mask (N, S, S) bool: boxes around groups of the points (N, 68, 2), with a margin of 0.35 eye distances."""
-    margin = BOX_MARGIN * (points[:, 42:48].mean(1) - points[:, 36:42].mean(1)).norm(dim=1)
-    centres = (torch.arange(size) + 0.5) * 2 / size - 1
-    mask = torch.zeros(len(points), size, size, dtype=torch.bool)
-    for group in groups:
-        low, high = points[:, group].amin(1) - margin[:, None], points[:, group].amax(1) + margin[:, None]
-        in_x = (centres >= low[:, :1]) & (centres <= high[:, :1])
-        in_y = (centres >= low[:, 1:]) & (centres <= high[:, 1:])
-        mask |= in_y[:, :, None] & in_x[:, None, :]
-    return mask
+    margin = BOX_MARGIN * (points[:, 42:48].mean(1) - points[:, 36:42].mean(1)).norm(dim=1)[:, None]
+    ends = [torch.cat([points[:, g].amin(1) - margin, points[:, g].amax(1) + margin], 1) for g in groups]  # (N, 4)
+    return box_mask(torch.stack(ends, 1), size)[:, 0].bool()
 
 
 def default_boxes(n: int, size: int) -> Tensor:
     """Mask (n, S, S) bool of DEFAULT_BOXES."""
-    centres = (torch.arange(size) + 0.5) * 2 / size - 1
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    for left, top, right, bottom in DEFAULT_BOXES:
-        mask |= ((centres >= top) & (centres <= bottom))[:, None] & ((centres >= left) & (centres <= right))
-    return mask.expand(n, -1, -1)
+    return box_mask(torch.tensor([DEFAULT_BOXES]), size)[:, 0].bool().expand(n, -1, -1)
 
 
 def masked_psnr(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

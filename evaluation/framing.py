@@ -36,6 +36,6 @@ def reframe(images8: Tensor, eyes: Eyes | None, target: Eyes | None, size: int) 
 
 
 def probabilities(net: Classifier, images8: Tensor, eyes: Eyes | None) -> Tensor:
-    """Probabilities (N, len(net.names)), on the CPU, of faces (N, C, H, H) uint8 whose eyes stand at `eyes`."""
+    """Probabilities (N, len(net.names)), on the CPU, of faces (N, C, H, H) uint8 with the eyes at `eyes`."""
     framed = reframe(images8, eyes, net.meta.get("eyes"), net.meta["image_size"])
     return net.probabilities(net.logits(framed)).cpu()

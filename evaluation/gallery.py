@@ -72,7 +72,7 @@ def shared_faces(entries: list[Entry]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Tile:
-    """An image of the picture, what the judge says of it, and whether that is the target (None: nothing asked)."""
+    """The image, the prediction of the judge, and whether it equals the target (None: there is no target)."""
 
     image: Tensor | None  # (C, H, W) in [-1, 1]; None: not there
     verdict: str = ""

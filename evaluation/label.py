@@ -1,12 +1,12 @@
-"""Write attributes that a guide reads from the faces into the label file of a data set in CelebA's layout.
+"""Predict attributes with a guide, and write them into the label file of a data set in CelebA's layout.
 
     python -m evaluation.label datasets/fairface --guide RUN --attr Smiling=happy --labelled datasets/london
 
-`Smiling=happy`: the attribute Smiling is 1 where the guide gives `happy`, one of its classes or attributes, more than
-half of the probability. FOLDER/list_attr_celeba.txt gets the column. FOLDER/labels_read.json marks it as read by a
-classifier: the guide with the hash of its weights, and its accuracy on --labelled, a set in CelebA's layout in which
-people gave this attribute (its test part is left out). The faces are brought into the framing of the guide by their
-eyes. A judge is refused: what it reads would be taught, and it could not measure the result.
+`Smiling=happy`: the attribute Smiling is 1 if the guide predicts a probability above 0.5 for `happy`, one of its
+classes or attributes. FOLDER/list_attr_celeba.txt gets the column. FOLDER/labels_read.json records the guide, the hash
+of its weights, and its accuracy on --labelled. This is a set in CelebA's layout with labels of this attribute from
+people; its test part is not used. The faces are aligned to the guide's eye positions. A judge is refused, because it
+could not measure a model that was trained with its predictions.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Health checks of a training run that say a thing once: a check must fail several times in a row."""
+"""Health checks of a training run. A check warns once, after it failed several times in a row."""
 
 PATIENCE = 3  # failures in a row before a message
 

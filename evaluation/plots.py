@@ -1,12 +1,12 @@
 """Plots of a comparison: accuracy against PSNR, trade-off over strength, confusion matrices, training curves."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from engine.metric_logger import read_log
 from evaluation.gallery import Entry
 from evaluation.pictures import MAX_PSNR
 
@@ -120,16 +120,15 @@ def confusion(entry: Entry) -> Image.Image | None:
 
 def training_curves(entries: list[Entry]) -> Image.Image | None:
     """Logged losses over steps, one panel per run, at most four keys; None without logs."""
-    runs = [(e.name, Path(e.run) / "log.jsonl") for e in entries if e.run and (Path(e.run) / "log.jsonl").is_file()]
+    runs = [(e.name, Path(e.run)) for e in entries if e.run and (Path(e.run) / "log.jsonl").is_file()]
     if not runs:
         return None
     figure, axes = _figure(3.9 * len(runs) + 0.4, 3.2, len(runs))
     for axis, (name, path) in zip(axes[0], runs, strict=True):
-        rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        keys = [k for k in dict.fromkeys(k for row in rows for k in row) if _is_loss(k)][:4]
-        for key in keys:
-            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-            axis.plot(*zip(*points, strict=True), label=key, linewidth=1)
+        log = read_log(path)
+        for key in [k for k in log if _is_loss(k)][:4]:
+            points = log[["step", key]].dropna()
+            axis.plot(points["step"], points[key], label=key, linewidth=1)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)

@@ -1,9 +1,7 @@
 """The real faces that every metric is compared with: the test split of a data set, or a folder of images."""
 
-import json
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +46,10 @@ class Real:
 
 
 def open_real(where: str | Path | None, fallback: DataConfig, max_images: int, split: str = "test") -> Real:
-    """Real faces from a run directory or YAML file (its data block), a pack's folder, or a folder of images.
+    """Real faces from a run directory or YAML file (its data block), or from a folder of images.
 
     Args:
-        where: run directory, YAML file, pack or folder; None uses `fallback`.
+        where: run directory, YAML file or folder; None uses `fallback`.
         max_images: maximum number of faces in `images`, evenly spaced; 0 = all.
         split: split of the data set for `images`, "test" or "train"; a folder has no splits.
 
@@ -65,11 +63,9 @@ def open_real(where: str | Path | None, fallback: DataConfig, max_images: int, s
         return from_config(_data_block(path), max_images, split)
     if (path / "config.yaml").is_file():
         return from_config(_data_block(path / "config.yaml"), max_images, split)
-    if (path / "images.npy").is_file():
-        return from_pack(path, max_images, split)
     if path.is_dir():
         return from_folder(path, max_images)
-    raise UserError(f"--real {path}: expected a run directory, a YAML file, a pack's folder or a folder of images")
+    raise UserError(f"--real {path}: expected a run directory, a YAML file or a folder of images")
 
 
 def _data_block(path: Path) -> DataConfig:
@@ -78,13 +74,7 @@ def _data_block(path: Path) -> DataConfig:
 
 def from_config(cfg: DataConfig, max_images: int, split: str = "test") -> Real:
     """Faces of one split, and training faces, of a data set; without augmentation."""
-    plain = {f.name: getattr(cfg, f.name) for f in fields(cfg)} | {
-        "augment_crop": 0.0,
-        "augment_shift": 0.0,
-        "labels": "hard",
-    }
-    plain |= {"augment_brightness": 0.0, "balanced": False, "pair": False}
-    faces = build_faces(DataConfig(**plain))
+    faces = build_faces(replace(without_augmentation(cfg), labels="hard"))
     test, train = getattr(faces, split), faces.train
     places = _indices(len(test), max_images)
     labels = {key: torch.as_tensor(value[places]) for key, value in test.labels.items()}
@@ -97,30 +87,6 @@ def from_config(cfg: DataConfig, max_images: int, split: str = "test") -> Real:
         classes=list(faces.meta["classes"]),
         attributes=list(faces.meta["attributes"]),
     )
-
-
-def from_pack(folder: Path, max_images: int, split: str = "test") -> Real:
-    """Faces of one split of a pack in the cache."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        images = np.load(folder / "images.npy", mmap_mode="c")
-        with np.load(folder / "labels.npz") as stored:
-            labels = {key: stored[key] for key in stored.files}
-        if not isinstance(meta, dict) or "split" not in labels:
-            raise ValueError("no meta or no split")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"--real {folder}: is not a complete pack ({error}); delete the folder, it is made again"
-        ) from None
-    test, train = (np.flatnonzero(labels["split"] == part) for part in (2, 0))
-    test = train if split == "train" else test if len(test) else np.flatnonzero(labels["split"] == 1)
-    rows, others = test[_indices(len(test), max_images)], train[_indices(len(train), MAX_TRAIN)]
-    known = {k: torch.as_tensor(labels[k][rows]) for k in ("label", "attr", "identity", "landmarks") if k in labels}
-    if "attr" in known:
-        known["attr"] = torch.where(known["attr"].float() < 0, torch.nan, known["attr"].float())
-    pictures = torch.from_numpy(images[rows].copy()), torch.from_numpy(images[others].copy())
-    names = {key: list(meta.get(key) or []) for key in ("classes", "attributes")}
-    return Real(f"{folder.name} {split}", *pictures, True, **_labels(known, len(rows)), **names)
 
 
 def from_folder(folder: Path, max_images: int) -> Real:
@@ -182,5 +148,9 @@ def at_size(images: Tensor, size: Sequence[int], channels: int) -> Tensor:
 def data_config(where: str | Path) -> DataConfig:
     """The data block of a run directory or a YAML file, without augmentation."""
     path = Path(where)
-    block = _data_block(path / "config.yaml" if path.is_dir() else path)
-    return replace(block, augment_crop=0.0, augment_shift=0.0, augment_brightness=0.0, balanced=False, pair=False)
+    return without_augmentation(_data_block(path / "config.yaml" if path.is_dir() else path))
+
+
+def without_augmentation(cfg: DataConfig) -> DataConfig:
+    """The same faces, one by one, as they are in the pack."""
+    return replace(cfg, augment_crop=0.0, augment_shift=0.0, augment_brightness=0.0, balanced=False, pair=False)

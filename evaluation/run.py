@@ -73,7 +73,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--fake", nargs="+", type=Path, required=True, help="exports of one method (folders with a manifest.csv)"
     )
     parser.add_argument(
-        "--real", help="real faces: run, YAML file, pack or folder of images; default: the data of the first judge"
+        "--real", help="real faces: run, YAML file or folder of images; default: the data of the first judge"
     )
     parser.add_argument(
         "--judge", nargs="+", type=Path, required=True, help="run directories of evaluation.train_classifier"

@@ -1,4 +1,4 @@
-"""Labels of one or two data sets as one condition of the networks. Choi et al. 1711.09020, section 3.3 (mask vector).
+"""Labels of one or two data sets as one condition. StarGAN, arXiv 1711.09020, section 3.3 (mask vector).
 
 One set: c = y. Two sets in turn: c = [labels of set 1 | labels of set 2 | one-hot of the set]; labels that the set of
 the batch does not have are 0.

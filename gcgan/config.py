@@ -1,4 +1,4 @@
-"""Every option of both systems. Weights are dimensionless; an image's L1 is a mean over pixels, channels and batch."""
+"""Options of the three systems. Weights have no unit. The L1 of images is a mean over pixels, channels and batch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,13 +13,13 @@ from engine.errors import UserError
 class ModelConfig:
     """Generator and critic."""
 
-    conditioning: Literal["cin", "planes"] = "cin"  # cin: scale and shift of every InstanceNorm; planes: beside x
-    output: Literal["skip", "warp", "mask", "tanh"] = "skip"  # how x_fake is made of x and the features (model.py)
+    conditioning: Literal["cin", "planes"] = "cin"  # cin: scale and shift of each InstanceNorm; planes: channels of x
+    output: Literal["skip", "warp", "mask", "tanh"] = "skip"  # how x_fake is made from x and the features (model.py)
     width: int = 64  # channels of the generator's first layer, >= 4
     blocks: int = 6  # residual blocks at a quarter of the side, >= 1
-    critic: Literal["class+projection", "class", "planes+projection"] = "class+projection"  # how the label enters
-    critic_width: int = 64  # channels of the critic's first layer, >= 4; they double with every halving
-    max_width: int = 512  # the critic's widest layer; the reference code has no limit: 2048
+    critic: Literal["class+projection", "class", "planes+projection"] = "class+projection"  # input of the label
+    critic_width: int = 64  # channels of the critic's first layer, >= 4; doubled with each halving of the side
+    max_width: int = 512  # largest number of channels of the critic; the reference code has no limit (2048)
 
     def __post_init__(self) -> None:
         for name, least in (("width", 4), ("blocks", 1), ("critic_width", 4), ("max_width", 8)):
@@ -28,10 +28,10 @@ class ModelConfig:
 
 @dataclass
 class LabelModelConfig(ModelConfig):
-    """And how pictures are made from a label."""
+    """The options of `ModelConfig`, and how edits are computed from a label."""
 
     mirror: bool = False  # mean of the edits of a face and of its mirror image; twice the cost of an edit
-    gain: float = 1.0  # an edit asks for own + gain (target - own); more than 1 exaggerates; choose on validation faces
+    gain: float = 1.0  # target of an edit: own + gain (target - own); choose it on validation faces
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,15 +43,15 @@ class LossConfig:
     """Weights of the terms; 0 switches a term off."""
 
     gan: Literal["logistic", "wgan"] = "logistic"  # logistic with R1, or wgan with the gradient penalty
-    gamma_r1: float = 0.05  # of half the squared gradient of the patch mean at real faces; lower for smaller pictures
-    lambda_gp: float = 10.0  # of (|gradient of the patch sum| - 1)^2, with `gan: wgan`
-    n_critic: int = 1  # critic steps to one generator step; 5 in the reference code
-    lambda_mismatch: float = 1.0  # real faces under a wrong label count as fakes (1605.05396); needs a projection
+    gamma_r1: float = 0.05  # of R1, half the squared gradient of the patch mean at real faces; lower for small images
+    lambda_gp: float = 10.0  # weight of (|gradient of the patch sum| - 1)^2, with `gan: wgan`
+    n_critic: int = 1  # critic updates per generator update; 5 in the reference code
+    lambda_mismatch: float = 1.0  # real faces under a wrong label count as fakes (arXiv 1605.05396); needs a projection
     lambda_class_d: float = 1.0  # class loss of the critic's head on real faces
-    lambda_class_g: float = 1.0  # class loss of that head on fakes, which the generator pays
-    lambda_cycle: float = 10.0  # L1 of the fake led back to its own label against x
-    lambda_self: float = 0.0  # L1 of the fake under the own label against x
-    lambda_triple: float = 0.0  # L1 between the fake and a fake by way of another label (1811.03492); 2 more passes
+    lambda_class_g: float = 1.0  # class loss of that head on fakes, for the generator
+    lambda_cycle: float = 10.0  # L1 of x and the fake that was changed back to the own label
+    lambda_self: float = 0.0  # L1 of x and the fake of the own label
+    lambda_triple: float = 0.0  # L1 of the fake and a fake by way of another label (arXiv 1811.03492); 2 more passes
     lambda_face: float = 0.0  # extra pixel weight at eyes and mouth in the L1 terms, rescaled to mean 1
 
     def __post_init__(self) -> None:
@@ -63,9 +63,9 @@ class LossConfig:
 
 @dataclass
 class GeometryModelConfig(ModelConfig):
-    """And the network of landmarks."""
+    """The options of `ModelConfig`, and the landmark networks."""
 
-    code_dim: int = 8  # numbers of an expression code, of unit length; a wide one also holds the person
+    code_dim: int = 8  # size of an expression code (unit length); a large code also contains the person
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,20 +74,20 @@ class GeometryModelConfig(ModelConfig):
 
 @dataclass
 class GeometryLossConfig(LossConfig):
-    """And what teaches the codes, and what the generator is asked beside StarGAN's terms."""
+    """The options of `LossConfig`, the losses of the landmark networks, and more losses of the generator."""
 
-    lambda_cycle: float = 10.0  # unpaired: L1 of the fake led back by the own code
+    lambda_cycle: float = 10.0  # unpaired: L1 of x and the fake that was changed back with the own code
     pairs: Literal["auto", "paired", "unpaired"] = "auto"  # paired: x_target is another photo of the person
     lambda_pixel: float = 100.0  # paired: squared error against the person's own photo with the target expression
     lambda_geometry: float = 1.0  # squared distance of the fake's code (of the critic's landmarks) to the target
     lambda_landmarks: float = 10.0  # squared error of the critic's landmarks on real faces
-    geometry_steps: int = 1000  # first steps, which teach the landmarks' codes alone
-    geometry_batch: int = 64  # faces of one of these steps
+    geometry_steps: int = 1000  # first steps, in which only the landmark networks are trained
+    geometry_batch: int = 64  # batch size of these steps
     geometry_decoder: Literal["swap", "plain"] = "swap"  # swap: rebuild another face of the same person
-    geometry_from: str = ""  # a run whose landmark networks are taken over instead; "" = taught here
-    lambda_contrast: float = 1.0  # of the contrastive loss
-    margin: float = 1.0  # squared distance that codes of two expressions must keep; 1 = 60 degrees
-    point_noise: float = 0.045  # standard deviation of the noise on landmarks that are coded, in eye distances
+    geometry_from: str = ""  # a run whose landmark networks are used instead; "" = trained here
+    lambda_contrast: float = 1.0  # weight of the contrastive loss
+    margin: float = 1.0  # smallest squared distance of codes of two expressions; 1 = 60 degrees
+    point_noise: float = 0.045  # standard deviation of the noise on the landmarks of the encoder, in eye distances
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,15 +100,15 @@ AUGMENTS = ("color", "translation", "cutout")
 
 @dataclass
 class GANTrainConfig(TrainConfig):
-    """Rates and averages, beside what every run has."""
+    """Learning rates and averaged weights, in addition to the common options."""
 
-    lr: float = 2.0e-4  # Adam's, of the generator
-    lr_critic: float = 2.0e-4  # Adam's, of the critic
-    beta1: float = 0.0  # Adam's decay of the first moment
-    beta2: float = 0.9  # and of the second
-    ema_decay: float = 0.999  # of the weights that pictures come from; rises to it with (1 + t) / (10 + t); 0 = none
-    label_mix: float = 0.0  # share of the fakes whose label lies between own and target; 0 .. 1
-    augment: str = ""  # of what the critic sees: color,translation,cutout or some (2006.10738)
+    lr: float = 2.0e-4  # learning rate of the generator (Adam)
+    lr_critic: float = 2.0e-4  # learning rate of the critic (Adam)
+    beta1: float = 0.0  # decay of Adam's first moment
+    beta2: float = 0.9  # decay of Adam's second moment
+    ema_decay: float = 0.999  # decay of the averaged weights, at most (1 + t) / (10 + t); 0 = no average
+    label_mix: float = 0.0  # share of the fakes with a label between own and target; 0 .. 1
+    augment: str = ""  # of the critic's input: color,translation,cutout or some of them (arXiv 2006.10738)
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
     lr_hold: float = 0.5
@@ -127,9 +127,9 @@ class GANTrainConfig(TrainConfig):
 
 @dataclass
 class GeometryTrainConfig(GANTrainConfig):
-    """And the rate of the landmark networks."""
+    """The options of `GANTrainConfig`, and the learning rate of the landmark networks."""
 
-    lr_geometry: float = 1.0e-3  # Adam's, of the landmark networks, betas (0.5, 0.999)
+    lr_geometry: float = 1.0e-3  # of the landmark networks (Adam, betas (0.5, 0.999))
 
 
 @dataclass
@@ -147,19 +147,24 @@ class StarGANConfig:
         if self.data.image_size % 4:
             raise UserError(f"data.image_size: expected a multiple of 4, got {self.data.image_size}")
         if t.batch_size < 2:
-            raise UserError(f"train.batch_size: {t.batch_size} leaves no second face to take a target from; at least 2")
+            raise UserError(
+                f"train.batch_size: expected at least 2, got {t.batch_size}; the target is the label of another face"
+            )
         if w.lambda_mismatch and self.model.critic == "class":
             raise UserError(
-                "loss.lambda_mismatch: a critic with a class head alone sees no label that could be wrong; "
+                "loss.lambda_mismatch: a critic with only a class head gets no label; "
                 "set loss.lambda_mismatch=0 or model.critic=class+projection"
             )
         if t.label_mix == 1 and w.gan == "wgan" and self.model.critic != "class":
-            raise UserError("train.label_mix: 1 leaves the gradient penalty no fake whose label a real face carries")
+            raise UserError(
+                "train.label_mix: expected less than 1, got 1; the gradient penalty needs fakes with the label of a "
+                "real face"
+            )
 
 
 @dataclass
 class GCGANConfig(StarGANConfig):
-    """GC-GAN: the generator receives a code of somebody's landmarks instead of a label."""
+    """GC-GAN: the condition of the generator is a code of landmarks instead of a label."""
 
     system: str = "gcgan"
     model: GeometryModelConfig = field(default_factory=GeometryModelConfig)
@@ -170,50 +175,47 @@ class GCGANConfig(StarGANConfig):
         super().__post_init__()
         w = self.loss
         if self.data.sets:
-            raise UserError("data.sets: GC-GAN learns from one set; give data.dataset, or use system: stargan")
+            raise UserError("data.sets: GC-GAN uses one data set; give data.dataset, or use system: stargan")
         if w.pairs == "paired" and not self.data.pair:
             raise UserError("loss.pairs: paired needs two photos of a person; set data.pair=true")
         if self.geometry_steps >= self.train.total_steps:
             raise UserError(
                 f"train.total_steps: {self.train.total_steps} are not more than the {w.geometry_steps} of "
-                "loss.geometry_steps, which teach the landmarks' codes alone"
+                "loss.geometry_steps; give more steps"
             )
 
         if w.lambda_geometry and self.model.critic == "planes+projection":
-            raise UserError(
-                "model.critic: planes+projection reads a picture under a label, so it has no landmarks of its own; "
-                "set model.critic=class+projection"
-            )
+            raise UserError("model.critic: planes+projection has no landmark head; set model.critic=class+projection")
 
     @property
     def geometry_steps(self) -> int:
-        """Steps that teach the landmarks' codes: none where another run has taught them."""
+        """Steps in which only the landmark networks are trained; 0 if they come from another run."""
         return 0 if self.loss.geometry_from else self.loss.geometry_steps
 
     @property
     def paired(self) -> bool:
-        """Whether a batch holds the person's own photo with the target expression."""
+        """Whether a batch has a photo of the same person with the target expression."""
         return self.loss.pairs == "paired" or (self.loss.pairs == "auto" and self.data.pair)
 
 
 @dataclass
 class PaperModelConfig:
-    """The authors' networks: their sizes are fixed."""
+    """The networks of the authors; their sizes are fixed."""
 
-    code_dim: int = 32  # numbers of a landmark code, after ReLU
+    code_dim: int = 32  # size of a landmark code, after ReLU
 
 
 @dataclass
 class PaperLossConfig:
-    """The authors' weights. L1 and squared errors are sums over a face's values, means over the batch."""
+    """The weights of the authors. L1 and squared errors are sums over the values of a face, means over the batch."""
 
-    lambda_gp: float = 10.0  # of (|gradient| - 1)^2
-    n_critic: int = 5  # critic updates on one batch
-    lambda_class: float = 1.0e-4  # cross-entropy: D's on real faces, G's on fakes
-    lambda_adv: float = 1.0e-3  # of -D(fake), which G_dec and E pay
-    lambda_feature: float = 1.0e-3  # L1 of D's last features, which G_enc pays
-    lambda_geometry: float = 1.0e-4  # of the whole loss of landmarks
-    margin: float = 5.0  # squared distance that codes of two expressions must keep
+    lambda_gp: float = 10.0  # weight of (|gradient| - 1)^2
+    n_critic: int = 5  # critic updates per batch
+    lambda_class: float = 1.0e-4  # cross-entropy of D on real faces, of G on fakes
+    lambda_adv: float = 1.0e-3  # weight of -D(fake), for G_dec and E
+    lambda_feature: float = 1.0e-3  # L1 of the last features of D, for G_enc
+    lambda_geometry: float = 1.0e-4  # weight of the whole landmark loss
+    margin: float = 5.0  # smallest squared distance of codes of two expressions
 
     def __post_init__(self) -> None:
         require(self.n_critic >= 1, "n_critic", "at least 1", self.n_critic)
@@ -221,21 +223,21 @@ class PaperLossConfig:
 
 @dataclass
 class PaperTrainConfig(TrainConfig):
-    """The authors' rates."""
+    """The learning rates of the authors."""
 
     batch_size: int = 64
-    lr: float = 3.0e-4  # Adam's, of every network
+    lr: float = 3.0e-4  # learning rate of each network (Adam)
     beta1: float = 0.5
     beta2: float = 0.999
-    rate_decay: float = 0.98  # the rates are multiplied by it ...
-    rate_every: int = 20_000  # ... after each of these steps
+    rate_decay: float = 0.98  # factor of the learning rates ...
+    rate_every: int = 20_000  # ... each time after this number of steps
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "none"
 
 
 @dataclass
 class PaperGCGANConfig:
-    """GC-GAN with its authors' networks and losses (gcgan/paper.py)."""
+    """GC-GAN with the networks and losses of its authors (gcgan/paper.py)."""
 
     system: str = "gcgan_paper"
     data: DataConfig = field(default_factory=lambda: DataConfig(pair=True))
@@ -245,9 +247,9 @@ class PaperGCGANConfig:
 
     def __post_init__(self) -> None:
         if self.data.image_size != 64:
-            raise UserError(f"data.image_size: the authors' networks take 64 px, got {self.data.image_size}")
+            raise UserError(f"data.image_size: expected 64 for the networks of the authors, got {self.data.image_size}")
         if not self.data.pair:
-            raise UserError("data.pair: this system learns from two photos of a person; set data.pair=true")
+            raise UserError("data.pair: this system needs two photos of each person; set data.pair=true")
         if self.train.batch_size < 2:
             raise UserError(f"train.batch_size: BatchNorm needs at least 2, got {self.train.batch_size}")
 

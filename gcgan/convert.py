@@ -1,12 +1,12 @@
-"""Checkpoints of the StarGAN reference code (yunjey/stargan: 200000-G.ckpt, 200000-D.ckpt) -> a run directory of ours.
+"""Convert checkpoints of the StarGAN reference code (yunjey/stargan: 200000-G.ckpt, 200000-D.ckpt) to a run directory.
 
     python -m gcgan.convert G.ckpt D.ckpt --attributes Black_Hair,Blond_Hair,Brown_Hair,Male,Young --run-dir DIR
 
-Sizes are read from the shapes. The order of the labels is not in the files, so it is asked for, never guessed. The
-running statistics of old InstanceNorms are dropped: the reference code normalises each picture by itself in training
-mode, as ours always does.
+Sizes are read from the shapes. The order of the labels is not in the files, so --classes or --attributes must give it.
+The running statistics of InstanceNorm layers are removed: the reference code stays in training mode and does not use
+them.
 
-| theirs | ours |
+| reference code | here |
 | --- | --- |
 | G main.0, .3, .6; norms after each | down.0 .. 2, down_norms.0 .. 2 |
 | G main.9 .. : residual blocks, main.0, .1, .3, .4 inside | blocks.i: conv1, norm1, conv2, norm2 |
@@ -31,13 +31,13 @@ FIRST_BLOCK = 9  # place of the first residual block in G's `main`
 
 
 def read_weights(path: str | Path) -> Weights:
-    """A state dict of tensors in float32, without running statistics. Raises UserError: `read_state_dict`."""
+    """Read a state dict as float32 tensors, without running statistics. Raises UserError as `read_state_dict`."""
     dropped = ("running_mean", "running_var", "num_batches_tracked")
     return {key: v.float() for key, v in read_state_dict(path).items() if not key.endswith(dropped)}
 
 
 def our_generator(theirs: Weights, source: str) -> Weights:
-    """G's names -> ours."""
+    """Rename the weights of the generator."""
     blocks = len({key.split(".")[1] for key in theirs if ".main." in key})
     last = FIRST_BLOCK + blocks
     places = {0: "down.0", 1: "down_norms.0", 3: "down.1", 4: "down_norms.1", 6: "down.2", 7: "down_norms.2"}
@@ -50,28 +50,28 @@ def our_generator(theirs: Weights, source: str) -> Weights:
 
 
 def our_critic(theirs: Weights, source: str) -> Weights:
-    """D's names -> ours."""
+    """Rename the weights of the critic."""
     count = len([key for key in theirs if key.startswith("main.") and key.endswith(".weight")])
     names = {f"main.{2 * i}": f"convs.{i}" for i in range(count)} | {"conv1": "psi", "conv2": "head"}
     return renamed(theirs, names, source)
 
 
 def renamed(theirs: Weights, names: dict[str, str], source: str) -> Weights:
-    """Weights under our names. Raises UserError for a name that has no place here."""
+    """Weights under the names of this project. Raises UserError for an unknown name."""
     found = {}
     for key, value in theirs.items():
         place, _, kind = key.rpartition(".")
         if place not in names:
-            raise UserError(f"{source}: '{key}' has no place in StarGAN's networks; it is of another code")
+            raise UserError(f"{source}: '{key}' is no layer of StarGAN's networks; the file comes from other code")
         found[f"{names[place]}.{kind}"] = value
     return found
 
 
 def build(g: Weights, d: Weights, classes: list[str], attributes: list[str], sources: tuple[str, str]) -> StarGAN:
-    """Our method with these weights.
+    """A `StarGAN` method with these weights.
 
     Raises:
-        UserError: the number of labels, or the critic's size, is not what the files say.
+        UserError: the number of labels or the size of the critic does not fit the files.
     """
     ours_g, ours_d = our_generator(g, sources[0]), our_critic(d, sources[1])
     try:
@@ -84,7 +84,7 @@ def build(g: Weights, d: Weights, classes: list[str], attributes: list[str], sou
     if seen - channels != len(names):
         raise UserError(f"{sources[0]}: takes {seen - channels} labels, and {len(names)} names were given")
     if halvings(size) != (len(widths), kernel):
-        raise UserError(f"{sources[1]}: a critic of {len(widths)} layers and a last kernel of {kernel} is not ours")
+        raise UserError(f"{sources[1]}: a critic of {len(widths)} layers with last kernel {kernel} is not supported")
     blocks = len({key.split(".")[1] for key in ours_g if key.startswith("blocks.")})
     model = LabelModelConfig(conditioning="planes", output="tanh", width=width, blocks=blocks, critic="class")
     model.critic_width, model.max_width = critic_width, max(widths)
@@ -104,7 +104,7 @@ def build(g: Weights, d: Weights, classes: list[str], attributes: list[str], sou
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Read both checkpoints, say what they are, write the run directory."""
+    """Read both checkpoints, print their sizes, write the run directory."""
     if bool(args.classes) == bool(args.attributes):
         raise UserError("give --classes or --attributes: the labels in the order of the training command")
     split = lambda text: [name.strip() for name in text.split(",") if name.strip()] if text else []  # noqa: E731

@@ -1,7 +1,7 @@
-"""How StarGAN and GC-GAN change a face. Both take pixels in, so a code holds the picture itself.
+"""The editors of StarGAN and GC-GAN. The networks take the pixels of a face, so a code contains the image.
 
-StarGAN: {x, c}, and an edit is another label c. GC-GAN: {x, points}, standardised landmarks, and an edit is the same
-person's landmarks with another expression.
+StarGAN: {x, c}; an edit changes the label c. GC-GAN: {x, points} with standardised landmarks; an edit gives the
+landmarks of the same person with another expression.
 """
 
 from collections.abc import Sequence
@@ -31,18 +31,18 @@ from gcgan.train import METHODS
 
 
 class Editor(editor.Editor):
-    """What all systems share: labels that are not known are read by the critic's class head.
+    """The common part of all systems. The critic's class head predicts unknown labels.
 
-    With two data sets in turn, faces of the data are the first set's, and a request names labels of one set.
+    With two data sets in turn, faces are from the first set, and a request names labels of one set.
     """
 
     config_class, method_class = CONFIGS, METHODS
     training_only: tuple[str, ...] = ("generator.",)
     method: StarGAN
     unsupported = {
-        "draw": "this family draws no faces, it changes given ones; `vae`, `flow` and `aae_cgan` draw some",
-        "mix": "this family codes no person, so there is no way between two faces; `slider` shows one between "
-        "expressions",
+        "draw": "this family cannot generate faces, it only changes them; use `vae`, `flow` or `aae_cgan`",
+        "mix": "this family has no code of a person, so it cannot interpolate between two faces; `slider` interpolates "
+        "between expressions",
     }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,15 +76,15 @@ class Editor(editor.Editor):
         return [self.parse(name if name in self.classes else f"{name}=flip") for name in self.method.labels.names]
 
     def complete_labels(self, batch: dict[str, Tensor], block: LabelBlock) -> Tensor:
-        """Labels (N, K) of one data set in [0, 1]. Unknown ones are read by the critic; without a class head they are
-        neutral, or absent."""
+        """Labels (N, K) of one data set in [0, 1]. The critic predicts unknown ones; without a class head they
+        are neutral, or absent."""
         y = self.method.labels.faces(batch, block)[1]
         y = (y + 1) / 2 if block.attributes else y
         unknown = batch["attr"].isnan() if block.attributes else (batch["label"] < 0)[:, None]
         return torch.where(unknown, self.method.read(batch["image"], block), y) if unknown.any() else y
 
     def labels_from(self, faces: Subjects, y: Tensor, block: LabelBlock) -> Tensor:
-        """Labels (N, L): the known ones, and those of a data set from y (N, K) in [0, 1] where they are not."""
+        """Labels (N, L): the known ones, and unknown ones of a data set from y (N, K) in [0, 1]."""
         labels, names = self.labels(faces).clone(), self.label_names()
         if block.attributes:
             read = (y > 0.5).float()
@@ -98,7 +98,7 @@ class Editor(editor.Editor):
 class StarGANEditor(Editor):
     """Codes {x (N, C, H, H), c (N, cond_dim)}: c(s) = own + s gain (target - own), gain = `model.gain`.
 
-    Of two data sets, c is a condition of the first; an edit to a label of the second also turns the set's one-hot.
+    With two data sets, c is a condition of the first. An edit to a label of the second also changes the set.
     """
 
     def encode(self, batch: dict[str, Tensor]) -> Code:
@@ -112,13 +112,11 @@ class StarGANEditor(Editor):
         """The data set whose labels a request names.
 
         Raises:
-            UserError: it names labels of both.
+            UserError: it names labels of both data sets.
         """
         blocks = [block for block in self.method.labels.blocks if set(request.names) & set(block.names)]
         if len(blocks) > 1:
-            raise UserError(
-                f"{request}: names labels of both data sets; this run learned them in turn, so ask for those of one"
-            )
+            raise UserError(f"{request}: names labels of both data sets; give labels of one of them")
         return blocks[0]
 
     def own_condition(self, faces: Subjects, block: LabelBlock) -> Tensor:
@@ -138,8 +136,7 @@ class StarGANEditor(Editor):
 
     def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
         raise UserError(
-            "--like: StarGAN knows names of expressions, not another face's; ask by name, as --attr happy, or train "
-            "`system: gcgan`"
+            "--like: StarGAN cannot use another face; give a name, as --attr happy, or train `system: gcgan`"
         )
 
     def predict_labels(self, faces: Subjects) -> Tensor:
@@ -160,13 +157,13 @@ def landmarks_of(batch: dict[str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class LandmarkOptions:
-    """Whose landmarks."""
+    """The landmarks of the other face."""
 
     landmarks: str = ""  # the other face's 68 points: a file (.npy, .csv, .pts), or a folder of them; "" = find them
 
 
 class LandmarkEditor(Editor):
-    """What both GC-GANs share: the expression may come from another face's landmarks, its code from E."""
+    """The common part of both GC-GANs. E encodes the landmarks of another face."""
 
     options_class = LandmarkOptions
     method: GCGAN | PaperGCGAN
@@ -175,11 +172,11 @@ class LandmarkEditor(Editor):
         """Codes (N, code_dim) of a request for faces with codes z: class codes, and the rest of z.
 
         Raises:
-            UserError: the request names an attribute, or is no amount of a class.
+            UserError: the request names an attribute, or has no valid amount of a class.
         """
         request.require("set", "amount", method="GC-GAN")
         if request.attributes:
-            raise UserError(f"{request.attributes[0]}: GC-GAN knows expressions, no attributes; ask for a class")
+            raise UserError(f"{request.attributes[0]}: GC-GAN has expressions only; give a class, as happy")
         amounts = requested_classes(request, {"classes": self.classes, "attributes": []})  # (K,)
         return amounts.to(z) @ self.method.class_codes + (1 - amounts.sum()).to(z) * z
 
@@ -204,7 +201,7 @@ class LandmarkEditor(Editor):
         return points
 
     def find_landmarks(self, faces: Subjects) -> tuple[Tensor, Tensor]:
-        """Points (N, 68, 2) in [-1, 1], and known (N,): those of the data, of --landmarks, or found by mediapipe.
+        """Points (N, 68, 2) in [-1, 1], and known (N,): from the data, from --landmarks, or found by mediapipe.
 
         Raises:
             UserError: neither file nor detector, or a file without 68 points.
@@ -229,7 +226,7 @@ class LandmarkEditor(Editor):
         return points, points.isfinite().all(2).all(1)
 
     def landmarks_file(self, name: str) -> Path | None:
-        """The file of --landmarks for a photo: the one given, or the one of its name in the folder given."""
+        """The file of --landmarks for a photo; in a folder, the file with the name of the photo."""
         if not self.options.landmarks:
             return None
         given = Path(self.options.landmarks)
@@ -241,7 +238,7 @@ class LandmarkEditor(Editor):
 
 @dataclass(frozen=True)
 class GeometryOptions(LandmarkOptions):
-    """And which of them move."""
+    """The landmarks of the other face, and the region that moves."""
 
     landmarks: str = ""  # the other face's 68 points: a file (.npy, .csv, .pts), or a folder of them; "" = find them
     region: Literal["all", "jaw", "brows", "nose", "eyes", "mouth"] = "all"  # the part of the face that moves
@@ -251,7 +248,7 @@ class GCGANEditor(LandmarkEditor):
     """Codes {x (N, C, H, H), points (N, 68, 2)}: standardised landmarks, from which G receives the code E(points).
 
     Strength s moves the points to g + s (g' - g), where g' are the person's own points with the target's expression.
-    Landmarks that are not known are read by the critic.
+    The critic predicts unknown landmarks.
     """
 
     options_class = GeometryOptions
@@ -279,12 +276,12 @@ class GCGANEditor(LandmarkEditor):
         return code | {"points": self.retargeted(z, code["points"].to(self.device))}
 
     def retargeted(self, z: Tensor, g: Tensor) -> Tensor:
-        """The persons' own shapes g (N, 68, 2) with the expressions z (N, code_dim), on the CPU; other regions than
-        the one asked for stay."""
+        """The shapes g (N, 68, 2) of the persons with the expressions z (N, code_dim), on the CPU. Only the region of
+        the options changes."""
         return self.keep_region(self.method.retarget(z, g), g).cpu()
 
     def keep_region(self, moved: Tensor, g: Tensor) -> Tensor:
-        """`moved` (N, 68, 2) in the region asked for, g elsewhere."""
+        """`moved` (N, 68, 2) in the region of the options, g elsewhere."""
         if self.options.region == "all":
             return moved
         here = torch.zeros(NUM_POINTS, 1, dtype=torch.bool, device=g.device)
@@ -297,9 +294,9 @@ class GCGANEditor(LandmarkEditor):
 
 
 class PaperEditor(LandmarkEditor):
-    """Codes {x (N, C, 64, 64), z (N, code_dim)}: z(s) = (1 - s) own + s target. The authors' GC-GAN.
+    """Codes {x (N, C, 64, 64), z (N, code_dim)}: z(s) = (1 - s) own + s target, for PaperGCGAN.
 
-    The own code of a face whose landmarks are not known is that of the class that the critic reads.
+    A face without known landmarks gets the code of the class that the critic predicts.
     """
 
     method: PaperGCGAN

@@ -1,6 +1,7 @@
-"""GC-GAN: the generator receives a code of somebody's landmarks instead of a label (Qiao et al. 1802.01822).
+"""GC-GAN: the condition of the generator is a code of landmarks instead of a label (arXiv 1802.01822).
 
-First steps: encoder and decoder of landmarks alone. Then images, with both held: one step is one critic update.
+The first steps train only the encoder and the decoder of landmarks. Then both are fixed, and one step is one critic
+update.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ CHUNK = 4096  # faces coded at once
 
 @dataclass(frozen=True)
 class Target:
-    """What fakes are to show. y (N, K) the class, z (N, code_dim) its code, x_match (N, C, H, H) real faces of that
-    class: in pairs the person's own."""
+    """Targets of fakes. y (N, K): the class. z (N, code_dim): its code. x_match (N, C, H, H): real faces of that class;
+    in pairs, of the same person."""
 
     y: Tensor
     z: Tensor

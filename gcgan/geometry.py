@@ -1,6 +1,6 @@
-"""Landmarks of faces as shapes: freed of place, turn and size, standardised, and drawn from a training set.
+"""Landmarks as shapes: align them, standardise them, and draw them from a training set.
 
-68 points in iBUG's order, x and y in [-1, 1] of the picture. Pure functions, but for the bank's draws.
+A face has 68 points in iBUG's order, with x and y in [-1, 1] of the image. All functions but the bank's draws are pure.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def align(points: Tensor) -> Tensor:
     """(N, 68, 2) in any frame -> eye frame: origin between the inner corners of the eyes, outer corners horizontal
     and one unit apart.
 
-    Never by a box of mouth or jaw: an open mouth would move the eyes, and the expression would be scaled away.
+    A bounding box is not used, because an open mouth would change it, and so the expression would change the scale.
     """
     origin = points[:, INNER].mean(1, keepdim=True)  # (N, 1, 2)
     across = points[:, OUTER[1]] - points[:, OUTER[0]]  # (N, 2)
@@ -30,15 +30,15 @@ def align(points: Tensor) -> Tensor:
 
 
 class LandmarkBank:
-    """Training landmarks with labels and persons, in memory; never part of a checkpoint."""
+    """Training landmarks with labels and persons. They are in memory, not in checkpoints."""
 
     def __init__(
         self, points: Tensor, label: Tensor, person: Tensor, num_classes: int, partners: Tensor | None = None
     ) -> None:
         """Keep the rows with points and a label.
 
-        points (M, 68, 2), label (M,), person (M,) with -1 unknown; partners (M, P): rows of other faces of the same
-        person, -1 for none; without it they are found by `person`.
+        points (M, 68, 2), label (M,), person (M,); -1: unknown. partners (M, P): rows of other faces of the same
+        person, -1: none; the default is found from `person`.
 
         Raises:
             UserError: a class has no face with landmarks.
@@ -58,8 +58,8 @@ class LandmarkBank:
 
     @classmethod
     def of(cls, faces: FaceSet, num_classes: int) -> "LandmarkBank":
-        """Of a training set. With `data.pair` partners are of the same take: the pose of the head is the same, so the
-        code need not hold it."""
+        """The bank of a training set. With `data.pair`, partners are images of one session with the same head pose, so
+        the code does not need the pose."""
         points, label = (torch.from_numpy(faces.labels[key]) for key in ("landmarks", "label"))
         person = faces.labels.get("identity")
         known = torch.full_like(label, -1) if person is None else torch.from_numpy(person)
@@ -76,7 +76,7 @@ class LandmarkBank:
 
     @property
     def has_persons(self) -> bool:
-        """Whether each face has another one of its person."""
+        """Whether each face has another face of the same person."""
         return bool((self.partners >= 0).any(1).all())
 
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -86,8 +86,8 @@ class LandmarkBank:
         return mean, (shapes - mean).square().mean().sqrt()
 
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Random faces, every class equally often: points (n, 68, 2), points of another face of the same person (of
-        the face itself where there is none), label (n,), person (n,). Half of them mirrored."""
+        """Random faces, each class equally often: points (n, 68, 2), points of another face of the same person (or of
+        the same face, if there is no other), label (n,), person (n,). Half of them are mirrored."""
         label = torch.randint(len(self.rows), (n,))
         rows = self._rows_of(label)
         points, other = self.points[rows], self.points[self._partners_of(rows)]
@@ -96,7 +96,7 @@ class LandmarkBank:
         return points, other, label, self.person[rows]
 
     def of_class(self, label: Tensor) -> Tensor:
-        """Points (N, 68, 2) of random faces of these classes (N,), half of them mirrored."""
+        """Points (N, 68, 2) of random faces of these classes (N,). Half of them are mirrored."""
         points = self.points[self._rows_of(label.cpu())]
         return torch.where((torch.rand(len(label)) < 0.5)[:, None, None], mirror_points(points), points)
 
@@ -112,7 +112,7 @@ class LandmarkBank:
 
 
 def other_faces(person: Tensor) -> Tensor:
-    """(M, P): places of up to `CHOICES` other faces of each face's person (M,), -1 where there are none."""
+    """(M, P): rows of up to `CHOICES` other faces of the person (M,) of each face; -1: none."""
     table = torch.full((len(person), CHOICES), -1)
     order = torch.argsort(person, stable=True)
     counts = torch.unique_consecutive(person[order], return_counts=True)[1]

@@ -1,7 +1,7 @@
-"""Networks: generator G, critic D, and GC-GAN's encoder and decoder of landmarks. Everything returns float32.
+"""Networks: generator G, critic D, and GC-GAN's encoder and decoder of landmarks. All outputs are float32.
 
-Shapes stand at the line's end for 128 px, three channels, width 64. c (N, K) is the condition of a network: a one-hot
-or mixed class, attributes in {0, 1}, or GC-GAN's code of landmarks.
+Comments at the end of lines give shapes for 128 px, three channels, width 64. c (N, K) is the condition of a network: a
+one-hot or mixed class, attributes in {0, 1}, or GC-GAN's code of landmarks.
 """
 
 import torch
@@ -14,10 +14,11 @@ MAX_FLOW = 0.25  # of the picture's side: how far `warp` may move a pixel, each 
 
 
 class ConditionalInstanceNorm(nn.Module):
-    """InstanceNorm whose scale and shift follow the condition: (1 + g(c)) IN(h) + b(c). Dumoulin et al. 1610.07629.
+    """InstanceNorm whose scale and shift follow the condition: (1 + g(c)) IN(h) + b(c).
 
-    A constant label plane in front of a convolution and an InstanceNorm is cancelled but for the zero-padded border;
-    this is not, at any image size. Linear in c, so labels can be mixed and exaggerated.
+    Source: Dumoulin et al., "A Learned Representation For Artistic Style", arXiv 1610.07629. InstanceNorm after a
+    convolution removes a constant label plane, except at the zero-padded border. It does not remove this condition, at
+    any image size. The layer is linear in c, so labels can be mixed and extrapolated.
     """
 
     def __init__(self, channels: int, cond_dim: int) -> None:
@@ -33,7 +34,7 @@ class ConditionalInstanceNorm(nn.Module):
 
 
 class PlainInstanceNorm(nn.InstanceNorm2d):
-    """The reference code's: affine, and deaf to the condition."""
+    """InstanceNorm of the reference code: affine, without a condition."""
 
     def __init__(self, channels: int, cond_dim: int) -> None:
         super().__init__(channels, affine=True)
@@ -43,7 +44,7 @@ class PlainInstanceNorm(nn.InstanceNorm2d):
 
 
 class ResidualBlock(nn.Module):
-    """h + norm(conv(relu(norm(conv(h))))), nothing after the sum."""
+    """h + norm(conv(relu(norm(conv(h))))), without an activation after the sum."""
 
     def __init__(self, channels: int, norm: type[nn.Module], cond_dim: int) -> None:
         super().__init__()
@@ -57,11 +58,14 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(x (N, C, H, H), c (N, cond_dim)) -> x_fake (N, C, H, H) in [-1, 1]. StarGAN, Choi et al. 1711.09020, table 4.
+    """(x (N, C, H, H), c (N, cond_dim)) -> x_fake (N, C, H, H) in [-1, 1]. StarGAN, arXiv 1711.09020, table 4.
 
-    output tanh: tanh(C), the reference. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x with m the sigmoid of a
-    second convolution (GANimation, 1807.09251). warp: mask with x moved by a flow, so that the photo's own pixels can
-    go elsewhere. C of skip and the flow are 0 at first, and warp's m is small: the picture starts as the photo.
+    output tanh: tanh(C), as in the reference code. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x; m is the
+    sigmoid of a second convolution (GANimation, arXiv 1807.09251). warp: as mask, with x moved by a flow. At the
+    start, C of skip and the flow are 0, and m of warp is small, so the output is about the photo.
+
+    skip and warp have one more convolution, of the last features and x. InstanceNorm removes the photo's brightness and
+    hue from the features, but what replaces an old mouth must have the colour of this skin.
     """
 
     def __init__(self, channels: int, cond_dim: int, cfg: ModelConfig) -> None:
@@ -75,6 +79,7 @@ class Generator(nn.Module):
         self.down_norms = nn.ModuleList(norm(n, cond_dim) for n in (d, 2 * d, 4 * d))
         self.blocks = nn.ModuleList(ResidualBlock(4 * d, norm, cond_dim) for _ in range(cfg.blocks))
         self.up_norms = nn.ModuleList(norm(n, cond_dim) for n in (2 * d, d))
+        self.join = nn.Conv2d(d + channels, d, 3, 1, 1) if self.output in ("skip", "warp") else None
         self.out = nn.Conv2d(d, channels, 7, 1, 3, bias=False)
         if self.output == "skip":
             nn.init.zeros_(self.out.weight)
@@ -89,8 +94,8 @@ class Generator(nn.Module):
             nn.init.zeros_(self.flow.bias)
 
     def forward(self, x: Tensor, c: Tensor, with_mask: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """With `with_mask` also m (N, 1, H, H) in [0, 1]: where the picture is painted anew (skip: the change's
-        mean absolute size; tanh: 1)."""
+        """With `with_mask` also m (N, 1, H, H) in [0, 1]: where the image changes (skip: mean absolute change;
+        tanh: 1)."""
         h = x
         if self.planes:
             h = torch.cat([x, c[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)  # (N, 3 + K, 128, 128)
@@ -100,6 +105,8 @@ class Generator(nn.Module):
             h = block(h, c)  # (N, 256, 32, 32)
         for conv, norm in zip(self.up, self.up_norms, strict=True):
             h = F.relu(norm(conv(h), c))  # (N, 128, 64, 64), (N, 64, 128, 128)
+        if self.join is not None:
+            h = F.relu(self.join(torch.cat([h, x.to(h.dtype)], 1)))  # (N, 64, 128, 128)
         x_fake, m = self.compose(x, h)
         return (x_fake, m) if with_mask else x_fake
 
@@ -116,14 +123,14 @@ class Generator(nn.Module):
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """x (N, C, H, H) read at its own places plus flow (N, 2, H, H): x and y in half sides; edges are repeated."""
+    """Sample x (N, C, H, H) at its pixels plus flow (N, 2, H, H), in half image sides. Borders are repeated."""
     identity = torch.eye(2, 3, device=x.device).expand(x.shape[0], -1, -1)
     grid = F.affine_grid(identity, list(x.shape), align_corners=False) + flow.permute(0, 2, 3, 1)  # (N, H, H, 2)
     return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
 
 
 def halvings(image_size: int) -> tuple[int, int]:
-    """How often the critic halves the side, at most six times, and the last side: 2, or 3 at 48 and 96 px."""
+    """How often the critic halves the image side (at most six times), and the last side: 2, or 3 at 48 and 96 px."""
     count = 0
     while count < 6 and image_size % 2 == 0 and image_size // 2 >= 2:
         count, image_size = count + 1, image_size // 2
@@ -131,16 +138,16 @@ def halvings(image_size: int) -> tuple[int, int]:
 
 
 class Critic(nn.Module):
-    """Is this a real face (patches, Isola et al. 1611.07004), and which label does it carry? No normalisation.
+    """Critic of patches (pix2pix, arXiv 1611.07004) and of the label, without normalisation.
 
-    class: the label is read by a head (1711.09020). projection: s_p = psi(h)_p + <V c, h_p> (1802.05637); V = 0 would
-    make every label score alike. planes: c also enters beside x, so there is no class head.
+    class: a head predicts the label (StarGAN). projection: s_p = psi(h)_p + <V c, h_p> (arXiv 1802.05637); with V = 0
+    the label would have no effect. planes: c is an input with x, so there is no class head.
     """
 
     def __init__(
         self, channels: int, image_size: int, cond_dim: int, cfg: ModelConfig, num_points: int = 0, num_labels: int = 0
     ) -> None:
-        """num_points: landmarks that it reads; num_labels: labels that the head reads, 0 = cond_dim."""
+        """num_points: landmarks to predict; num_labels: labels to predict, 0 = cond_dim."""
         super().__init__()
         count, last = halvings(image_size)
         self.planes, projects = cfg.critic == "planes+projection", "projection" in cfg.critic
@@ -155,7 +162,7 @@ class Critic(nn.Module):
         self.points = nn.Conv2d(widths[-1], 2 * num_points, last) if num_points else None
 
     def features(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """x (N, C, H, H) -> h (N, F, P, P); c (N, K) where the label enters as planes."""
+        """x (N, C, H, H) -> h (N, F, P, P); c (N, K) is used with planes only."""
         if self.planes:
             x = torch.cat([x, c[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)
         for conv in self.convs:
@@ -168,15 +175,15 @@ class Critic(nn.Module):
         return s if self.project is None else s + torch.einsum("nf,nfpq->npq", self.project(c), h).float()
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Patch scores (N, P, P) of pictures x (N, C, H, H) under labels c (N, K)."""
+        """Patch scores (N, P, P) of images x (N, C, H, H) with labels c (N, K)."""
         return self.score(self.features(x, c), c)
 
     def logits(self, h: Tensor) -> Tensor:
-        """What the class head reads, (N, K)."""
+        """Logits of the class head, (N, K)."""
         return self.head(h)[:, :, 0, 0].float()
 
     def landmarks(self, h: Tensor) -> Tensor:
-        """Where the face's points are, (N, 68, 2) in [-1, 1]; GC-GAN's head."""
+        """Predicted landmarks (N, 68, 2) in [-1, 1], for GC-GAN."""
         return self.points(h)[:, :, 0, 0].float().unflatten(1, (-1, 2))
 
 
@@ -202,7 +209,7 @@ class GeometryEncoder(nn.Module):
 class GeometryDecoder(nn.Module):
     """(z (N, code_dim), landmarks of a face (N, 68, 2)) -> that face's landmarks with z's expression (N, 68, 2).
 
-    The points are added to what the layers say, so the code holds an expression and the points hold a person.
+    The points are added to the output of the layers, so the code needs the expression only, not the person.
     """
 
     def __init__(self, num_points: int, code_dim: int) -> None:

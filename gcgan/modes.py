@@ -17,9 +17,9 @@ PAGE = 4  # expressions on a page of `sheet`
 
 
 def run_sheet(editor: Editor, args: argparse.Namespace) -> None:
-    """Each face under each expression, on one sheet and on pages of four; what D says stands below each tile.
+    """Write a grid of each face with each expression, and pages of four columns. Captions: output of the critic.
 
-    D is the run's own critic, no judge: it was part of the training. `strip --judge` asks a judge.
+    The critic is no independent judge, because it was part of the training. `strip --judge` uses a judge.
     """
     faces = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes, args.source)
     if args.noise_std:
@@ -44,7 +44,7 @@ def run_sheet(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def sheet_requests(editor: Editor) -> list[Request]:
-    """Every class; or every attribute turned, but hair colours each instead of the others."""
+    """One request for each class, or one that flips each attribute; hair colours replace each other."""
     colours = {name: word for word, name in COLOURS.items() if name in editor.attributes}
     requests = [editor.parse(f"hair={word}") for word in colours.values()]
     return requests + [r for r in editor.targets() if r.names[0] not in colours]
@@ -66,7 +66,7 @@ def conditions_of(editor: Editor, faces: Subjects, request: Request) -> Tensor:
 
 @torch.no_grad()
 def critic_captions(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
-    """For images (N, C, H, H) under conditions c (N, cond_dim): D's score, and the class that its head reads with p."""
+    """Captions of images (N, C, H, H) with conditions c (N, cond_dim): D's score, predicted class, its probability."""
     critic, device = editor.method.critic, editor.device
     x, c = images.to(device), c.to(device)
     h = critic.features(x, c)
@@ -83,7 +83,7 @@ def critic_captions(editor: Editor, images: Tensor, c: Tensor) -> list[str]:
 
 
 def run_cross(editor: Editor, args: argparse.Namespace) -> None:
-    """Rows: persons. Columns: references. Each tile: the row's person with the column's expression."""
+    """Write a grid: persons in rows, references in columns, the person with the reference's expression in a cell."""
     editor = need_landmarks(editor, "cross")
     faces = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes)
     references = editor.subjects(args.references or editor.spread(args.split, args.n), args.eyes)
@@ -96,16 +96,18 @@ def run_cross(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def need_landmarks(editor: Editor, mode: str) -> LandmarkEditor:
-    """The editor, if it takes expressions from landmarks."""
+    """Check that the editor can take expressions from landmarks; return it."""
     if not isinstance(editor, LandmarkEditor):
-        raise UserError(f"{mode}: takes expressions from other faces, which `system: stargan` does not; train gcgan")
+        raise UserError(
+            f"{mode}: needs a model that takes expressions from other faces; train `system: gcgan`, not stargan"
+        )
     return editor
 
 
 def need_gcgan(editor: Editor, mode: str) -> GCGANEditor:
-    """The editor, if it moves a person's own landmarks."""
+    """Check that the editor moves a person's own landmarks; return it."""
     if not isinstance(editor, GCGANEditor):
-        raise UserError(f"{mode}: moves a person's own landmarks, which only `system: gcgan` does; train one")
+        raise UserError(f"{mode}: needs a model that moves a person's own landmarks; train `system: gcgan`")
     return editor
 
 

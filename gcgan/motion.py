@@ -1,4 +1,4 @@
-"""Moving pictures: `transition` through several expressions, `drive` by the frames of another person."""
+"""Animations: `transition` goes through several expressions, `drive` follows the frames of another person."""
 
 import argparse
 from pathlib import Path
@@ -26,7 +26,7 @@ FLAT = 1e-6  # a probability that changes less is constant
 
 
 def run_transition(editor: Editor, args: argparse.Namespace) -> None:
-    """One face through several expressions: a row of frames for each, an animation, and how evenly they go."""
+    """Write one face with several expressions in turn: rows of frames, an animation, and smoothness metrics."""
     path = path_of(editor, args.path)
     if args.n < 3:
         raise UserError(f"transition --n {args.n}: expected at least 3 frames from one expression to the next")
@@ -53,10 +53,10 @@ def run_transition(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def path_of(editor: Editor, path: str) -> str:
-    """The way between keyframes, by default that of the system's edits.
+    """The interpolation path between keyframes. The default is the path of the system's edits.
 
     Raises:
-        UserError: the system has no such way.
+        UserError: the system does not have this path.
     """
     ways = ("landmarks", "code") if isinstance(editor, GCGANEditor) else ("code",)
     ways = ("label",) if isinstance(editor, StarGANEditor) else ways
@@ -68,7 +68,7 @@ def path_of(editor: Editor, path: str) -> str:
 def between(editor: Editor, a: Code, b: Code, t: Tensor, path: str) -> Tensor:
     """Pictures (T, C, H, H) of one face between codes a and b (one row each) at times t (T,) in [0, 1].
 
-    label, landmarks: straight from a to b. code: GC-GAN's from E(a) to E(b) on the sphere, its authors' straight.
+    label, landmarks: linear from a to b. code: GC-GAN from E(a) to E(b) on the sphere, PaperGCGAN linear.
     """
     if path != "code" or not isinstance(editor, GCGANEditor):
         return torch.cat([editor.images(partway(a, b, value)) for value in t.tolist()])
@@ -79,9 +79,9 @@ def between(editor: Editor, a: Code, b: Code, t: Tensor, path: str) -> Tensor:
 
 
 def evenness_of(editor: Editor, judge: Judge | None, images: Tensor, name: str) -> tuple[float, float]:
-    """Spearman correlation of time and p(name) over frames (T, C, H, H), and the largest step of p between neighbours.
+    """Spearman correlation of time and p(name) over frames (T, C, H, H), and the largest change of p in one step.
 
-    p is the judge's, or that of the critic's class head. A constant p has the correlation 0.
+    p is predicted by the judge, or by the critic's class head. If p is constant, the correlation is 0.
     """
     from scipy.stats import spearmanr
 
@@ -95,7 +95,7 @@ def evenness_of(editor: Editor, judge: Judge | None, images: Tensor, name: str) 
 
 
 def critic_probability(editor: Editor, images: Tensor, name: str) -> Tensor:
-    """(T,) p(name) that the critic's class head reads in pictures (T, C, H, H)."""
+    """p(name) (T,), predicted by the critic's class head for images (T, C, H, H)."""
     critic, labels = editor.method.critic, editor.method.labels
     if critic.head is None:
         raise UserError("transition: the critic of this run has no class head; give a judge with --judge")
@@ -108,7 +108,7 @@ def critic_probability(editor: Editor, images: Tensor, name: str) -> Tensor:
 
 
 def run_drive(editor: Editor, args: argparse.Namespace) -> None:
-    """One face with the expressions of another person's frames: the head, its place and its light stay."""
+    """Write one face with the expressions of another person's frames. Pose, position and light do not change."""
     editor = need_gcgan(editor, "drive")
     face = editor.subjects([args.image], args.eyes)
     frames = editor.subjects(args.driving, "whole" if args.eyes == "whole" else None)
@@ -131,7 +131,7 @@ def run_drive(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def driven_points(editor: GCGANEditor, g: Tensor, z: Tensor, z_neutral: Tensor | None) -> Tensor:
-    """Shapes (T, 68, 2) of one person with the drivers' expressions, on the CPU; in the region asked for.
+    """Shapes (T, 68, 2) of one person with the drivers' expressions, on the CPU; only the chosen region changes.
 
     g (1, 68, 2): the person's own shape. z (T, code_dim): codes of the drivers. With z_neutral (1, code_dim), the
     driver's neutral face, the change of the retargeted shape is added to g: g + decode(z, g) - decode(z_neutral, g).
@@ -145,7 +145,7 @@ def driven_points(editor: GCGANEditor, g: Tensor, z: Tensor, z_neutral: Tensor |
 
 
 def driver_codes(editor: GCGANEditor, frames: Subjects) -> tuple[Tensor, list[int]]:
-    """Codes (T, code_dim) of the frames whose landmarks are known or found, and which these are."""
+    """Codes (T, code_dim) of the frames that have landmarks, and the indices of these frames."""
     points, known = editor.find_landmarks(frames)
     if not known.any():
         raise UserError("drive: no landmarks were found in any frame; give files of landmarks with --landmarks FOLDER")
@@ -154,7 +154,7 @@ def driver_codes(editor: GCGANEditor, frames: Subjects) -> tuple[Tensor, list[in
 
 
 def neutral_code(editor: GCGANEditor, neutral: str | None) -> Tensor:
-    """Code (1, code_dim) of the driver's neutral face; without one the mean code of neutral training faces."""
+    """Code (1, code_dim) of the driver's neutral face. Without this face: the mean code of neutral training faces."""
     if neutral:
         return editor.method.code(editor.landmarks_of(editor.subjects([neutral])).to(editor.device))
     places = [k for k, name in enumerate(editor.classes) if canonical(name) == "neutral"]
@@ -166,7 +166,7 @@ def neutral_code(editor: GCGANEditor, neutral: str | None) -> Tensor:
 
 
 def write_frames(editor: Editor, face: Subjects, images: Tensor, paths: list[Path]) -> None:
-    """Write each frame (T, C, H, H) as a PNG; a photo at its own size, unchanged where the edit changes nothing."""
+    """Write each frame (T, C, H, H) as a PNG. A photo keeps its size, and its pixels where the edit changes nothing."""
     photo, before = face.photos[0], editor.reconstruct(face)
     for image, path in zip(images, paths, strict=True):
         picture = to_pil(image) if photo is None else paint_photo(photo, before, image[None], "blend")

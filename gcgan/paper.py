@@ -1,7 +1,7 @@
-"""GC-GAN with the networks and losses of its authors (Qiao et al. 1802.01822), at 64 px, for comparison.
+"""GC-GAN with the networks and losses of its authors (Qiao et al., arXiv 1802.01822), at 64 px, for comparison.
 
-Landmarks stay where they are in the picture; their encoder E is trained together with the rest; the generator learns
-mostly from the L1 distance to the person's own photo. Where this departs from their code: README.
+Landmarks are not aligned. Their encoder E is trained together with the other networks. The largest loss of the
+generator is the L1 distance to a photo of the same person. README lists the differences from the authors' code.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class DoubleConv(nn.Module):
 
 
 class LandmarkAutoencoder(nn.Module):
-    """E: points (N, 68, 2) -> code z (N, code_dim), BatchNorm and ReLU on the code, too; `rebuild` leads back."""
+    """E: points (N, 68, 2) -> code z (N, code_dim), also with BatchNorm and ReLU; `rebuild` decodes."""
 
     def __init__(self, code_dim: int) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class PaperGCGAN(Method):
         return logs | {f"G/{name}": value for name, value in terms.items()} | {"loss": sum(terms.values())}
 
     def decay_rates(self, step: int) -> None:
-        """Rates fall by `rate_decay` every `rate_every` steps."""
+        """Multiply the learning rates by `rate_decay` every `rate_every` steps."""
         t = self.cfg.train
         factor = t.rate_decay ** (step // t.rate_every)
         for group in (g for optimizer in self.optimizers.values() for g in optimizer.param_groups):
@@ -234,7 +234,7 @@ class PaperGCGAN(Method):
         """L_E = lambda_geometry [mean q d / 2 + mean (1 - q) max(0, margin - d) / 2 + mean_n sum (g_hat - g)^2].
 
         Pairs are the faces of one batch and the same faces in another order: d = |z_i - z_j|^2, q = 1 where both have
-        one expression.
+        the same expression.
         """
         w = self.cfg.loss
         g, label = torch.cat([b.g, b.g_target]), torch.cat([b.label, b.target])
@@ -283,7 +283,7 @@ class PaperGCGAN(Method):
         return self.geometry(points.float())
 
     def edit(self, x: Tensor, z: Tensor) -> Tensor:
-        """x (N, C, 64, 64) under codes z (N, code_dim): pictures in [-1, 1]."""
+        """Edit x (N, C, 64, 64) to codes z (N, code_dim); images in [-1, 1]."""
         return self.generate(x, z)
 
     def validate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Figures of one run: the modes `report`, `embed` and `curve`. `evaluation/` compares methods."""
+"""Metrics of one run: the modes `report`, `embed` and `curve`. `evaluation/` compares methods."""
 
 import argparse
 from pathlib import Path
@@ -7,20 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.emotions import class_order
 from editing.editor import Editor
-from editing.judge import Judge
+from editing.judge import Judge, edit_metrics
 from editing.logs import plot_log
-from editing.record import output_path, write_record
+from editing.record import output_path, write_record, write_report
 from editing.subjects import SPLITS, Subjects
-from engine import Grid, UserError, save_grid
-from evaluation.expression import by_target
+from engine import UserError, save_grid
 from gcgan.modes import need_gcgan
 from gcgan.probes import knn_accuracy, same_person_nearest, shape_r2
 from losses.image_metrics import psnr, sharpness
 
 NOISES = (0.0, 0.02, 0.045)  # on landmarks, in eye distances; found landmarks of small pictures are at the last
-NUM_WORST = 8  # edits in the grid of `report`
 CURVES = {  # panels of `curve`, and which keys of the log belong there
     "losses": ("Loss_D", "Loss_G", "D/loss", "loss"),
     "D(x) and D(G) (probabilities; with wgan scores)": ("D/real", "D/fake_before", "D/fake_after"),
@@ -31,7 +28,7 @@ CURVES = {  # panels of `curve`, and which keys of the log belong there
 
 
 def run_report(editor: Editor, args: argparse.Namespace) -> None:
-    """Figures of one run on --n faces spread over a split. With --judge: confusion, and a grid of the worst edits."""
+    """Metrics of one run on --n faces spread over a split. With --judge: confusion and a grid of the worst edits."""
     if not editor.classes:
         raise UserError("report: works for expressions only, and this run has attributes; use `export` and evaluation/")
     part = editor.split(args.split)
@@ -47,51 +44,22 @@ def run_report(editor: Editor, args: argparse.Namespace) -> None:
         "sharpness_of_edits": float(sharpness(torch.cat(edited)).mean() / sharpness(x).mean()),
     }
     if args.judge:
-        facts |= judge_metrics(editor, args, faces, edited)
-    path = output_path(editor, args, "report", ".json")
-    write_record(editor, args, path, judge=str(args.judge or ""), **facts)
-    for name, value in facts.items():
-        print(f"{name:26} {round(value, 4) if isinstance(value, float) else value}")
-    print(f"wrote {path}")
+        labels = editor.predict_labels(faces)[:, [editor.label_names().index(name) for name in names]]
+        judge = Judge(args.judge, editor)
+        found, grid = edit_metrics(judge, names, x, labels.argmax(1), torch.stack(edited))
+        facts |= found
+        print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
+    write_report(editor, args, "report", judge=str(args.judge or ""), **facts)
 
 
 def back_again(editor: Editor, faces: Subjects, edited: Tensor) -> Tensor:
-    """Edits (N, C, H, H), as 8-bit pictures, led back to the faces' own labels or landmarks."""
+    """Edit the edited images (N, C, H, H), rounded to 8 bits, back to the original labels or landmarks."""
     code = editor.codes(faces)
     return editor.images(code | {"x": ((edited + 1) * 127.5).round() / 127.5 - 1})
 
 
-def judge_metrics(editor: Editor, args: argparse.Namespace, faces: Subjects, edited: list[Tensor]) -> dict[str, Any]:
-    """The judge on edits and on real faces. Writes a grid of the edits that it reads least as the target."""
-    judge, names, num = Judge(args.judge, editor), editor.classes, len(editor.classes)
-    labels = editor.predict_labels(faces)[:, [editor.label_names().index(name) for name in names]]
-    source = labels.argmax(1)  # (N,)
-    real = judge.probabilities(faces.images, names)
-    p = torch.cat([judge.probabilities(images, names) for images in edited])  # (K N, K), target by target
-    n, target = len(faces), torch.arange(num).repeat_interleave(len(faces))
-    counted = source.repeat(num) != target
-    table, by_name, accuracy = by_target(p.argmax(1)[counted], target[counted], num)
-    of_target = p.gather(1, target[:, None])[:, 0]
-    gain = of_target - real.repeat(num, 1).gather(1, target[:, None])[:, 0]
-    worst = (of_target + ~counted).argsort()[:NUM_WORST].tolist()
-    pairs = torch.stack([faces.images[[i % n for i in worst]], torch.cat(edited)[worst]])
-    captions = [f"{names[source[i % n]]} to {names[target[i]]}" for i in worst]
-    grid = Grid(pairs, ["source", "edit"], captions)
-    print(f"wrote {save_grid(grid, output_path(editor, args, 'report').with_suffix('.png'))}")
-    shares = table / table.sum(1, keepdim=True).clamp_min(1)
-    recall = {name: float((real.argmax(1) == k)[source == k].float().mean()) for k, name in enumerate(names)}
-    return {
-        "judge_on_real": float((real.argmax(1) == source).float().mean()),
-        "target_accuracy": float(accuracy),
-        "target_accuracy_by_target": {names[k]: float(by_name[k]) for k in class_order(names)},
-        "recall_on_real": recall,
-        "target_gain": float(gain[counted].mean()),
-        "confusion": [[round(v, 3) for v in row] for row in shares.tolist()],
-    }
-
-
 def run_embed(editor: Editor, args: argparse.Namespace) -> None:
-    """What codes know: the expression (5 nearest codes of other persons), the person; raw landmarks beside them."""
+    """Write how well codes, and raw landmarks, tell the expression (5 nearest of other persons) and the person."""
     editor = need_gcgan(editor, "embed")
     faces = editor.subjects(editor.spread(args.split, args.n))
     points, label, person = (faces.batch[key] for key in ("landmarks", "label", "identity"))
@@ -117,7 +85,7 @@ def run_embed(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def run_curve(editor: Editor, args: argparse.Namespace) -> None:
-    """The log against steps."""
+    """Plot the log against steps."""
     plot_log(editor, args, CURVES, "steps (critic updates)")
 
 

@@ -1,7 +1,7 @@
-"""What one does with a trained run: `python gcgan/sample.py MODE --run-dir runs/gcgan/NAME ...`.
+"""Use a trained run: `python gcgan/sample.py MODE --run-dir runs/gcgan/NAME ...`.
 
-Every mode writes a picture or a folder and, beside it, a JSON with its command, step, seed and the hash of the
-weights. A face is a file (your own photo) or `test:12` (a face of the run's data).
+Each mode writes an image or a folder, and a JSON file with its command, step, seed and the hash of the weights. A face
+is a file (your own photo) or `test:12` (a face of the run's data).
 """
 
 from editing.cli import Mode, sample_main

@@ -1,7 +1,7 @@
-"""StarGAN: one generator that shows any label on any face (Choi et al. 1711.09020).
+"""StarGAN: one generator that edits a face to any label (Choi et al., "StarGAN", arXiv 1711.09020).
 
-One step is one batch and one critic update; the generator moves in every n_critic-th step. With two data sets in turn
-each set counts its own steps.
+One step is one batch and one critic update. The generator is updated in every n_critic-th step. With two data sets in
+turn, the steps of each set are counted separately.
 """
 
 import logging
@@ -28,12 +28,12 @@ logger = logging.getLogger("faces")
 
 
 class StarGAN(Method):
-    """Generator and critic (Choi et al. 1711.09020); `ema_generator` has the weights that pictures come from."""
+    """Generator and critic; `ema_generator` has the averaged weights, which make all outputs."""
 
     compilable = ("generator",)  # not the critic: penalties differentiate it twice
 
     def __init__(self, cfg: StarGANConfig, meta: dict, code_dim: int = 0, num_points: int = 0) -> None:
-        """code_dim: numbers of the condition where it is no label; num_points: landmarks that D reads."""
+        """code_dim: size of a condition that is not a label; num_points: landmarks that D predicts."""
         super().__init__(cfg, meta)
         m, t, channels, size = cfg.model, cfg.train, meta["channels"], meta["image_size"]
         self.labels = Labels(meta)
@@ -93,7 +93,7 @@ class StarGAN(Method):
         return to_c(y), to_c(y_target), asked
 
     def move_generator(self, terms: dict[str, Tensor], moves: int) -> dict[str, Tensor]:
-        """One generator update after `moves` others, and the average follows: a short memory at first."""
+        """One generator update, and an update of the average. `moves`: updates before this one (EMA warm-up)."""
         loss = sum(terms.values())
         self.minimize(loss, "generator")
         self.ema_generator.update(self.generator, ramped_decay(self.cfg.train.ema_decay, moves))
@@ -110,10 +110,10 @@ class StarGAN(Method):
         points: Tensor | None = None,
         block: LabelBlock | None = None,
     ) -> dict[str, Tensor]:
-        """L_D = adversarial + mismatch + class of the real + penalty; statistics of D before and after (README).
+        """L_D = adversarial + mismatch + class of real images + penalty; statistics of D before and after (README).
 
-        c, c_target and the labels of `request` are conditions (N, cond_dim). points (N, 68, 2): landmarks of x, where D
-        is to read them (GC-GAN). block: labels of the data set that x comes from; None: the only one.
+        c, c_target and the labels of `request` are conditions (N, cond_dim). points (N, 68, 2): landmarks of x, if D
+        predicts them (GC-GAN). block: labels of the data set of x; None: there is one data set.
         """
         w, critic = self.cfg.loss, self.critic
         seen = diff_augment(torch.cat([x, x_fake]), self.cfg.train.augment)
@@ -143,14 +143,14 @@ class StarGAN(Method):
         return logs | {"D/loss": loss + penalty}
 
     def class_loss(self, h: Tensor, c: Tensor, block: LabelBlock | None) -> Tensor:
-        """`class_loss` of what D's head reads in features h; only the labels of the own data set count."""
+        """`class_loss` of the class head for features h; only labels of the image's data set are used."""
         block = block or self.labels.blocks[0]
         return class_loss(self.critic.logits(h)[:, block.columns], c[:, block.columns], block.attributes)
 
     def penalty(
         self, x_seen: Tensor, c: Tensor, fake_seen: Tensor, c_target: Tensor, request: Request, logs: dict[str, Tensor]
     ) -> Tensor | float:
-        """The weighted gradient penalty: R1 of the patches' mean, or WGAN-GP's of the patches' sum (1711.09020)."""
+        """The weighted gradient penalty: R1 of the mean over patches, or WGAN-GP of the sum over patches (StarGAN)."""
         w, critic = self.cfg.loss, self.critic
         if w.gan == "logistic":
             if not w.gamma_r1:
@@ -172,7 +172,7 @@ class StarGAN(Method):
         return w.lambda_gp * value
 
     def statistics(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Of a logistic critic D(x) and D(G(z)), probabilities, and both losses; of wgan the mean scores."""
+        """Logistic critic: D(x) and D(G(z)) as probabilities, and both losses. wgan: mean scores."""
         if self.cfg.loss.gan != "logistic":
             return {"D/real": real.mean(), "D/fake_before": fake.mean()}
         return {
@@ -183,7 +183,7 @@ class StarGAN(Method):
         }
 
     def adversarial_terms(self, x_fake: Tensor, c_target: Tensor, block: LabelBlock | None = None) -> dict[str, Tensor]:
-        """What the generator pays to the critic: {name: weighted term}. A term of weight 0 costs nothing."""
+        """Terms of the generator's loss from the critic: {name: weighted term}. Terms of weight 0 are not computed."""
         w = self.cfg.loss
         with frozen(self.critic):
             h = self.critic.features(diff_augment(x_fake, self.cfg.train.augment), c_target)
@@ -193,7 +193,7 @@ class StarGAN(Method):
         return terms
 
     def cycle_terms(self, x: Tensor, c: Tensor, x_fake: Tensor, points: Tensor | None = None) -> dict[str, Tensor]:
-        """What the generator pays for the person: back to the own label, and nothing to do under it.
+        """Terms of the generator's loss that keep the person: edit back to the own label, and edit to the own label.
 
         x, x_fake (N, C, H, H); c (N, cond_dim) the own condition; points (N, P, 2): landmarks of x, for `lambda_face`.
         """
@@ -205,14 +205,14 @@ class StarGAN(Method):
         return terms
 
     def triple_term(self, x: Tensor, x_fake: Tensor, c_target: Tensor) -> dict[str, Tensor]:
-        """Straight to the target, or by another row's target first: L1 between both. Sanchez and Valstar 1811.03492."""
+        """Triple consistency (arXiv 1811.03492): L1 between a direct edit and an edit through another row's target."""
         if not self.cfg.loss.lambda_triple:
             return {}
         detour = self.generator(self.generator(x, c_target.roll(1, 0)), c_target)
         return {"triple": self.cfg.loss.lambda_triple * (x_fake - detour).abs().mean()}
 
     def distance(self, x_hat: Tensor, x: Tensor, points: Tensor | None, power: int = 1) -> Tensor:
-        """Mean |x_hat - x|^power of pictures (N, C, H, H), more weight at eyes and mouth by `lambda_face`. points:
+        """Mean |x_hat - x|^power of images (N, C, H, H); `lambda_face` adds weight at eyes and mouth. points:
         (N, P, 2)."""
         error, lambda_face = (x_hat - x).abs().pow(power), self.cfg.loss.lambda_face
         if lambda_face:
@@ -220,8 +220,8 @@ class StarGAN(Method):
         return error.mean()
 
     def read(self, x: Tensor, block: LabelBlock) -> Tensor:
-        """Labels (N, K) of one data set in {0, 1} that D's head reads in x (N, C, H, H); without a head: the class
-        neutral (a uniform row where there is none), or no attribute."""
+        """Labels (N, K) of one data set in {0, 1}, predicted by D for x (N, C, H, H). Without a class head: the class
+        neutral (a uniform row if there is none), or no attribute."""
         k = len(block.names)
         if self.critic.head is not None:
             logits = self.critic.logits(self.critic.features(x))[:, block.columns]
@@ -233,7 +233,7 @@ class StarGAN(Method):
         return row.to(x).expand(len(x), -1)
 
     def edit(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (N, C, H, H) under conditions c (N, K): pictures in [-1, 1], averaged weights."""
+        """Edit x (N, C, H, H) to conditions c (N, K) with the averaged weights; images in [-1, 1]."""
         x_fake = self.ema_generator(x, c)
         if not self.cfg.model.mirror:
             return x_fake
@@ -277,7 +277,7 @@ class StarGAN(Method):
         }
 
     def check_health(self, x: Tensor, c: Tensor, edits: Tensor, mask: Tensor) -> None:
-        """Log a warning for each check that keeps failing.
+        """Log a warning for each check that fails repeatedly.
 
         x (N, C, H, H) with conditions c (N, cond_dim), their edits (M, C, H, H), and the masks of the edits.
         """
@@ -291,9 +291,9 @@ class StarGAN(Method):
 
 
 def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
-    """Cross-entropy with classes that may be soft; attributes: binary cross-entropy summed over K, a mean over N.
+    """Cross-entropy with (soft) classes; attributes: binary cross-entropy, sum over K, mean over N.
 
-    logits, c: (N, K), c in [0, 1]. Choi et al. 1711.09020, Eq. 2 and 3, with the reference code's sums.
+    logits, c: (N, K), c in [0, 1]. StarGAN, Eq. 2 and 3, with the reference code's sums.
     """
     if attributes:
         return F.binary_cross_entropy_with_logits(logits, c, reduction="sum") / len(c)
@@ -301,6 +301,6 @@ def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:
 
 
 def label_sensitivity(generator: Any, x: Tensor, c: Tensor, c_other: Tensor) -> Tensor:
-    """Mean absolute change of the picture between two conditions over the pictures' own deviation; near 0: the label
-    is ignored."""
+    """Mean absolute change of the image between two conditions, over the standard deviation of the images. Near 0: the
+    label is ignored."""
     return (generator(x, c_other) - generator(x, c)).abs().mean() / x.std().clamp_min(1e-6)

@@ -1,4 +1,4 @@
-"""Train a system of this family: `python gcgan/train.py --config FILE [key=value ...]`; `system` says which."""
+"""Train the system of the key `system`: `python gcgan/train.py --config FILE [key=value ...]`."""
 
 import logging
 
@@ -15,9 +15,9 @@ METHODS = {"stargan": StarGAN, "gcgan": GCGAN, "gcgan_paper": PaperGCGAN}
 
 
 def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
-    """Give the method its training landmarks, and its landmark networks where another run has taught them.
+    """Give the method its training landmarks and, with loss.geometry_from, landmark networks of another run.
 
-    Returns a line for the log. Raises UserError where persons are needed and unknown.
+    Returns a line for the log. Raises UserError if persons are needed but unknown.
     """
     w = method.cfg.loss
     bank = LandmarkBank.of(faces.train, method.labels.num)
@@ -34,7 +34,7 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
     if not isinstance(teacher, GCGAN) or teacher.cfg.model.code_dim != method.cfg.model.code_dim:
         raise UserError(f"loss.geometry_from: {w.geometry_from} is no GC-GAN run with the same model.code_dim")
     if teacher.cfg.loss.geometry_decoder != w.geometry_decoder:
-        raise UserError(f"loss.geometry_decoder: {w.geometry_from} was taught with another one; set the same")
+        raise UserError(f"loss.geometry_decoder: {w.geometry_from} was trained with another value; set the same")
     for name in ("encoder", "decoder"):
         getattr(method, name).load_state_dict(getattr(teacher, name).state_dict())
     method.mean_shape.copy_(teacher.mean_shape)
@@ -43,7 +43,7 @@ def prepare_landmarks(method: GCGAN, faces: Faces) -> str:
 
 
 def prepare(method: Method, faces: Faces) -> None:
-    """What comes before step 0 of each system."""
+    """Prepare each system before step 0."""
     cfg = method.cfg
     if isinstance(method, PaperGCGAN):
         logger.info(f"gcgan_paper: {cfg.train.total_steps} batches, {cfg.loss.n_critic} critic updates on each")

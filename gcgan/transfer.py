@@ -1,4 +1,4 @@
-"""Faces with other persons' expressions, for evaluation/: the mode `transfer`."""
+"""The mode `transfer`: faces with the expressions of other persons, for evaluation/."""
 
 import argparse
 from pathlib import Path
@@ -19,9 +19,9 @@ from gcgan.modes import need_landmarks
 
 
 def run_transfer(editor: Editor, args: argparse.Namespace) -> None:
-    """Each face with the expression of another person's face, once for each class; a folder that the judge reads.
+    """Export each face with the expression of another person, once for each class.
 
-    On drawn faces the ground truth is the source drawn with the driver's action units.
+    For drawn faces, the ground truth is the source face drawn with the driver's action units.
     """
     editor = need_landmarks(editor, "transfer")
     if args.out is None:
@@ -47,7 +47,7 @@ def run_transfer(editor: Editor, args: argparse.Namespace) -> None:
 
 
 def other_persons(faces: Subjects, labels: dict[str, np.ndarray], k: int, seed: int) -> list[int]:
-    """For each face the place in its split of a random face of class k, of another person where persons are known."""
+    """For each face, the index of a random face of class k in the split, of another person if persons are known."""
     random, places = np.random.default_rng([seed, k]), []
     candidates = np.flatnonzero((labels["label"] == k) & np.isfinite(labels["landmarks"]).all((1, 2)))
     persons = labels.get("identity")
@@ -63,7 +63,7 @@ def other_persons(faces: Subjects, labels: dict[str, np.ndarray], k: int, seed: 
 def drawn_truth(
     editor: LandmarkEditor, folder: Path, drawn: DrawnFaces, faces: Subjects, reference: Subjects, k: int
 ) -> dict[str, list[str]]:
-    """Files of the ground truth and of its landmarks: the source's factors with the driver's action units."""
+    """Write the ground truth and its landmarks: the source's factors with the driver's action units; file names."""
     source = drawn.factors_of(faces.batch["index"].numpy())
     driver = drawn.factors_of(reference.batch["index"].numpy())
     factors = source | {"expr": driver["expr"], "au": synthetic.action_units(driver)}

@@ -1,4 +1,4 @@
-"""Options of training the generator. Loss weights are dimensionless.
+"""Options of training the generator, and of training an encoder for it. Loss weights are dimensionless.
 
 Scores, boundaries and edits have no config. Their options are arguments of the modes of `sample.py`.
 """
@@ -8,7 +8,7 @@ from typing import Literal
 
 from data import DataConfig
 from engine import TrainConfig, UserError
-from engine.config import require
+from engine.config import AdamTrainConfig, require
 from losses.augment import KINDS
 
 
@@ -90,3 +90,56 @@ class Config:
                 f"loss.path_shrink: {self.loss.path_shrink} is larger than train.batch_size={self.train.batch_size}; "
                 "give a smaller value, or set loss.lambda_path=0"
             )
+
+
+@dataclass
+class EncoderModelConfig:
+    """The encoder. Its convolutions have the widths of the generator's discriminator."""
+
+    hidden: int = 256  # units of the last hidden layer, at least 8
+    rounds: int = 3  # corrections of the codes, one after the other, 1 .. 10; 5 in the ReStyle paper
+
+    def __post_init__(self) -> None:
+        require(self.hidden >= 8, "hidden", "at least 8", self.hidden)
+        require(1 <= self.rounds <= 10, "rounds", "1 .. 10", self.rounds)
+
+
+@dataclass
+class EncoderLossConfig:
+    """Weights beside the distance of images (`project.distance`), which has weight 1. Errors of codes are squared, in
+    standard deviations of w."""
+
+    lambda_code: float = 0.1  # of sampled faces, whose codes are known
+    lambda_offset: float = 2.0e-4  # of the layers' difference from their mean
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require(value >= 0, name, "at least 0", value)
+
+
+@dataclass
+class EncoderTrainConfig(AdamTrainConfig):
+    """Defaults of the encoder's training."""
+
+    lr: float = 2.0e-3
+    lr_warmup: int = 0
+    lr_decay: Literal["cosine", "linear", "none"] = "linear"
+    lr_hold: float = 0.5
+    lr_floor: float = 0.0
+
+
+@dataclass
+class EncoderConfig:
+    """An encoder for a trained generator. `data`, `gan` and `sha256` are copied from the generator's run."""
+
+    generator: str = ""  # the run directory of the generator
+    sha256: str = ""  # of the generator's checkpoint file
+    data: DataConfig = field(default_factory=DataConfig)  # only `root` may be given
+    gan: ModelConfig = field(default_factory=ModelConfig)
+    model: EncoderModelConfig = field(default_factory=EncoderModelConfig)
+    loss: EncoderLossConfig = field(default_factory=EncoderLossConfig)
+    train: EncoderTrainConfig = field(default_factory=EncoderTrainConfig)
+
+    def __post_init__(self) -> None:
+        require(self.train.batch_size >= 2, "train.batch_size", "at least 2: sampled and real faces",
+                self.train.batch_size)  # fmt: skip

@@ -15,10 +15,12 @@ from data.request import Request, parse_names
 from editing import editor
 from editing.subjects import Code, Subjects
 from engine import UserError
+from engine.checkpoint import load_fields
 from evaluation import classifier
 from interface_gan.boundary import Boundaries, boundaries_path, load_boundaries
 from interface_gan.codes import Stats, draw_z, map_z
 from interface_gan.config import Config
+from interface_gan.encoder import EncoderMethod, load_encoder
 from interface_gan.inversions import invert
 from interface_gan.plan import Plan, Samples, plan
 from interface_gan.score import log_odds, read_images, read_scores
@@ -55,8 +57,7 @@ class Editor(editor.Editor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.generator = self.method.ema_generator.module
-        path = boundaries_path(self.run_dir, "w", self.options.estimator)
-        if path.is_file():
+        if self.fits_boundaries():
             held = self.boundaries("w")
             self.meta = self.meta | held.provenance["names"]
             self.classes, self.attributes = held.classes, held.attributes
@@ -107,7 +108,7 @@ class Editor(editor.Editor):
     def predict_labels(self, faces: Subjects) -> Tensor:
         """Predict unknown labels from the code. Labels without a boundary stay unknown."""
         labels, names = self.labels(faces), self.label_names()
-        if not boundaries_path(self.run_dir, "w", self.options.estimator).is_file():
+        if not self.fits_boundaries():
             return labels
         held = self.boundaries("w")
         readings = held.read(self.codes(faces)["ws"].mean(1))
@@ -125,7 +126,7 @@ class Editor(editor.Editor):
 
     def facts(self, request: Request | None = None) -> dict[str, Any]:
         facts = super().facts(request)
-        if boundaries_path(self.run_dir, "w", self.options.estimator).is_file():
+        if self.fits_boundaries():
             facts |= {"boundaries": {k: v for k, v in self.boundaries("w").provenance.items() if k != "names"}}
         return facts
 
@@ -150,16 +151,32 @@ class Editor(editor.Editor):
 
     # Inversions, boundaries and steps.
 
+    def fits_boundaries(self) -> bool:
+        """Whether there are boundaries in W, fitted to the weights of this run. After more training they are not."""
+        path = boundaries_path(self.run_dir, "w", self.options.estimator)
+        return path.is_file() and load_fields(Boundaries, path).provenance["sha256"] == self.method.origin.sha256
+
+    def parse(self, text: str | Sequence[str]) -> Request:
+        """Parse a request; names are those of the boundaries. Raises UserError if there are none for these weights."""
+        self.boundaries("w")
+        return super().parse(text)
+
     @cached_property
     def stats(self) -> Stats:
         """The distribution of w."""
         return Stats.of(self.generator)
 
+    @cached_property
+    def encoder(self) -> EncoderMethod | None:
+        """The encoder in the run directory, if one was trained."""
+        return load_encoder(self.run_dir, self.method.origin.sha256, self.device)
+
     def inverted(self, x: Tensor) -> Tensor:
         """ws (N, L, Z) of faces, inverted with the discriminator's features and cached in the run directory."""
         folder, weights = self.cache_dir / "inversions", self.method.origin.sha256
         folder.mkdir(exist_ok=True)
-        return invert(self.generator, self.method.discriminator.features, self.stats, x, folder, weights)
+        maps = self.method.discriminator.features
+        return invert(self.generator, maps, self.stats, x, folder, weights, self.encoder)
 
     def boundaries(self, space: str) -> Boundaries:
         """The run's boundaries in a space, fitted by the estimator of the options."""

@@ -14,21 +14,30 @@ from torch import Tensor
 
 from engine.files import atomic_write
 from interface_gan.codes import Stats
+from interface_gan.encoder import EncoderMethod
 from interface_gan.model import Generator
-from interface_gan.project import DEFAULT, Maps, Options, project
+from interface_gan.project import AFTER_ENCODER, DEFAULT, Maps, project
 
 logger = logging.getLogger("faces")
 BATCH_SIZE = 32  # faces that are projected together
 
 
 def invert(
-    generator: Generator, maps: Maps, stats: Stats, x: Tensor, folder: Path, weights: str, options: Options = DEFAULT
+    generator: Generator,
+    maps: Maps,
+    stats: Stats,
+    x: Tensor,
+    folder: Path,
+    weights: str,
+    encoder: EncoderMethod | None = None,
 ) -> Tensor:
     """ws (N, L, Z) of faces x (N, C, H, H), on the CPU. They are read from `folder`, or computed and saved there.
 
-    weights: sha256 of everything else that the result depends on.
+    weights: sha256 of everything else that the result depends on. encoder: gives the codes that a few steps start from.
     """
-    key = json.dumps([weights, dataclasses.asdict(options)], sort_keys=True).encode()
+    options = DEFAULT if encoder is None else AFTER_ENCODER
+    parts = [weights, dataclasses.asdict(options)] + ([encoder.origin.sha256] if encoder is not None else [])
+    key = json.dumps(parts, sort_keys=True).encode()
     paths = [
         Path(folder) / f"{hashlib.sha256(key + face.cpu().contiguous().numpy().tobytes()).hexdigest()[:24]}.npy"
         for face in x.float()
@@ -38,7 +47,8 @@ def invert(
         rows = missing[start : start + BATCH_SIZE]
         if len(missing) > BATCH_SIZE:
             logger.info(f"inverting faces {start} .. {start + len(rows)} of {len(missing)}")
-        found = project(generator, maps, stats, x[rows], options).ws.cpu()
+        start = encoder.encode(x[rows]) if encoder is not None else None
+        found = project(generator, maps, stats, x[rows], options, start).ws.cpu()
         for i, ws in zip(rows, found, strict=True):
             with atomic_write(paths[i]) as file:
                 np.save(file, ws.numpy())

@@ -39,6 +39,7 @@ class Options:
 
 
 DEFAULT = Options()
+AFTER_ENCODER = Options(steps_w=0, steps_plus=30)
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,44 @@ def unit_maps(x: Tensor, maps: Maps) -> list[Tensor]:
 
 
 @torch.enable_grad()
-def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: Options = DEFAULT) -> Projection:
+def project(
+    generator: Generator,
+    maps: Maps,
+    stats: Stats,
+    x: Tensor,
+    options: Options = DEFAULT,
+    start: Tensor | None = None,
+) -> Projection:
     """Find codes of faces x (N, C, H, H) in [-1, 1], on their device. The generator's weights need no gradient.
 
-    stats: the distribution of w. Do not call it under `torch.inference_mode`.
+    stats: the distribution of w. start: ws (N, L, Z) of an encoder, from which the steps in W+ start; by default they
+    start at the result in W. Do not call it under `torch.inference_mode`.
     """
+    with torch.no_grad():
+        known = unit_maps(x, maps)
+    ws = start if start is not None else project_w(generator, maps, stats, x, options, known)
+
+    def loss_plus(ws: Tensor, step: int) -> Tensor:
+        error = distance(generator.synthesis(ws), x, maps, known)
+        apart = (ws - ws.mean(1, keepdim=True)).square().sum(2).mean(1)
+        return error + options.lambda_typical * stats.distance(ws).mean(1) + options.lambda_offset * apart
+
+    if options.steps_plus:
+        ws, _ = descend(ws, loss_plus, options.steps_plus, options.lr_plus)
+    with torch.no_grad():
+        x_hat = generator.synthesis(ws)
+        return Projection(ws, x_hat.clamp(-1, 1), distance(x_hat, x, maps, known), stats.typicality(ws))
+
+
+def project_w(
+    generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: Options, known: list[Tensor]
+) -> Tensor:
+    """Codes of faces in W, one style for all layers: ws (N, L, Z). known: `unit_maps` of x."""
     n, k = len(x), options.starts
     std = stats.cov.diagonal().sum().div(len(stats.mean)).sqrt().item()  # root mean square deviation of w
     w = nearest_codes(generator, maps, x, k).flatten(0, 1)  # (N k, Z)
     many = x.repeat_interleave(k, 0)
     with torch.no_grad():
-        known = unit_maps(x, maps)
         known_many = [phi.repeat_interleave(k, 0) for phi in known]
 
     def loss_w(w: Tensor, step: int) -> Tensor:
@@ -97,18 +125,7 @@ def project(generator: Generator, maps: Maps, stats: Stats, x: Tensor, options: 
 
     w, error = descend(w, loss_w, options.steps_w, options.lr_w)
     best = error.unflatten(0, (n, k)).argmin(1)
-    ws = generator.broadcast(w.unflatten(0, (n, k))[torch.arange(n), best]).clone()  # (N, L, Z)
-
-    def loss_plus(ws: Tensor, step: int) -> Tensor:
-        error = distance(generator.synthesis(ws), x, maps, known)
-        apart = (ws - ws.mean(1, keepdim=True)).square().sum(2).mean(1)
-        return error + options.lambda_typical * stats.distance(ws).mean(1) + options.lambda_offset * apart
-
-    if options.steps_plus:
-        ws, _ = descend(ws, loss_plus, options.steps_plus, options.lr_plus)
-    with torch.no_grad():
-        x_hat = generator.synthesis(ws)
-        return Projection(ws, x_hat.clamp(-1, 1), distance(x_hat, x, maps, known), stats.typicality(ws))
+    return generator.broadcast(w.unflatten(0, (n, k))[torch.arange(n), best]).clone()  # (N, L, Z)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Edits of inverted test faces, in W and W+, and of generated faces for comparison. A judge measures them."""
+"""Edits of inverted test faces (in W, in W+, by the encoder) and of generated faces, measured by a judge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from interface_gan.plan import MOVES
-from interface_gan.project import DEFAULT, project
+from interface_gan.project import AFTER_ENCODER, DEFAULT, project
 from losses.image_metrics import psnr
 from losses.quantise import to_bytes
 
@@ -29,8 +29,11 @@ def real_flips(editor: Any, judge: Any, names: Sequence[str], num: int) -> tuple
     found: dict[str, Any] = {"num": num}
     lines = ["flip                 faces | target accuracy, leakage, cost of " + ", ".join(MOVES)]
     x = faces.images.to(editor.device)
-    for space, options in (("W", replace(DEFAULT, steps_plus=0)), ("W+", DEFAULT)):
-        p = project(editor.generator, editor.method.discriminator.features, editor.stats, x, options)
+    inversions = {"W": (replace(DEFAULT, steps_plus=0), None), "W+": (DEFAULT, None)}
+    if editor.encoder is not None:
+        inversions["encoder, then W+"] = (AFTER_ENCODER, editor.encoder.encode(x))
+    for space, (options, start) in inversions.items():
+        p = project(editor.generator, editor.method.discriminator.features, editor.stats, x, options, start)
         level = float(psnr(x, p.x_hat).mean())
         found[space] = {"psnr": level, "typicality": float(p.typicality.mean()), "flips": {}}
         lines.append(f"{space}: PSNR {level:.2f} dB, typicality {p.typicality.mean():.2f} (samples: 1)")

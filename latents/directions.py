@@ -5,7 +5,7 @@ out. A direction points from faces without the attribute to faces with it. Its l
 means, so a step alpha = 1 moves a code by one class distance. Results are computed in float64 and returned in the
 dtype of the codes.
 
-A *direction* (mean, OLS, balanced, nearest neighbors) changes a code. A *score* (LDA) measures an attribute of a code.
+A *direction* (mean, OLS, balanced, nearest neighbours) changes a code. A *score* (LDA) measures an attribute of a code.
 Do not use a score's normal vector as a direction: it changes the score, but hardly the image.
 
 Errors are `ValueError` with the attribute's name: labels other than 0, 1 and NaN, an attribute that is constant,
@@ -156,7 +156,7 @@ def lda_scores(mu: Tensor, attr: Tensor, shrink: float = 1e-3, names: Sequence[s
 
 
 def class_means(mu: Tensor, attr: Tensor, score: Tensor, names: Sequence[str] | None = None) -> Tensor:
-    """Mean score of each class (A, 2), for scores (A, Z) of `lda_scores`. `alpha_to_side` moves to these values."""
+    """Mean score of each class (A, 2), for scores (A, Z) of `lda_scores`. `alphas_to_targets` moves to these values."""
     means = mean_codes(mu, attr, names).double()  # (A, 2, Z)
     return (means * score.double()[:, None]).sum(2).to(mu.dtype)
 
@@ -216,80 +216,28 @@ def balanced_vector(
     return torch.stack(steps).mean(0).to(mu.dtype), cells
 
 
-def knn_vectors(
-    query: Tensor,
-    query_attr: Tensor | None,
-    mu: Tensor,
-    attr: Tensor,
-    target: int | str,
-    k: int = 100,
-    match: Sequence[int | str] = (),
-    names: Sequence[str] | None = None,
-) -> Tensor:
-    """Directions from neighbors: mean of the k nearest codes with the target minus mean of the k nearest without.
+def knn_vectors(query: Tensor, mu: Tensor, target: Tensor, k: int = 100) -> Tensor:
+    """Directions (Q, Z): mean of the k nearest codes with the target minus mean of the k nearest codes without it.
 
     Source: Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (arXiv 1611.05507), Eq. 1 and 2;
-    here in the latent space. Neighbors are sorted by the number of labels that differ from the query, then by
-    distance. A code equal to the query counts as the query itself and is left out.
+    here in the latent space. A code equal to the query counts as the query itself and is left out.
 
     Args:
-        query: (Q, Z). query_attr: (Q, A), NaN where unknown, or None.
-        mu: (N, Z). attr: (N, A).
-        target: column of attr, or its name if `names` is given.
-        k: number of neighbors per class; all of them if a class has fewer.
-        match: attributes on which neighbors must agree with the query. They are dropped from the end of the list while
-            a class has fewer than 4 k candidates (`kept_matches`).
-
-    Returns:
-        One direction per query (Q, Z).
+        query: (Q, Z). mu: (N, Z). target: (N,) labels in {0, 1, NaN}.
+        k: number of neighbours per class; all of them if a class has fewer.
     """
-    mu, attr = _checked(mu, attr, names, constant_ok=True)
-    t, columns = _column(target, names), [_column(c, names) for c in match]
-    _refuse_constant(attr[:, t : t + 1], [_name(names, t)])
-    query_attr = _query_labels(query, query_attr, attr)
-    keep = kept_matches(query_attr, attr, t, columns, k)
-    codes, others = mu.double(), [c for c in range(attr.shape[1]) if c != t and c not in columns]
+    mu, attr = _checked(mu, target[:, None], None)
+    codes, result = mu.double(), []
     square = codes.square().sum(1)
-    has, lacks = (attr[:, others] == 1).float(), (attr[:, others] == 0).float()  # (N, O)
-    result = torch.empty(len(query), mu.shape[1], dtype=torch.float64, device=mu.device)
     for rows in _chunks(len(query), 64):
         near = query[rows].double()
         distance = (square - 2 * near @ codes.T + near.square().sum(1)[:, None]).clamp_min_(0)  # (q, N)
-        labels = query_attr[rows][:, others]
-        # Number of labels that differ (q, N); an unknown label counts as equal.
-        differing = (labels == 0).float() @ has.T + (labels == 1).float() @ lacks.T
-        for i, q in enumerate(range(len(query))[rows]):
-            candidates = _agreeing(query_attr[q], attr, columns[: int(keep[q])])
-            _drop_query(candidates, distance[i], near[i], codes)
-            order = differing[i].double() + distance[i] / (distance[i].max() * (1 + 1e-6)).clamp_min(1e-300)
-            ends = [_nearest_mean(codes, order, candidates & (attr[:, t] == s), k, _name(names, t)) for s in (0, 1)]
-            result[q] = ends[1] - ends[0]
-    return result.to(mu.dtype)
-
-
-def kept_matches(
-    query_attr: Tensor,
-    attr: Tensor,
-    target: int | str,
-    match: Sequence[int | str],
-    k: int,
-    names: Sequence[str] | None = None,
-) -> Tensor:
-    """How many attributes of `match`, from its start, each query can use with 4 k candidates per class. (Q,) int64."""
-    t, columns = _column(target, names), [_column(c, names) for c in match]
-    kept = torch.zeros(len(query_attr), dtype=torch.int64)
-    seen: dict[tuple[float, ...], int] = {}
-    for q, row in enumerate(query_attr):
-        key = tuple(row[columns].nan_to_num(-1).tolist())
-        if key not in seen:
-            seen[key] = 0
-            for length in range(len(columns), 0, -1):
-                candidates = _agreeing(row, attr, columns[:length])
-                if min(int((candidates & (attr[:, t] == s)).sum()) for s in (0, 1)) >= 4 * k:
-                    seen[key] = length
-                    break
-        kept[q] = seen[key]
-    return kept
+        for x, to_x in zip(near, distance, strict=True):
+            candidates = torch.ones(len(codes), dtype=torch.bool, device=mu.device)
+            _drop_query(candidates, to_x, x, codes)
+            ends = [_nearest_mean(codes, to_x, candidates & (attr[:, 0] == side), k) for side in (0, 1)]
+            result.append(ends[1] - ends[0])
+    return torch.stack(result).to(mu.dtype)
 
 
 # --- steps along directions ------------------------------------------------------------------------------------------
@@ -320,17 +268,6 @@ def side_of(query: Tensor, score: Tensor, class_mean: Tensor) -> Tensor:
     """The class, 0 or 1, whose mean score is nearer, (Q,) int64. query (Q, Z), score (Z,), class_mean (2,)."""
     value = query.double() @ score.double()
     return (value > class_mean.double().mean()).long()
-
-
-def alpha_to_side(query: Tensor, v: Tensor, score: Tensor, class_mean: Tensor, side: int | Tensor) -> Tensor:
-    """Step alpha (Q,) along v that moves each query's score to the class mean of `side`, clamped to [-3, 3].
-
-    query (Q, Z); v (Z,) or (Q, Z); score (Z,); class_mean (2,); side 0 or 1, or (Q,). If the score does not change
-    along v, alpha is 0.
-    """
-    side = torch.as_tensor(side, device=query.device).expand(len(query))
-    v = v.expand(len(query), -1) if v.dim() == 1 else v
-    return alphas_to_targets(query, v[:, None], score[None], class_mean.double()[side][:, None])[:, 0]
 
 
 def alphas_to_targets(query: Tensor, v: Tensor, score: Tensor, target: Tensor) -> Tensor:
@@ -411,33 +348,18 @@ def _covariance(mu: Tensor) -> Tensor:
     return total / len(mu)
 
 
-def _query_labels(query: Tensor, query_attr: Tensor | None, attr: Tensor) -> Tensor:
-    if query_attr is None:
-        return torch.full((len(query), attr.shape[1]), float("nan"), device=attr.device)
-    return torch.as_tensor(query_attr, device=attr.device).float()
-
-
-def _agreeing(row: Tensor, attr: Tensor, columns: Sequence[int]) -> Tensor:
-    """Rows that agree with the query on `columns`, (N,) bool. Columns that are unknown for the query do not count."""
-    agree = torch.ones(len(attr), dtype=torch.bool, device=attr.device)
-    for column in columns:
-        if not torch.isnan(row[column]):
-            agree &= attr[:, column] == row[column]
-    return agree
-
-
 def _drop_query(candidates: Tensor, distance: Tensor, query: Tensor, codes: Tensor) -> None:
     """Set `candidates` to False, in place, where the code equals the query. `distance` has rounding errors."""
     close = torch.nonzero(distance <= 1e-9 * (1 + query.square().sum())).flatten()
     candidates[close[(codes[close] == query).all(1)]] = False
 
 
-def _nearest_mean(codes: Tensor, order: Tensor, side: Tensor, k: int, name: str) -> Tensor:
+def _nearest_mean(codes: Tensor, distance: Tensor, side: Tensor, k: int) -> Tensor:
     rows = torch.nonzero(side).flatten()
     if len(rows) == 0:
-        raise ValueError(f"{name}: one class has no face, so there are no neighbors; expected faces of both classes")
+        raise ValueError("one class has no face, so there are no neighbours; expected faces of both classes")
     if len(rows) > k:
-        rows = rows[torch.topk(order[rows], k, largest=False, sorted=False).indices]
+        rows = rows[torch.topk(distance[rows], k, largest=False, sorted=False).indices]
     return codes[rows].mean(0)
 
 

@@ -45,10 +45,10 @@ def face_weight(
     if boxes is not None:
         device = None if landmarks is None else landmarks.device
         fixed = 2 * torch.as_tensor(boxes, dtype=torch.float32, device=device) - 1  # fractions -> [-1, 1]
-        mask = _fill(fixed[None], image_size)  # (1, 1, H, H)
+        mask = box_mask(fixed[None], image_size)  # (1, 1, H, H)
     if landmarks is not None:
         own, known = _boxes_of(raised(landmarks), grow)  # (N, 3, 4), (N,)
-        mask = torch.where(known[:, None, None, None], _fill(own, image_size), mask.to(own))
+        mask = torch.where(known[:, None, None, None], box_mask(own, image_size), mask.to(own))
     soft = F.avg_pool2d(mask, 3, stride=1, padding=1, count_include_pad=False)
     weight = 1 + lambda_face * soft
     return weight / weight.mean((2, 3), keepdim=True)
@@ -91,7 +91,7 @@ def _boxes_of(landmarks: Tensor, grow: float) -> tuple[Tensor, Tensor]:
     return torch.stack(boxes, 1), known
 
 
-def _fill(boxes: Tensor, image_size: int) -> Tensor:
+def box_mask(boxes: Tensor, image_size: int) -> Tensor:
     """Mask (N, 1, H, H) with 1 at pixels whose center is in one of the boxes (N, B, 4), given in [-1, 1]."""
     centres = (torch.arange(image_size, dtype=boxes.dtype, device=boxes.device) + 0.5) * (2 / image_size) - 1
     left, top, right, bottom = boxes.unbind(-1)  # (N, B) each

@@ -1,18 +1,18 @@
-"""Make a data set of your own photos: find each face, bring its eyes to one place, and write CelebA's layout.
+"""Make a data set from your own photos: find the faces, align their eyes, and write the layout of CelebA.
 
     python scripts/align.py photos datasets/mine --labels labels.csv
     python scripts/align.py photos datasets/mine --labels labels.csv --like runs/vae/photos64
     python scripts/align.py faces datasets/faces --labels labels.csv --eyes whole --attr Male=gender:Male
 
 Train on it with `data.dataset=celeba data.root=OUT data.crop=full`. OUT has img_align_celeba/, the text files of
-CelebA, source.csv (the photo of each face, and how it was found) and rejected.csv (photos without use, and why).
+CelebA, source.csv (the photo of each face, and how it was found) and rejected.csv (unused photos, and why).
 
---labels: a CSV file with one row for each photo and a header. The column `file` is the path below IN, or the name. A
-column of 0 and 1 (or -1 and 1, no and yes, false and true) is an attribute. `person` is who it is. `split` is train,
-val or test. `x1`, `y1`, `x2`, `y2` are the eyes in px, for photos in which they are not found. Other columns are left
-out; --attr makes an attribute of them. Photos without a row have no labels.
---like: the eyes stand where the faces of this run have them, so that its weights fit (train.init_from). Without it
-they stand where CelebA's are in a crop of 148 px.
+--labels: a CSV file with a header and one row for each photo. The column `file` is the path below IN, or the name. A
+column of 0 and 1 (or -1 and 1, no and yes, false and true) is an attribute. `person` is the name of the person. `split`
+is train, val or test. `x1`, `y1`, `x2`, `y2` are the eyes in px, for photos in which they are not found. Other columns
+are not used; --attr makes attributes of them. Photos without a row have no labels.
+--like: the eyes get the positions of this run's faces, so that its weights fit (train.init_from). Without it, they get
+CelebA's positions in a crop of 148 px.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def framing(like: Path | None) -> tuple[list[list[float]], int]:
-    """Where the eyes stand, in [-1, 1], and the side of the pictures in px."""
+    """Eye positions in [-1, 1], and the side of the images in px."""
     if like is None:
         return CELEBA_EYES, SIZE
     path = like / "meta.json"
@@ -118,7 +118,7 @@ def align_all(
 
 
 def find(path: Path, meta: dict, eyes: str | None) -> AlignedFace:
-    """The face of a photo. What `load_face` prints for each photo stands in source.csv instead."""
+    """The face of a photo. The output of `load_face` is not printed; it goes to source.csv."""
     with contextlib.redirect_stderr(io.StringIO()):
         return load_face(path, meta, eyes)
 
@@ -153,13 +153,13 @@ def read_labels(path: Path | None, names: list[str], choices: list[str]) -> Labe
         if not found:
             absent.append(f"line {line}: {file}")
         elif found[0] in rows:
-            raise UserError(f"{path}, line {line}: {file} stands on line {line_of[found[0]]} too; keep one of the two")
+            raise UserError(f"{path}, line {line}: {file} is also on line {line_of[found[0]]}; keep one of the two")
         else:
             rows[found[0]], line_of[found[0]] = row, line
     if absent:
         print(f"note: {path}: {len(absent)} rows have no photo, as {absent[0]}", file=sys.stderr)
     if not rows:
-        raise UserError(f"{path}: names none of the photos; expected the column 'file' with names such as {names[0]}")
+        raise UserError(f"{path}: has none of the photos; expected the column 'file' with names such as {names[0]}")
     return Labels(rows, attributes_of(table, rows, line_of, [parse_choice(text, table) for text in choices]))
 
 

@@ -4,14 +4,11 @@
     python scripts/bench_data.py --root datasets/celeba --images 20000
 
 Prints one line per measurement, with its target: images/s from a pack (20 times the DataLoader), images/s of packing
-(as fast as the DataLoader), peak memory of packing (independent of the number of images) and, on a GPU, the share of a
-VAE step that is spent on loading (under 3 %).
+(as fast as the DataLoader).
 """
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -34,22 +31,6 @@ ROWS = {
     "list_eval_partition.txt": ("", "{name} 0\n"),
     "identity_CelebA.txt": ("", "{name} 1\n"),
 }
-PACK_MEMORY = """
-import resource, sys
-import numpy as np
-import data
-from data import DataConfig, RawFaces
-from data.pack import open_pack
-from data.raw import Index
-class Repeated(RawFaces):
-    options = ("num_train",)
-    def fingerprint(self): return ""
-    def build_index(self): return Index(np.zeros(self.cfg.num_train, np.int8), {})
-    def read(self, i): return np.full((64, 64, 3), i % 251, np.uint8)
-data.READERS["folder"] = Repeated
-open_pack(DataConfig(dataset="folder", cache=sys.argv[1], num_train=int(sys.argv[2])))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
 
 
 def write_layout(folder: Path, source: Path | None, count: int) -> int:
@@ -121,40 +102,6 @@ def torchvision_loader(root: Path, workers: int) -> Iterable:
     return torch.utils.data.DataLoader(faces, BATCH, shuffle=True, num_workers=workers, persistent_workers=True)
 
 
-def peak_memory(folder: Path, count: int) -> float:
-    """Peak resident memory in MB of a process that packs `count` images."""
-    command = [sys.executable, "-c", PACK_MEMORY, str(folder), str(count)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def vae_share(cfg: DataConfig) -> str:
-    """Share of a training step of the default VAE on the GPU that is spent on loading, as text."""
-    from engine.config import load_config
-    from vae.config import Config
-    from vae.train import BetaVAE
-
-    faces = build_faces(cfg)
-    method = BetaVAE(load_config(Config), faces.meta).to("cuda").train()
-    stream = faces.train.batches(BATCH, device="cuda")
-    batch = next(stream)
-
-    def seconds(action, steps: int = 200) -> float:
-        for step in range(10):
-            action(step)
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for step in range(steps):
-            action(step)
-        torch.cuda.synchronize()
-        return (time.perf_counter() - start) / steps
-
-    fixed = seconds(lambda step: method.step(batch, step))
-    loaded = seconds(lambda step: method.step(next(stream), step))
-    return (
-        f"share of loading in a VAE step: {max(0, loaded - fixed) / loaded:.1%} of {loaded * 1e3:.2f} ms (target < 3 %)"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder with img_align_celeba/; default: drawn faces")
@@ -182,10 +129,6 @@ def main() -> None:
             faces = build_faces(cfg).train
             ours = max(rate(faces.batches(BATCH, device=device), args.seconds) for _ in range(TURNS))
             print(f"batches from the pack on {device}: {ours:,.0f} images/s = {ours / reference:.1f} x (target 20)")
-        few, many = peak_memory(folder / "cache", 500), peak_memory(folder / "cache", 50_000)
-        print(f"peak memory of packing 500 images {few:.0f} MB, 50,000 images {many:.0f} MB (target: equal)")
-        if torch.cuda.is_available():
-            print(vae_share(cfg))
 
 
 if __name__ == "__main__":

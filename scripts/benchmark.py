@@ -76,7 +76,7 @@ class Benchmark:
     metrics: dict[str, str] = field(default_factory=lambda: EDITS)
 
 
-REFERENCES = ("real", "shuffled")  # values that `evaluation` gives beside those of samples
+REFERENCES = ("real", "shuffled")  # values that `evaluation` computes in addition to those of samples
 BOTH = ("synthetic32", "synthetic32_identity")
 BENCHMARKS = {
     "drawn32": Benchmark("configs/evaluation/synthetic32.yaml", 300, BOTH),
@@ -193,7 +193,7 @@ def without_references(run: dict) -> dict:
 
 
 def measure(benchmark: Benchmark, real: Path, folder: Path) -> dict:
-    """Metrics of one export by the judges of the benchmark, beside the real faces of a YAML file."""
+    """Metrics of one export by the judges of the benchmark. Real faces come from a YAML file."""
     result = evaluate([folder], [Path(run) for run in benchmark.judges], str(real))
     metrics = result["metrics"]
     accuracy = next((m for m in metrics if m.key == benchmark.metrics.get("target accuracy")), None)

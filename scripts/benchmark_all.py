@@ -2,12 +2,12 @@
 
     python scripts/benchmark_all.py [--quick] [--seeds 0 1 2] [--only vae flow] [--workers 2]
 
-Two commands run at a time, each on one thread; their output goes to runs/benchmark/logs/. A second call goes on where
-the first one stopped: complete runs and results that are newer than their weights are kept. A system that fails does
-not stop the others; tables and page show it as failed, and the exit code is 1. Ctrl-C stops the trainings in order.
+Two commands run at a time, each on one thread. Their output goes to runs/benchmark/logs/. A second call continues: it
+keeps complete runs, and results that are newer than their weights. If a system fails, the others continue; the tables
+and the page show the failure, and the exit code is 1. Ctrl-C stops the trainings after a checkpoint.
 
-`--quick` cuts trainings and test faces to about ten minutes on two cores. All of it goes to runs/benchmark_quick/, and
-every file says that its figures are quick ones.
+`--quick` shortens trainings and tests to about ten minutes on two cores. Its output goes to runs/benchmark_quick/, and
+each file is marked as quick.
 """
 
 import argparse

@@ -3,19 +3,15 @@
     python scripts/benchmark_fairface.py baselines runs/vae/photos64_fairface
     python scripts/benchmark_fairface.py vae runs/vae/photos64_fairface
 
-RUN is a run on FairFace (docs/photos.md); its own test faces are edited at strength 1 with each --detail. `baselines`
-takes the faces of the run, and measures no edit and the class-mean difference. The judge is linear: a logistic
-regression on 24 x 24 px, trained on the training faces. Its accuracy on real test faces stands beside; a faint overlay
-of another face suffices for it, so read target accuracy together with sharpness, Nyquist energy and SSIM.
+RUN is a run on FairFace (docs/photos.md). Its test faces are edited at strength 1 with each --detail. `baselines`
+measures no edit and the class-mean difference on the same faces. The judge is linear: a logistic regression on
+24 x 24 px, trained on the training faces. Its accuracy on real test faces is also written. A weak overlay of another
+face is enough to change its prediction. So read target accuracy together with sharpness, Nyquist energy and SSIM.
 """
 
 import argparse
-import json
-import platform
 import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,18 +21,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.record import ROOT, run_facts, write_record
 from editing.editor import Editor
 from editing.paint import paint
 from editing.subjects import Subjects
 from engine import UserError
 from engine.errors import exit_on_user_error
-from engine.files import atomic_text
-from engine.grids import to_uint8
-from evaluation.metric import replace_nan
 from evaluation.pictures import nyquist_energy, sharpness, ssim
 from families import open_editor
+from losses.quantise import to_bytes
 
-ROOT = Path(__file__).resolve().parent.parent
 DETAILS = ("warp", "blend", "decode")
 ATTRIBUTES = ("Male", "Young")
 SIDE = 24  # px of the linear judge
@@ -73,13 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with exit_on_user_error(), torch.no_grad():
         path = args.out or ROOT / "results" / "fairface" / f"{args.method}.json"
-        atomic_text(path, json.dumps(replace_nan(record(args, argv)), indent=1) + "\n")
+        facts, runs = measured(args)
+        command = shlex.join(["python", "scripts/benchmark_fairface.py", *(argv or sys.argv[1:])])
+        write_record(path, facts | {"command": command}, runs)
         print(f"wrote {path}")
-
-
-def bytes_of(images: Tensor) -> Tensor:
-    """(N, C, H, W) in [-1, 1] as uint8."""
-    return torch.from_numpy(to_uint8(images))
 
 
 def labelled(editor: Editor, split: str, n: int, names: Sequence[str]) -> tuple[Subjects, Tensor]:
@@ -97,7 +88,7 @@ def edits(editor: Editor, faces: Subjects, names: Sequence[str], details: Sequen
     for name in names:
         after = editor.edit(faces, editor.parse(f"{name}=flip"))[0]
         for detail in details:
-            found[detail].append(bytes_of(paint(faces.images, before, after, detail)))
+            found[detail].append(to_bytes(paint(faces.images, before, after, detail)))
     return found
 
 
@@ -128,42 +119,31 @@ def measure(images: list[Tensor], x: Tensor, y: Tensor, names: Sequence[str], ju
     }
 
 
-def record(args: argparse.Namespace, argv: list[str] | None) -> dict:
-    """The content of the results file."""
+def measured(args: argparse.Namespace) -> tuple[dict, list[dict]]:
+    """Protocol and runs of the results file."""
     editor = open_editor(args.run)
     names = [name for name in ATTRIBUTES if name in editor.attributes]
     if not names:
         raise UserError(f"{args.run}: its data have none of {', '.join(ATTRIBUTES)}; expected a run on FairFace")
     (train, train_y), (faces, y) = (labelled(editor, split, n, names) for split, n in (("train", 0), ("test", args.n)))
-    train_x, x = bytes_of(train.images), bytes_of(faces.images)
+    train_x, x = to_bytes(train.images), to_bytes(faces.images)
     judge = LinearJudge(train_x, train_y)
     accuracy = (judge.predict(x) == (y > 0.5)).double().mean(0)
     if args.method == "baselines":
         images = baseline_edits(x, y, train_x, train_y)
         facts = {name: {"run": name} for name in images}
     else:
-        launch = json.loads((args.run / "environment.json").read_text(encoding="utf-8"))[-1]
-        origin, seconds = editor.method.origin, launch.get("cpu_seconds")
-        fact = {"run": str(args.run), "step": origin.step, "sha256": origin.sha256, "seed": launch.get("seed")}
-        fact["cpu_minutes"] = round(seconds / 60, 1) if seconds else None
+        origin = editor.method.origin
+        fact = run_facts(args.run) | {"step": origin.step, "sha256": origin.sha256}
         images = edits(editor, faces, names, args.detail)
         facts = {detail: {"row": f"{args.method}, {detail}"} | fact for detail in args.detail}
     runs = [facts[name] | measure(images[name], x, y, names, judge) for name in facts]
     for run in runs:
         print(run.get("row", run["run"]), {k: round(v, 3) for k, v in run["metrics"].items()}, run["per_target"])
-    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     protocol = {"data": "FairFace (CC BY 4.0), near-frontal adults", "faces": len(x), "targets": list(names)}
     protocol |= {"strength": 1.0, "judge": f"logistic regression on {SIDE} x {SIDE} px"}
-    return {
-        "benchmark": "fairface",
-        "method": args.method,
-        "protocol": protocol | {"judge_accuracy": dict(zip(names, accuracy.tolist(), strict=True))},
-        "command": shlex.join(["python", "scripts/benchmark_fairface.py", *(argv or sys.argv[1:])]),
-        "commit": git.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
-        "runs": runs,
-    }
+    protocol |= {"judge_accuracy": dict(zip(names, accuracy.tolist(), strict=True))}
+    return {"benchmark": "fairface", "method": args.method, "protocol": protocol}, runs
 
 
 if __name__ == "__main__":

@@ -1,27 +1,24 @@
-"""Measure smiles on real photos whose right answer is known, and write results/london/<method>.json.
+"""Measure smiles on real photos with a known ground truth, and write results/london/<method>.json.
 
     python scripts/benchmark_london.py baselines
     python scripts/benchmark_london.py vae runs/vae/photos64
     python scripts/benchmark_london.py figure runs/vae/photos64 --out docs/figures/london.png
 
 The Face Research Lab London Set shows each person neutral and smiling, registered to each other. A run edits the
-neutral photo of the test persons (and of the validation persons, which stand apart in the file), at strength 1, with
-each --detail. The edited photo, at its own size, is compared with the photo of the true smile: PSNR in the boxes of
-mouth and eyes. Sharpness and Nyquist energy are over those of the neutral photo, in the part that the model sees. A
-judge of FER2013 classifies the face (target accuracy: share classified as happy; target gain: mean increase of the
-probability). SSIM to the neutral photo stands for identity: no embedder of real persons is trained here.
+neutral photo of the test persons at strength 1 with each --detail. The same is done for the validation persons, in
+separate entries. The edited photo, at full size, is compared with the photo of the true smile: PSNR in the boxes of
+mouth and eyes. Sharpness and Nyquist energy are ratios to the neutral photo, in the part that the model sees. A judge
+of FER2013 classifies the face (target accuracy: share classified as happy; target gain: mean increase of the
+probability). SSIM to the neutral photo replaces an identity metric, because there is no identity network of real
+persons.
 `figure` draws the first persons of the test part, in order.
 """
 
 import argparse
 import contextlib
 import io
-import json
-import platform
 import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.record import ROOT, last_launch, write_record
 from data.celeba import read_table
 from data.decode import decode
 from data.photo import load_face, paste
@@ -40,15 +38,12 @@ from editing.paint import paint_photo
 from editing.subjects import Subjects, join
 from engine import Grid, UserError, save_grid
 from engine.errors import exit_on_user_error
-from engine.files import atomic_text
 from engine.grids import to_uint8
 from evaluation import classifier
 from evaluation.counterfactual import masked_psnr
-from evaluation.metric import replace_nan
 from evaluation.pictures import nyquist_energy, sharpness, ssim
 from families import open_editor
 
-ROOT = Path(__file__).resolve().parent.parent
 DETAILS = ("warp", "blend", "decode")
 PARTS = {"train": 0, "val": 1, "test": 2}
 MARGIN = 0.35  # of the boxes of mouth and eyes on every side, in distances between the eyes
@@ -97,7 +92,9 @@ def main(argv: list[str] | None = None) -> None:
             if (args.method == "baselines") == bool(args.runs) or len(args.runs) > 1:
                 raise UserError(f"{args.method}: expected one run directory, or `baselines` without any")
             path = args.out or ROOT / "results" / "london" / f"{args.method}.json"
-            atomic_text(path, json.dumps(replace_nan(record(args, argv)), indent=1) + "\n")
+            facts, runs = measured(args)
+            command = shlex.join(["python", "scripts/benchmark_london.py", *(argv or sys.argv[1:])])
+            write_record(path, facts | {"command": command}, runs)
         print(f"wrote {path}")
 
 
@@ -190,8 +187,8 @@ def baselines(persons: Persons, train: Persons) -> dict[str, Tensor]:
     }
 
 
-def record(args: argparse.Namespace, argv: list[str] | None) -> dict:
-    """The content of the results file; `metrics` are those of the test persons."""
+def measured(args: argparse.Namespace) -> tuple[dict, list[dict]]:
+    """Protocol and runs of the results file; `metrics` are those of the test persons."""
     judge = classifier.load(args.judge, role="judge")
     parts = {part: read_persons(args.data, part) for part in ("val", "test")}
     if args.method == "baselines":
@@ -207,36 +204,21 @@ def record(args: argparse.Namespace, argv: list[str] | None) -> dict:
         metrics = {part: measure(images[part][name], persons, judge) for part, persons in parts.items()}
         runs.append(fact | {"metrics": metrics["test"], "metrics_val": metrics["val"]})
         print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics["test"].items()))
-    git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "benchmark": "london",
-        "method": args.method,
-        "protocol": {
-            "data": CREDIT,
-            "persons": {part: len(persons.files) for part, persons in parts.items()},
-            "request": "Smiling=1 of the neutral photo",
-            "strength": args.strength,
-            "judge": {"run": str(args.judge), "step": judge.origin.step, "sha256": judge.origin.sha256},
-        },
-        "command": shlex.join(["python", "scripts/benchmark_london.py", *(argv or sys.argv[1:])]),
-        "commit": git.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
-        "runs": runs,
+    protocol = {
+        "data": CREDIT,
+        "persons": {part: len(persons.files) for part, persons in parts.items()},
+        "request": "Smiling=1 of the neutral photo",
+        "strength": args.strength,
+        "judge": {"run": str(args.judge), "step": judge.origin.step, "sha256": judge.origin.sha256},
     }
+    return {"benchmark": "london", "method": args.method, "protocol": protocol}, runs
 
 
 def origin_of(editor: Editor, run: Path, method: str, detail: str) -> dict:
     """Row, weights and cost of a run."""
-    launch = json.loads((run / "environment.json").read_text(encoding="utf-8"))[-1]
     origin = editor.method.origin
-    return {
-        "row": f"{method}, {detail}",
-        "run": str(run),
-        "step": origin.step,
-        "sha256": origin.sha256,
-        "seed": launch.get("seed"),
-    }
+    facts = {"row": f"{method}, {detail}", "run": str(run), "step": origin.step, "sha256": origin.sha256}
+    return facts | {"seed": last_launch(run).get("seed")}
 
 
 def figure(args: argparse.Namespace) -> Path:

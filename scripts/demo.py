@@ -1,13 +1,13 @@
-"""A demo without downloads (`make demo`): pictures from released weights, then a training, its edits and a table.
+"""A demo without downloads (`make demo`): images of released weights, then a training, its edits and a table.
 
     python scripts/demo.py [--pretrained pretrained] [--out runs/demo]
 
-1. A drawn face under every released method, at once.
-2. A method is trained in about 90 s. Beside it the released methods are measured, and, if none is released, a judge is
-   trained before.
-3. Its edits are measured. The table shows all methods beside no edit and the class-mean difference.
+1. Each released method edits a drawn face.
+2. One method is trained in about 90 s. At the same time, the released methods are measured. If there is no release, a
+   judge is trained before.
+3. The edits of the new run are measured. The table shows all methods, no edit and the class-mean difference.
 
-It prints every command before it runs it. A second call trains nothing again.
+Each command is printed before it runs. A second call trains nothing again.
 """
 
 import argparse

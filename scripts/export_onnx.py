@@ -3,7 +3,7 @@
     python scripts/export_onnx.py pretrained/vae [--out decoder.onnx]
 
 The inputs are the entries of a code, the output is `image` (N, C, H, H) in [-1, 1]; N is free. The names, shapes and
-types of the inputs stand in the file and are printed. It needs the extra `onnx`.
+types of the inputs are in the file and are printed. It needs the extra `onnx`.
 """
 
 import argparse

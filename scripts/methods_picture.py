@@ -3,7 +3,7 @@
     python scripts/methods_picture.py [--out docs/figures/methods.png] [--faces 1] [TITLE=RUN ...]
 
 Without runs it shows those of the benchmark's table (seed 0) that are trained, and names the others. The faces are not
-chosen: they are the first ones of the first persons of the test set. The class that the judge predicts stands below
+chosen: they are the first ones of the first persons of the test set. The class that the judge predicts is below
 each face.
 """
 

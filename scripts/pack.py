@@ -13,16 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data import DataConfig, Faces, FaceSet, build_faces
 from data.config import DataBlock
 from data.crop import FAULTS
 from data.faces import AlternatingDataset
 from data.pack import Pack, open_pack
+from engine import Grid, save_grid
 from engine.config import load_config
 from engine.errors import UserError, exit_on_user_error
-from engine.files import atomic_write
 
 SPLITS = ("train", "val", "test")
 NUM_SHOWN = 20  # bad images that are listed
@@ -74,18 +73,6 @@ def fault_lines(pack: Pack) -> list[str]:
     return lines
 
 
-def contact_sheet(faces: FaceSet, path: Path, columns: int = 16, rows: int = 8) -> None:
-    """Write a PNG of faces, evenly spaced over the set, expressions in turn."""
-    from PIL import Image
-
-    x = faces.fixed(columns * rows)["image"]
-    n, c, h, w = x.shape
-    x8 = ((x + 1) * 127.5).round().to(torch.uint8).reshape(rows, columns, c, h, w)
-    sheet = x8.permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c).numpy()
-    with atomic_write(path) as file:
-        Image.fromarray(sheet[:, :, 0] if c == 1 else sheet).save(file, "PNG")
-
-
 def report(cfg: DataConfig, sheet: Path | None) -> None:
     """Make or open one pack and print its content."""
     start = time.monotonic()
@@ -100,7 +87,7 @@ def report(cfg: DataConfig, sheet: Path | None) -> None:
     for line in [*table(faces), *attribute_lines(faces.train, meta["attributes"]), *fault_lines(pack)]:
         print(line)
     sheet = sheet or pack.folder / "contact_sheet.png"
-    contact_sheet(faces.train, sheet)
+    save_grid(Grid(faces.train.fixed(8 * 16)["image"].unflatten(0, (8, 16))), sheet, 1)  # evenly spaced over the set
     print(f"contact sheet: {sheet}")
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
 
 from benchmarks.record import last_launch
 from data.labels import label_names
@@ -28,6 +27,7 @@ from engine.errors import exit_on_user_error
 from engine.files import atomic_text, sha256
 from evaluation.classifier import TEST_METRICS
 from families import family_of, open_editor
+from losses.image_metrics import psnr
 
 ROOT = Path(__file__).resolve().parent.parent
 JUDGE_TRAINING_ONLY = ("net.", "persons")
@@ -121,19 +121,14 @@ def compare(run: Editor, release: Editor) -> str:
         [editor.reconstruct(given), *(editor.edit(given, request)[0] for request in run.targets())]
         for editor, given in zip((run, release), faces, strict=True)
     )
-    recon, *edits = [_psnr(a, b) for a, b in zip(before, after, strict=True)]
-    if not all(value > 0 for value in (recon, *edits)):
+    recon, *edits = [float(psnr(a, b).mean()) for a, b in zip(before, after, strict=True)]
+    if not all(value > 0 for value in (recon, *edits)):  # NaN is not
         raise UserError(f"{release.run_dir}: its images are not those of {run.run_dir}; a needed weight is left out")
     kind = "generated" if "read" in run.unsupported else "test"
     return (
         f"Rounding: images of the release against those of the run, {NUM_CHECKED} {kind} faces: PSNR {recon:.1f} dB "
         f"(reconstructions), {min(edits):.1f} to {max(edits):.1f} dB ({len(edits)} edits)."
     )
-
-
-def _psnr(a: Tensor, b: Tensor) -> float:
-    """PSNR in dB of images in [-1, 1], at most 100; NaN if one is not finite."""
-    return (10 * torch.log10(4 / (a - b).square().mean().clamp_min(4e-10))).item()
 
 
 def forms(packed: Packed) -> list[str]:
@@ -203,10 +198,10 @@ def figures(digest: str, run: Path) -> str:
             if found.get("sha256") == digest:
                 known = {key: value for key, value in found["metrics"].items() if value is not None}
                 rows = [f"| {key} | {value:.3f} |" for key, value in known.items()]
-                protocol = f"{record['protocol']['faces']} test faces, {len(record['protocol']['targets'])} targets"
+                place = f"results/{path.parent.name}/{path.name}" + (f", row {found['row']}" if "row" in found else "")
                 parts.append(
-                    f"`{record['command']}` (results/{path.parent.name}/{path.name}), the weights before rounding, "
-                    f"{protocol}:\n\n| | |\n| --- | ---: |\n" + "\n".join(rows)
+                    f"`{record['command']}` ({place}), the weights before rounding, "
+                    f"{measured_on(record['protocol'])}:\n\n| | |\n| --- | ---: |\n" + "\n".join(rows)
                 )
     metrics = run / TEST_METRICS
     if metrics.is_file():
@@ -219,6 +214,15 @@ def figures(digest: str, run: Path) -> str:
         ]
         parts.append("Test split, with the weights before rounding:\n\n| | |\n| --- | ---: |\n" + "\n".join(rows))
     return "\n\n".join(parts)
+
+
+def measured_on(protocol: dict) -> str:
+    """The images of a benchmark in words."""
+    if "samples" in protocol:
+        return f"{protocol['samples']:,} generated faces"
+    if "persons" in protocol:
+        return f"{protocol['persons']['test']} test persons"
+    return f"{protocol['faces']} test faces, {len(protocol['targets'])} targets"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python scripts/results.py [--check]
     python scripts/results.py --results runs/benchmark_quick/results --out tables.md
 
-A table stands between the lines `<!-- table: BENCHMARK -->` and `<!-- end -->`. A cell shows the median of the seeds,
+A table is between the lines `<!-- table: BENCHMARK -->` and `<!-- end -->`. A cell shows the median of the seeds,
 with the range in brackets. `--check` writes nothing and ends with exit code 2 if a table differs. `--out` writes all
 tables of a folder of results into one file instead.
 """

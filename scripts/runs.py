@@ -1,13 +1,12 @@
-"""A table of runs, and a plot of their training curves.
+"""A table of runs.
 
-    python scripts/runs.py [FOLDER ...] [--plot curves.png] [--keys loss,val/psnr]
+    python scripts/runs.py [FOLDER ...] [--keys loss,val/psnr]
 
 FOLDER is a run directory or a folder of run directories (default: runs/). The table has one row per run: method and
 name, steps done, total steps, steps per second, and the last value of each key.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pandas as pd
 import yaml
 
 from engine.errors import UserError, exit_on_user_error
+from engine.metric_logger import read_log
 
 NUM_SHOWN = 6  # metrics per run without --keys
 TIMING = ("steps_per_s", "images_per_s")
@@ -30,21 +30,6 @@ def find_runs(folders: list[Path]) -> list[Path]:
     if not found:
         raise UserError(f"{', '.join(map(str, folders))}: no run directory here; train.py makes one")
     return sorted(found)
-
-
-def read_log(run: Path) -> pd.DataFrame:
-    """The numbers of log.jsonl, one row per logged step, NaN = not logged. Damaged lines are reported and left out."""
-    rows, path = [], run / "log.jsonl"
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append({key: value for key, value in row.items() if isinstance(value, (int, float))})
-        else:
-            print(f"note: {path}: a damaged line is left out", file=sys.stderr)
-    return pd.DataFrame(rows, columns=None if rows else ["step"])
 
 
 def total_steps(run: Path) -> str:
@@ -76,47 +61,13 @@ def table(runs: list[Path], keys: list[str]) -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
-def plot(runs: list[Path], keys: list[str], path: Path) -> None:
-    """Write one panel per key, with one curve per run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    logs = {f"{run.parent.name}/{run.name}": read_log(run) for run in runs}
-    keys = keys or sorted({key for log in logs.values() for key in log} - {"step", "images_per_s"})
-    if not keys:
-        raise UserError("--plot: the logs are still empty; wait until the runs have done train.log_every steps")
-    columns = min(3, len(keys))
-    rows = -(-len(keys) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.2 * rows), squeeze=False)
-    for axis in axes.flat[len(keys) :]:
-        axis.remove()
-    for key, axis in zip(keys, axes.flat, strict=False):
-        for name, log in logs.items():
-            if key in log:
-                points = log[["step", key]].dropna()
-                axis.plot(points["step"], points[key], label=name, linewidth=1)
-        axis.set_title(key)
-        axis.set_xlabel("step")
-    axes.flat[0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    print(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, default=[Path("runs")])
-    parser.add_argument("--plot", type=Path, help="file of the plot (.png, .svg, .pdf)")
     parser.add_argument("--keys", default="", help="keys of the log, separated by commas")
     args = parser.parse_args()
     with exit_on_user_error():
-        keys = [key for key in args.keys.split(",") if key]
-        runs = find_runs(args.folders)
-        print(table(runs, keys))
-        if args.plot:
-            plot(runs, keys, args.plot)
+        print(table(find_runs(args.folders), [key for key in args.keys.split(",") if key]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Small faces of noise and small configs for the tests of aae_cgan."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from torch import Tensor
 from aae_cgan.config import AAECGANTrainConfig, Config, LossConfig, ModelConfig
 from aae_cgan.linear import fit_linear
 from aae_cgan.train import AAECGAN, prepare_linear
-from engine import Run, fit
-from engine.checkpoint import checkpoints, read_checkpoint
-from engine.config import to_yaml
-from engine.files import atomic_text
+from engine import Run
+from tests.same import train_with_stops
 
 SIZE, CLASSES = 16, ["angry", "happy", "sad", "neutral"]
 
@@ -82,12 +79,10 @@ def build(model: dict | None = None, loss: dict | None = None, **train: Any) -> 
 
 def run(folder: Path, cfg: Config, stops: tuple[int, ...] = (0,)) -> dict:
     """Train in `folder` with a stop after each of `stops`. Returns the last checkpoint."""
-    for stop in stops:
-        torch.manual_seed(0)
-        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
-        atomic_text(folder / "config.yaml", to_yaml(part))
-        here = Run(part, folder, torch.device("cpu"))
-        method = AAECGAN(part, meta())
-        prepare_linear(here, method, Noise())
-        fit(here, method, Noise(), Noise())
-    return read_checkpoint(checkpoints(folder)[-1])
+
+    def prepared(run: Run, cfg: Config) -> AAECGAN:
+        method = AAECGAN(cfg, meta())
+        prepare_linear(run, method, Noise())
+        return method
+
+    return train_with_stops(folder, cfg, stops, prepared, Noise())

@@ -1,6 +1,5 @@
 """A small StyleGAN2 run on noise images, for the tests of interface_gan."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,9 @@ import torch
 from torch import Tensor
 from toy import ToySet
 
-from engine import Run, fit
-from engine.checkpoint import checkpoints, read_checkpoint
-from engine.config import to_yaml
-from engine.files import atomic_text
 from interface_gan.config import Config, LossConfig, ModelConfig, StyleGAN2TrainConfig
 from interface_gan.train import StyleGAN2
+from tests.same import train_with_stops
 
 SIZE = 8
 
@@ -51,10 +47,5 @@ def build(model: dict | None = None, loss: dict | None = None, **train: Any) -> 
 
 
 def run(folder: Path, cfg: Config, stops: tuple[int, ...] = (0,)) -> dict:
-    """Train in `folder`, leaving after each of `stops` and coming back; the last checkpoint."""
-    for stop in stops:
-        torch.manual_seed(0)
-        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
-        atomic_text(folder / "config.yaml", to_yaml(part))
-        fit(Run(part, folder, torch.device("cpu")), StyleGAN2(part, meta()), Noise(), Noise())
-    return read_checkpoint(checkpoints(folder)[-1])
+    """Train in `folder` with a stop after each of `stops`. Returns the last checkpoint."""
+    return train_with_stops(folder, cfg, stops, lambda run, cfg: StyleGAN2(cfg, meta()), Noise())

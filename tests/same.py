@@ -4,17 +4,23 @@ Child processes are forks of the test process, so they need not import torch aga
 """
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from engine import Method, Run, fit
+from engine.checkpoint import checkpoints, read_checkpoint
+from engine.config import to_yaml
+from engine.files import atomic_text
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -55,6 +61,22 @@ def wait_for(pid: int) -> int:
 def run_child(main: Callable[[], Any], output: Path = Path(os.devnull)) -> int:
     """Run `main` in a fork of this process: `start_child`, then `wait_for`."""
     return wait_for(start_child(main, output))
+
+
+def train_with_stops(
+    folder: Path, cfg: Any, stops: Sequence[int], build: Callable[[Run, Any], Method], faces: Any
+) -> dict:
+    """Train in `folder`, with a stop after each of `stops` and a new start. Returns the last checkpoint.
+
+    build: (run, config) -> the method, which starts with the same weights each time.
+    """
+    for stop in stops:
+        torch.manual_seed(0)
+        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
+        atomic_text(folder / "config.yaml", to_yaml(part))
+        run = Run(part, folder, torch.device("cpu"))
+        fit(run, build(run, part), faces, faces)
+    return read_checkpoint(checkpoints(folder)[-1])
 
 
 def kill_in_step(method: type, step: int) -> None:

@@ -17,8 +17,6 @@ from benchmarks.attribute_samples import export_baseline, export_system, request
 from engine import UserError, load_config
 from engine.grids import to_uint8
 from evaluation.manifest import read_manifest
-from evaluation.metric import Metric
-from scripts.a2f_systems import table
 from tests.editor_contract import EYES, check
 
 pytestmark = pytest.mark.slow
@@ -214,15 +212,6 @@ def test_baselines_are_faces_of_the_request_and_their_mean(runs, tmp_path):
                 assert any((pictures[k] == found).all() for k in group)
             else:
                 assert np.abs(pictures[group].mean(0) - found).max() <= 1
-
-
-def test_the_table_starts_with_real_faces(tmp_path):
-    metric = Metric(
-        "attribute accuracy", "", 0.9, "high", 5, {"real": 0.95, "shuffled": 0.6}, "", {"per_attribute": {"A": 0.7}}
-    )
-    text = table({"CGAN": {"metrics": [metric]}}, 5, "judge")
-    lines = text.splitlines()
-    assert "CGAN A 0.70" in lines[0] and "| real test faces | 0.950 |" in lines[4] and "| CGAN | 0.900 |" in lines[6]
 
 
 def test_face_code_has_the_sketch_of_its_photo(runs):

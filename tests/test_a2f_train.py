@@ -8,13 +8,12 @@ import torch
 from a2f_toy import ATTRIBUTES, Toys, batch, build, chain, config, meta, run
 
 from a2f.config import CONFIGS
+from a2f.gan import SampledMethod
 from a2f.monitor import META_KEY, diversity_of, failed_checks, pairs_within, real_diversity
 from a2f.train import METHODS
 from a2f.upstream import SAME, resolve_upstream
 from engine import UserError, load
-from engine.config import describe
 from engine.method import Grid
-from evaluation.monitor import Monitor
 from tests.same import equal, of_one_and_of_two_ranks
 
 
@@ -163,23 +162,11 @@ def test_diversity_checks_fail_for_collapse_and_pass_for_real_faces():
     toys = Toys(512)
     real = real_diversity(toys, [0, 2], lambda b: b["image"])
     groups = [toys.image[(toys.attr[:, 0] == a) & (toys.attr[:, 2] == b)][64:80] for a, b in real["requests"]]
-    assert failed_checks(diversity_of(groups), real) == {}
+    assert failed_checks(diversity_of(groups), real, SampledMethod.remedies) == {}
     one_face = [g.mean(0, keepdim=True).expand(16, -1, -1, -1) for g in groups]  # a generator without z
-    assert "collapse" in failed_checks(diversity_of(one_face), real)
+    assert "collapse" in failed_checks(diversity_of(one_face), real, SampledMethod.remedies)
     deaf = [groups[0]] * len(groups)  # a generator without a
-    assert set(failed_checks(diversity_of(deaf), real)) == {"request"}
-
-
-def test_monitor_warns_once_after_three_failures():
-    monitor = Monitor()
-    said = [monitor.update(found) for found in ({"a": "!"}, {"a": "!"}, {"a": "!"}, {"a": "!"}, {}, {"a": "!"})]
-    assert said == [[], [], ["!"], [], [], []]
-
-
-def test_every_system_has_defaults_and_described_options():
-    for name, cfg in CONFIGS.items():
-        assert cfg().system == name
-        assert "model.width = 64" in describe(cfg)
+    assert set(failed_checks(diversity_of(deaf), real, SampledMethod.remedies)) == {"request"}
 
 
 def patches(x: torch.Tensor) -> torch.Tensor:

@@ -161,10 +161,6 @@ def test_batch_norm_in_a_critic_is_a_user_error():
         refuse_batch_norm(d_image=critic)
 
 
-def test_critics_are_not_compiled():
-    assert not {"d_image", "d_latent"} & set(AAECGAN.compilable)
-
-
 # Requests.
 
 
@@ -240,11 +236,6 @@ def test_phase_state_of_a_run_with_all_phases():
     assert [phase.since for phase in phases[14:17]] == [5, 0, 1] and phases[20].generator_updates == 1
     assert generator_steps(cfg) == 5 + 2 + 8 == sum(phase.generator for phase in phases)
     assert phases[21].guide_factor == 1 and phases[22].guide_factor == 0  # half of the 36 steps after the guide's own
-
-
-def test_generator_steps_with_n_critic():
-    cfg = config(loss={"n_critic": 5}, total_steps=10_000)
-    assert generator_steps(cfg) == 2000
 
 
 @pytest.mark.parametrize(

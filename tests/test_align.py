@@ -94,9 +94,9 @@ def test_photos_that_are_cut_already_are_only_resized(photos: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("rows", "header", "more", "message"),
     [
-        (["a.png,1", "a.png,0", "b.png,1"], "file,Smiling", [], "line 3: a.png stands on line 2 too"),
+        (["a.png,1", "a.png,0", "b.png,1"], "file,Smiling", [], "line 3: a.png is also on line 2"),
         (["a.png,1", "b.png,maybe", "trip/a.png,0"], "file,Smiling", [], "line 3: Smiling is 'maybe'; expected 0 or 1"),
-        (["z.png,1"], "file,Smiling", [], "names none of the photos"),
+        (["z.png,1"], "file,Smiling", [], "has none of the photos"),
         (["b.png,1"], "name,Smiling", [], "column 'file' is missing"),
         (["b.png,1"], "file,Smiling", ["--attr", "Male=sex:M"], "no column 'sex'"),
         (["b.png,1"], "file,Smiling", ["--attr", "Male"], "expected NAME=COLUMN:VALUE"),

@@ -118,24 +118,6 @@ def test_flip_none_and_both():
     assert sum(again) == 20 and len(faces) == 20
 
 
-def test_flipping_twice_is_the_identity():
-    points = torch.rand(3, 68, 2) * 2 - 1
-    assert torch.equal(mirror_points(mirror_points(points)), points)
-    assert torch.equal(mirror_points(mirror_points(points[:, :5])), points[:, :5])
-
-
-def test_flipped_landmarks_are_on_the_flipped_face():
-    """The image-left eye of iBUG (36-41) stays the image-left eye, and its outer corner the outer one."""
-    from data import synthetic
-
-    points = torch.from_numpy(synthetic.landmarks(synthetic.factors(0, np.arange(20)))).float()
-    mirrored = mirror_points(points)
-    assert (mirrored[:, 36:42, 0].mean(1) < mirrored[:, 42:48, 0].mean(1)).all()
-    assert (mirrored[:, 36, 0] < mirrored[:, 39, 0]).all() and (mirrored[:, 42, 0] < mirrored[:, 45, 0]).all()
-    assert (mirrored[:, 0, 0] < mirrored[:, 16, 0]).all() and (mirrored[:, 48, 0] < mirrored[:, 54, 0]).all()
-    assert (mirrored[:, 51, 1] < mirrored[:, 57, 1]).all()
-
-
 def test_scaling_to_floats_and_back_is_exact():
     x8 = torch.arange(256, dtype=torch.uint8)
     x = scaled(x8)

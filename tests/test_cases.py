@@ -25,9 +25,6 @@ from tests import layouts
 from tests.same import start_child, wait_for
 from tests.toy import ToyConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-PYTHON = sys.executable
-
 
 def picture(seed: int, size: int = 40, grey: bool = False) -> Image.Image:
     """A picture of coarse noise."""
@@ -167,18 +164,6 @@ def celeba(root: Path, **options):
     return build_faces(DataConfig(dataset="celeba", root=str(root), image_size=32, **options))
 
 
-def test_a_misspelt_root_does_not_use_another_pack(tmp_path, capsys):
-    options = {"cache": str(tmp_path / "cache")}
-    fill(tmp_path / "faces", "happy sad")
-    first = folder(tmp_path / "faces", **options).meta["fingerprint"]
-    with pytest.raises(UserError, match="face: there are no image files here"):
-        folder(tmp_path / "face", **options)
-    os.rename(tmp_path / "faces", tmp_path / "gone")
-    capsys.readouterr()
-    assert folder(tmp_path / "faces", **options).meta["fingerprint"] == first
-    assert "the pack made from this data.root is used" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("dataset", ["folder", "celeba", "fer2013"])
 def test_overwritten_pictures_make_a_new_pack(tmp_path, dataset):
     if dataset == "celeba":
@@ -210,11 +195,6 @@ def test_data_classes_defines_numbered_folders(tmp_path, classes, capsys):
         assert RAF[label] == RAF[row // 4]  # rows lie in the order 1/0 .. 7/3
     with pytest.raises(UserError, match="is a number"):
         folder(tmp_path, classes=RAF[:3])
-
-
-def test_fer2013_accepts_numbered_folders(tmp_path):
-    layouts.write_fer(tmp_path, layouts.fer_faces(), "numeric")
-    assert len(build_faces(DataConfig(dataset="fer2013", root=str(tmp_path), image_size=48)).train) > 0
 
 
 @pytest.mark.parametrize("text", ["faces #2", "!x", "@x", "[x", "%a", "a: b", "*", "&a", "'q'", "null", "(s[0-9]+)/"])
@@ -1140,16 +1120,6 @@ def test_a_small_face_gives_a_warning(tmp_path, size, warned, capsys):
     picture(1, size).save(tmp_path / "x.png")
     load_face(tmp_path / "x.png", {"image_size": 64, "channels": 3, "eyes": None}, "whole")
     assert ("will be blurred" in capsys.readouterr().err) == warned
-
-
-def test_missing_landmark_detector_names_packages_and_files(monkeypatch):
-    import data.landmarks as landmarks
-
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(UserError, match="opencv"):
-        landmarks.find_mediapipe()
-    for word in (landmarks.__doc__ or "").split():
-        assert not word.startswith("configs/") or (ROOT / word).is_file(), word
 
 
 def test_characters_outside_the_console_encoding_are_escaped(tmp_path, monkeypatch):

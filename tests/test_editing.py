@@ -21,7 +21,7 @@ from data.request import parse_request
 from editing import cli, editor, modes
 from editing.changes import describe_changes, format_changes
 from editing.export import export_edits, ground_truth, rows_of, target_texts, true_answers
-from editing.judge import Judge
+from editing.judge import Judge, edit_metrics
 from editing.paint import paint, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths
 from editing.sheets import animate, blocks, filled, square
@@ -501,6 +501,19 @@ def test_predictions_of_the_judge_are_written(toy: Toy, tmp_path: Path, monkeypa
     assert facts(tmp_path / "run/pictures/edit.png")["predictions"][0].startswith("Smiling ")
 
 
+def test_edit_metrics_leave_out_faces_of_the_target_class(toy: Toy, monkeypatch) -> None:
+    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: FakeNet())
+    judge, names = Judge("j", toy), ["neutral", "angry", "disgust"]
+    grey = lambda k: torch.full((3, 32, 32), 2 * k / 7 - 1)  # noqa: E731 - the judge reads class k of FakeNet.names
+    x, source = torch.stack([grey(k) for k in (0, 0, 2, 0)]), torch.tensor([0, 0, 2, 0])
+    edited = torch.stack([x, torch.stack([grey(k) for k in (0, 1, 1, 2)]), x])
+    facts, grid = edit_metrics(judge, names, x, source, edited)
+    by_name = facts["target_accuracy_by_target"]
+    assert by_name["angry"] == 0.5 and by_name["neutral"] == by_name["disgust"] == 0 and facts["judge_on_real"] == 1
+    assert facts["target_accuracy"] == pytest.approx(1 / 6) and facts["confusion"][1] == [0.25, 0.5, 0.25]
+    assert grid.images.shape[:2] == (2, 8)
+
+
 def test_a_judge_without_the_classes_raises_a_user_error(toy: Toy, monkeypatch) -> None:
     monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: SimpleNamespace(names=["happy"]))
     with pytest.raises(UserError, match="does not know angry, disgust.*train a judge"):
@@ -524,20 +537,8 @@ def test_an_export_of_edits_holds_sources_and_ground_truth(toy: Toy, tmp_path: P
     assert np.abs(pixels(out / own.truth).astype(int) - pixels(out / own.source)).max() <= 1
     assert own.source_index.startswith("synthetic:test:")
     assert read_export(out)["base"] == "reconstruction" and read_export(out)["kind"] == "bright"
-    call(
-        tmp_path,
-        "export",
-        "--what",
-        "edit",
-        "--n",
-        "2",
-        "--attr",
-        "happy",
-        "--detail",
-        "blend",
-        "--out",
-        str(out / "b"),
-    )
+    words = ("--n", "2", "--attr", "happy", "--detail", "blend", "--out", str(out / "b"))
+    call(tmp_path, "export", "--what", "edit", *words)
     assert read_export(out / "b")["base"] == "source"
 
 

@@ -361,7 +361,7 @@ def test_make_manifest_for_foreign_results(tmp_path):
         main([str(out), "--sources", str(sources)])
 
 
-def test_real_faces_come_from_a_run_a_pack_or_a_folder(tmp_path, faces_cache):
+def test_real_faces_come_from_a_run_or_a_folder(tmp_path):
     from data import DataConfig
     from evaluation.real import open_real
 
@@ -370,12 +370,6 @@ def test_real_faces_come_from_a_run_a_pack_or_a_folder(tmp_path, faces_cache):
     from_run = open_real(str(tmp_path), DataConfig(), max_images=20)
     assert len(from_run.images) == 20 and len(from_run.train) == 60 and from_run.has_train
     assert from_run.attr.shape == (20, 33) and len(from_run.classes) == 7 and from_run.landmarks.shape == (20, 68, 2)
-    packs = [
-        path.parent for path in faces_cache.glob("synthetic-32-*/images.npy") if np.load(path, "r").shape[0] == 110
-    ]
-    from_pack = open_real(packs[0], DataConfig(), max_images=0)
-    assert len(from_pack.images) == 30 and from_pack.attributes == from_run.attributes
-    assert torch.equal(from_pack.images[0], from_run.images[0]) and from_pack.label[0] == from_run.label[0]
     teaching = open_real(str(tmp_path), DataConfig(), max_images=0, split="train")
     assert torch.equal(teaching.images, teaching.train) and (teaching.label >= 0).all()
     write_samples(tmp_path / "folder", [face(i % 4, 0, i) for i in range(10)])

@@ -112,7 +112,7 @@ def test_a_step_of_either_set_moves_both_players():
 def test_two_sets_of_one_kind_are_refused():
     with pytest.raises(UserError, match="both sets have expressions"):
         Labels(JOINT | {"sets": [meta(), meta()]})
-    with pytest.raises(UserError, match="GC-GAN learns from one set"):
+    with pytest.raises(UserError, match="GC-GAN uses one data set"):
         load_config(GCGANConfig, None, ["data.sets=[celeba, folder]"])
 
 

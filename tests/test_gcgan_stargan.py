@@ -1,6 +1,5 @@
 """StarGAN's step: losses against NumPy, penalties by hand, who moves when, resume."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +8,13 @@ import torch
 from aae_toy import CLASSES, Noise, meta
 from torch import Tensor, nn
 
-from engine import Run, UserError, fit, load_config
-from engine.checkpoint import checkpoints, read_checkpoint
-from engine.config import read_system, to_yaml
-from engine.files import atomic_text
+from engine import UserError
 from gcgan.conditions import target_condition
-from gcgan.config import CONFIGS, GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
+from gcgan.config import GANTrainConfig, LabelModelConfig, LossConfig, StarGANConfig
 from gcgan.stargan import StarGAN, class_loss
 from losses.adversarial import gradient_penalty, r1_penalty
 from losses.targets import Request
-from tests.same import equal, of_one_and_of_two_ranks
+from tests.same import equal, of_one_and_of_two_ranks, train_with_stops
 
 K = len(CLASSES)
 
@@ -317,13 +313,8 @@ def test_triple_consistency_compares_the_detour_with_the_straight_way():
 
 
 def run(folder: Path, cfg: StarGANConfig, stops: tuple[int, ...] = (0,)) -> dict:
-    """Train in `folder`, leaving after each of `stops` and coming back; the last checkpoint."""
-    for stop in stops:
-        torch.manual_seed(0)
-        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
-        atomic_text(folder / "config.yaml", to_yaml(part))
-        fit(Run(part, folder, torch.device("cpu")), StarGAN(part, meta()), Noise(), Noise())
-    return read_checkpoint(checkpoints(folder)[-1])
+    """Train in `folder` with a stop after each of `stops`. Returns the last checkpoint."""
+    return train_with_stops(folder, cfg, stops, lambda run, cfg: StarGAN(cfg, meta()), Noise())
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
@@ -366,22 +357,3 @@ def one_target(rank: int, world: int) -> dict:
         return steps_of_a_rank(rank, world)
     finally:
         module.draw_request = before
-
-
-def test_the_request_s_own_recipe_says_what_was_asked_for(repo):
-    """256 px, eight folders with contempt, mirror images added, validation merged, 200,000 steps of 16 at 1e-4."""
-    cfg = load_config(StarGANConfig, repo / "configs/gcgan/folder8_paper.yaml")
-    d, t, w = cfg.data, cfg.train, cfg.loss
-    assert (d.image_size, len(d.classes), "contempt" in d.classes, d.flip, d.merge_val) == (256, 8, True, "both", True)
-    assert (t.total_steps, t.batch_size, t.lr, t.lr_critic, t.save_every, t.sample_every) == (
-        *(200_000, 16, 1e-4, 1e-4, 10_000, 10_000),
-    )
-    assert (w.gan, w.n_critic, w.lambda_cycle, cfg.model.output, cfg.model.conditioning) == (
-        *("wgan", 5, 10.0, "tanh", "planes"),
-    )
-
-
-def test_every_config_of_the_family_loads(repo):
-    for path in sorted((repo / "configs/gcgan").glob("*.yaml")):
-        cfg = load_config(CONFIGS[read_system(path, (), CONFIGS)], path)
-        assert cfg.train.total_steps > 0, path

@@ -1,6 +1,8 @@
 """The editor and the modes of interface_gan on a run of four steps, with boundaries of scores that are linear in w."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,13 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data import DataConfig, synthetic
-from editing.benchmark import benchmark_faces, export_benchmark
+from data import synthetic
 from engine import UserError
-from engine.checkpoint import save_fields
-from evaluation.manifest import read_manifest
+from engine.checkpoint import load_fields, save_fields
 from interface_gan import inversions
-from interface_gan.boundary import boundaries_path, fit_boundaries, load_boundaries
+from interface_gan.boundary import Boundaries, boundaries_path, fit_boundaries, load_boundaries
 from interface_gan.codes import draw_z, map_z
 from interface_gan.editor import Editor, Options
 from interface_gan.project import Options as Steps
@@ -164,9 +164,6 @@ def test_a_run_without_boundaries_names_the_fit_command(run, tmp_path):
         ["project", "--n", "2"],
         ["edit", "--attr", "Smiling=flip", "--n", "2", "--detail", "decode"],
         ["edit", "seed:3", "--attr", "Smiling=1", "--move", "transport"],
-        ["slider", "seed:3", "--attr", "Male=+1.0"],
-        ["draw", "--n", "4", "--attr", "Smiling=1"],
-        ["interpolate", "seed:1", "seed:2", "--n", "3"],
     ],
 )
 def test_every_mode_writes_its_files(words, run, tmp_path):
@@ -203,6 +200,18 @@ def test_boundaries_of_other_weights_are_an_error(run):
         load_boundaries(run, "w", "ridge_rank", "other")
 
 
+def test_after_more_training_the_run_opens_so_that_boundaries_can_be_fitted_again(run, tmp_path):
+    later = tmp_path / "later"
+    shutil.copytree(run, later)
+    path = boundaries_path(later, "w", "ridge_rank")
+    held = load_fields(Boundaries, path)
+    save_fields(dataclasses.replace(held, provenance=held.provenance | {"sha256": "of earlier weights"}), path)
+    editor = Editor(later)
+    with pytest.raises(UserError, match="other weights of this run; fit them with"):
+        editor.parse("Smiling=flip")
+    assert "boundaries" not in editor.facts()
+
+
 def test_a_judge_is_refused_as_guide(run, tmp_path, monkeypatch, capsys):
     def load(path, role=None, device="auto"):
         assert role == "guide"
@@ -212,14 +221,3 @@ def test_a_judge_is_refused_as_guide(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         sample(["boundary", "--run-dir", str(run), "--guide", "runs/evaluation/judge"])
     assert left.value.code == 2 and "must not teach" in capsys.readouterr().err
-
-
-def test_the_benchmark_names_targets_without_a_boundary(editor, tmp_path):
-    cfg = DataConfig(dataset="synthetic", image_size=32, num_train=64, num_val=16, num_test=16)
-    faces = benchmark_faces(cfg, 3)
-    cannot = export_benchmark(editor, tmp_path / "out", faces, ["happy", "sad", "Smiling=flip"], max_truths=2)
-    assert list(cannot) == ["sad"] and "sad" in cannot["sad"]
-    rows = read_manifest(tmp_path / "out")
-    edits = [row for row in rows if row.kind == "edit"]
-    assert len(edits) == 6 and all(row.truth for row in edits)
-    assert sum(row.kind == "reconstruction" for row in rows) == 3 + 2, "one ground truth for each target"

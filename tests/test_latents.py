@@ -8,11 +8,9 @@ import torch
 
 from latents.directions import (
     Moments,
-    alpha_to_side,
     alphas_to_targets,
     balanced_vector,
     class_means,
-    kept_matches,
     knn_vectors,
     lda_scores,
     mean_codes,
@@ -123,7 +121,7 @@ def test_labels_of_minus_one_are_an_error(toy):
     with pytest.raises(ValueError, match="expected 0, 1 or NaN"):
         balanced_vector(mu, 2 * attr - 1, 0, [1])
     with pytest.raises(ValueError, match="expected 0, 1 or NaN"):
-        knn_vectors(mu[:1], None, mu, 2 * attr - 1, 0)
+        knn_vectors(mu[:1], mu, 2 * attr[:, 0] - 1)
 
 
 def test_a_constant_attribute_is_an_error(toy):
@@ -135,8 +133,8 @@ def test_a_constant_attribute_is_an_error(toy):
             fit(mu, constant, names=NAMES)
     with pytest.raises(ValueError, match="Male"):
         balanced_vector(mu, constant, "Male", ["Smiling"], names=NAMES)
-    with pytest.raises(ValueError, match="Male"):
-        knn_vectors(mu[:1], None, mu, constant, "Male", names=NAMES)
+    with pytest.raises(ValueError, match="does not vary"):
+        knn_vectors(mu[:1], mu, constant[:, 1])
     with pytest.raises(ValueError, match="so it has no direction"):  # constant among the complete rows only
         holes = attr.clone()
         holes[attr[:, 0] == 0, 1] = float("nan")
@@ -182,15 +180,15 @@ def test_lda_equals_the_whitened_mean_difference():
 def test_knn_with_all_codes_is_the_mean_vector(toy):
     mu, attr, _ = toy
     query = torch.zeros(2, 16, dtype=torch.float64)
-    got = knn_vectors(query, None, mu, attr, 0, k=len(mu))
+    got = knn_vectors(query, mu, attr[:, 0], k=len(mu))
     assert torch.allclose(got, mean_vectors(mu, attr)[:1].expand(2, -1), atol=1e-9)
 
 
 def test_knn_excludes_the_query():
     mu = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    attr = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
-    assert knn_vectors(mu[:1], None, mu, attr, 0, k=1).item() == pytest.approx(1.0 - 3.0)
-    assert knn_vectors(mu[:1] + 1e-3, None, mu, attr, 0, k=1).item() == pytest.approx(0.0 - 3.0)  # near is not itself
+    target = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    assert knn_vectors(mu[:1], mu, target, k=1).item() == pytest.approx(1.0 - 3.0)
+    assert knn_vectors(mu[:1] + 1e-3, mu, target, k=1).item() == pytest.approx(0.0 - 3.0)  # near is not itself
 
 
 def test_knn_finds_local_directions():
@@ -203,42 +201,15 @@ def test_knn_finds_local_directions():
     mu[:, 1] += cluster * attr  # opposite on the two sides
     query = torch.zeros(2, 4, dtype=torch.float64)
     query[:, 0] = torch.tensor([-10.0, 10.0])
-    v = knn_vectors(query, None, mu, attr[:, None], 0, k=100)
+    v = knn_vectors(query, mu, attr, k=100)
     assert v[0, 1].item() == pytest.approx(-1, abs=0.15) and v[1, 1].item() == pytest.approx(1, abs=0.15)
     assert mean_vectors(mu, attr[:, None])[0, 1].abs().item() < 0.1
 
 
-def test_knn_matches_labels_and_relaxes_from_the_end(toy):
-    mu, attr, _ = toy
-    query = torch.zeros(1, 16, dtype=torch.float64)
-    labels = torch.tensor([[0.0, 1.0]])
-    men = attr[:, 1] == 1
-    got = knn_vectors(query, labels, mu, attr, "Smiling", k=800, match=["Male"], names=NAMES)
-    assert torch.allclose(got, knn_vectors(query, None, mu[men], attr[men], 0, k=800))
-    assert kept_matches(labels, attr, 0, [1], k=800).tolist() == [1]
-    assert kept_matches(labels, attr, 0, [1], k=1000).tolist() == [0]  # fewer than 4000 earnest men
-    unknown = torch.tensor([[0.0, float("nan")]])
-    assert torch.equal(knn_vectors(query, unknown, mu, attr, 0, match=[1]), knn_vectors(query, None, mu, attr, 0))
-
-
-def test_knn_prefers_codes_with_equal_labels():
-    mu = torch.tensor([[1.0], [5.0], [2.0], [9.0]])
-    attr = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
-    got = knn_vectors(torch.zeros(1, 1), torch.tensor([[0.0, 1.0]]), mu, attr, 0, k=1)
-    assert got.item() == pytest.approx(5.0 - 9.0)  # not the nearer ones, whose second label differs
-    assert knn_vectors(torch.zeros(1, 1), None, mu, attr, 0, k=1).item() == pytest.approx(1.0 - 2.0)
-
-
 def test_a_batch_of_queries_equals_single_queries(toy):
     mu, attr, _ = toy
-    query, labels = mu[:70], attr[:70]
-    whole = knn_vectors(query, labels, mu[100:3000], attr[100:3000], 0, k=10, match=[1])
-    alone = torch.cat(
-        [
-            knn_vectors(query[i : i + 1], labels[i : i + 1], mu[100:3000], attr[100:3000], 0, 10, [1])
-            for i in (0, 66, 69)
-        ]
-    )
+    whole = knn_vectors(mu[:70], mu[60:3000], attr[60:3000, 0], k=10)  # the last ten are among the codes
+    alone = torch.cat([knn_vectors(mu[i : i + 1], mu[60:3000], attr[60:3000, 0], 10) for i in (0, 66, 69)])
     assert torch.allclose(whole[[0, 66, 69]], alone, atol=1e-12)
 
 
@@ -250,8 +221,7 @@ def test_speed_of_fits_and_neighbors_at_the_size_of_celeba():
     mu = torch.randn(40_500, 128, generator=rng) + attr @ torch.randn(40, 128, generator=rng)
     calls = {
         "fits": (2.5, lambda: (ols_vectors(mu, attr), lda_scores(mu, attr))),
-        "knn": (0.75, lambda: knn_vectors(mu[:64] + 0.01, attr[:64], mu, attr, 0)),
-        "knn with matched labels": (3, lambda: knn_vectors(mu[:64] + 0.01, attr[:64], mu, attr, 0, match=[1, 2])),
+        "knn": (0.75, lambda: knn_vectors(mu[:64] + 0.01, mu, attr[:, 0])),
     }
     for name, (limit, call) in calls.items():
         start = time.process_time()
@@ -278,29 +248,11 @@ def test_orthogonalize():
         orthogonalize(keep[:1] + keep[1:2], keep)
 
 
-def test_alpha_to_side_reaches_the_class_mean(toy):
-    mu, attr, _ = toy
-    v, score = ols_vectors(mu, attr), lda_scores(mu, attr)
-    means = class_means(mu, attr, score)
-    query = mu[attr[:, 0] == 0][:50]
-    for side in (0, 1):
-        alpha = alpha_to_side(query, v[0], score[0], means[0], side)
-        inside = alpha.abs() < 3
-        assert inside.float().mean() > 0.9
-        landed = (query + alpha[:, None] * v[0]) @ score[0]
-        assert torch.allclose(landed[inside], means[0, side].expand(int(inside.sum())), atol=1e-6)
-    local = v[0] * torch.linspace(0.5, 2, 50, dtype=torch.float64)[:, None]  # a direction per query, a side per query
-    sides = torch.arange(50) % 2
-    alpha = alpha_to_side(query, local, score[0], means[0], sides)
-    landed = (query + alpha[:, None] * local) @ score[0]
-    assert torch.allclose(landed[alpha.abs() < 3], means[0][sides][alpha.abs() < 3], atol=1e-6)
-
-
-def test_alpha_is_clamped_and_a_direction_without_effect_gives_zero():
-    score, means = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+def test_alphas_are_clamped_and_a_direction_without_effect_gives_zero():
+    score, target = torch.tensor([[1.0, 0.0]]), torch.tensor([1.0])
     query = torch.tensor([[-100.0, 0.0], [100.0, 0.0]])
-    assert alpha_to_side(query, torch.tensor([1.0, 0.0]), score, means, 1).tolist() == [3.0, -3.0]
-    assert alpha_to_side(query, torch.tensor([0.0, 1.0]), score, means, 1).tolist() == [0.0, 0.0]
+    assert alphas_to_targets(query, torch.tensor([[1.0, 0.0]]), score, target).tolist() == [[3.0], [-3.0]]
+    assert alphas_to_targets(query, torch.tensor([[0.0, 1.0]]), score, target).tolist() == [[0.0], [0.0]]
 
 
 def test_side_of():
@@ -318,8 +270,13 @@ def test_alphas_to_targets_reach_all_targets(toy):
     assert inside.sum() >= 10
     landed = (query + alpha @ v) @ score.T
     assert torch.allclose(landed[inside], target.expand(int(inside.sum()), 2), atol=1e-6)
-    apart = torch.stack([alpha_to_side(query, v[i], score[i], means[i], 1 - i) for i in range(2)], 1)
+    apart = torch.cat([alphas_to_targets(query, v[i : i + 1], score[i : i + 1], target[i : i + 1]) for i in (0, 1)], 1)
     assert not torch.allclose((query + apart @ v) @ score.T, target.expand(20, 2), atol=0.1)  # one by one misses
+    local = v * torch.linspace(0.5, 2, 20, dtype=torch.float64)[:, None, None]  # directions and targets per query
+    each = target + torch.arange(20)[:, None] / 20
+    alpha = alphas_to_targets(query, local, score, each)
+    inside = (alpha.abs() < 3).all(1)
+    assert torch.allclose((query + torch.einsum("qk,qkz->qz", alpha, local))[inside] @ score.T, each[inside], atol=1e-6)
 
 
 def test_alphas_to_targets_with_a_singular_system():

@@ -83,12 +83,13 @@ def test_landmarks_and_eyes_follow_the_crop(cfg):
     assert build_faces(cfg).meta["eyes"] == [[-0.3, 0.0], [0.3, 0.0]]
 
 
-def test_an_existing_pack_is_opened_without_raw_files(cfg, monkeypatch):
+def test_an_existing_pack_is_opened_without_raw_files(cfg, monkeypatch, capsys):
     first = open_pack(cfg)
     monkeypatch.setattr(packs, "_make", lambda *a: pytest.fail("packed twice"))
     assert open_pack(cfg).meta == first.meta
     os.rename(cfg.root, f"{cfg.root}_gone")
     assert open_pack(cfg).meta == first.meta
+    assert "the pack made from this data.root is used" in capsys.readouterr().err
     # Another root is another set, even if this is the only pack there.
     cfg.root = "/somewhere/else"
     with pytest.raises(UserError, match="/somewhere/else: there are no CelebA files here"):
@@ -429,7 +430,7 @@ def test_script_reports(cfg, capsys, tmp_path):
     )
     script.main(["--config", str(config), f"data.cache={cfg.cache}", "--sheet", str(tmp_path / "sheet.png")])
     assert "crop 140" in capsys.readouterr().out
-    assert Image.open(tmp_path / "sheet.png").size == (512, 256)
+    assert Image.open(tmp_path / "sheet.png").size == (16 * 34, 8 * 34)
     with pytest.raises(SystemExit):
         script.main(["data.dataset=celeba", "data.root=/nowhere"])
 

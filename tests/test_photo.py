@@ -14,7 +14,6 @@ from data.photo import (
     change_mask,
     inverse,
     load_face,
-    open_photo,
     paste,
     similarity,
     transform,
@@ -184,37 +183,6 @@ def test_a_whole_photo_is_cropped_like_a_pack(face, meta, tmp_path):
     assert np.allclose(aligned.matrix, [[0.25, 0, 0], [0, 0.25, 0]])
     after = paste(aligned, -aligned.image, torch.ones(1, 1, SIZE, SIZE))
     assert np.abs(np.asarray(after).astype(int) - face[0])[0].max() > 20  # to the very edge: nothing lies beyond
-
-
-@pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_exif_rotation_is_applied(face, orientation, tmp_path):
-    image = Image.fromarray(face[0][:, :200])
-    undo = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "photo.png"
-    image.transpose(undo).save(path, exif=exif)
-    assert np.array_equal(np.asarray(open_photo(path)), face[0][:, :200])
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16", "LA", "1"])
-def test_every_mode_becomes_rgb(face, mode, tmp_path):
-    rgb = Image.fromarray(face[0])
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
-    else:
-        image = rgb.quantize(128) if mode == "P" else rgb.convert(mode)
-    path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
-    image.save(path)
-    loaded = open_photo(path)
-    assert loaded.mode == "RGB" and loaded.size == (256, 256)
-    close = np.abs(np.asarray(loaded.convert("L")).astype(int) - np.asarray(rgb.convert("L"))).mean()
-    assert close < (4 if mode != "1" else 120)
-
-
-def test_transparent_parts_are_white(tmp_path):
-    Image.new("RGBA", (20, 20), (10, 20, 30, 0)).save(tmp_path / "a.png")
-    assert open_photo(tmp_path / "a.png").getpixel((5, 5)) == (255, 255, 255)
 
 
 def test_unusable_photos_are_errors(tmp_path, meta):

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 from test_editing import Toy
 
-from benchmarks import attribute_samples, tables
+from benchmarks import tables
 from benchmarks.record import chain_of, run_facts
-from data import DataConfig, build_faces
+from data import DataConfig
 from editing.benchmark import benchmark_faces, export_benchmark, export_sources
 from engine.errors import UserError
 from evaluation.manifest import read_manifest
@@ -118,15 +117,6 @@ def test_sources_of_a_flip_have_their_ground_truth(tmp_path: Path) -> None:
     smiling = faces.batch["attr"][:, faces.meta["attributes"].index("Smiling")]
     assert [row.target for row in rows] == [f"Smiling={1 - int(value)}" for value in smiling]
     assert all(row.truth for row in rows)
-
-
-def test_baselines_of_attribute_requests(tmp_path: Path) -> None:
-    data = DataConfig(dataset="synthetic", image_size=32, num_train=60, num_val=20, num_test=20)
-    data.attributes = ["Smiling", "Male"]
-    faces = build_faces(data)
-    requests = attribute_samples.requests_of_test_faces(faces, ["Male"], 8)
-    out = attribute_samples.export_baseline("retrieval", requests, ["Male"], faces, 0, tmp_path / "retrieval")
-    assert torch.equal(attribute_samples.requested(out, ["Male"]), requests) and requests.shape == (8, 1)
 
 
 def test_facts_of_a_run_add_up_a_chain(tmp_path: Path) -> None:

@@ -1,53 +1,33 @@
 """A resumed VAE run equals an uninterrupted one, bit for bit. Two ranks equal one."""
 
-import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from aae_toy import SIZE, Noise
 from torch import Tensor
 
-from engine import Run, fit
-from engine.checkpoint import checkpoints, read_checkpoint
-from tests.same import equal, of_one_and_of_two_ranks
+from tests.same import equal, of_one_and_of_two_ranks, train_with_stops
 from vae.config import Config, LossConfig, ModelConfig, VAETrainConfig
 from vae.model import LatentDiscriminator
 from vae.train import BetaVAE
 
 pytestmark = pytest.mark.slow  # whole runs
 
-SIZE = 16
 META = {
     **{"dataset": "noise", "channels": 1, "image_size": SIZE, "landmarks": 0, "eyes": [[-0.3, 0.0], [0.3, 0.0]]},
     **{"classes": [], "attributes": ["Smiling"], "class_counts": {"train": []}, "num_train": 32, "keys": []},
 }
 
 
-class Noise:
-    """32 faces of noise; batch t is a function of t."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.image = torch.rand(32, 1, SIZE, SIZE, generator=generator) * 2 - 1
-        self.attr = (self.image.mean((1, 2, 3)) > 0).float()[:, None]
-
-    def __len__(self) -> int:
-        return 32
+class Faces(Noise):
+    """Noise with an attribute in place of the classes."""
 
     def take(self, rows: Tensor) -> dict[str, Tensor]:
-        return {"image": self.image[rows], "attr": self.attr[rows], "index": rows}
-
-    def fixed(self, n: int, device: Any = "cpu") -> dict[str, Tensor]:
-        return self.take(torch.arange(n))
-
-    def batches(self, batch_size: int, seed: int, rank: int, world: int, device: Any, first: int) -> Iterator[dict]:
-        step = first
-        while True:
-            yield self.take(torch.randperm(32, generator=torch.Generator().manual_seed(step))[:batch_size])
-            step += 1
+        x = self.image[rows]
+        return {"image": x, "attr": (x.mean((1, 2, 3)) > 0).float()[:, None], "index": rows}
 
 
 def config(loss: dict[str, Any], arch: str = "burgess", **train: Any) -> Config:
@@ -60,11 +40,7 @@ def config(loss: dict[str, Any], arch: str = "burgess", **train: Any) -> Config:
 
 
 def state_after(folder: Path, cfg: Config, stops: tuple[int, ...]) -> dict:
-    for stop in stops:
-        torch.manual_seed(0)
-        part = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, stop_at=stop))
-        fit(Run(part, folder, torch.device("cpu")), BetaVAE(part, META), Noise(), Noise())
-    return read_checkpoint(checkpoints(folder)[-1])
+    return train_with_stops(folder, cfg, stops, lambda run, cfg: BetaVAE(cfg, META), Faces())
 
 
 @pytest.mark.parametrize(
@@ -122,7 +98,7 @@ def _steps(rank: int, world: int) -> dict:
     method = BetaVAE(config({"objective": "autoencoder", "features": "own", "feature_steps": 1}), META).train()
     for step in range(1, 4):
         rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
-        method.step(Noise().take(rows), step)
+        method.step(Faces().take(rows), step)
     return method.state_dict()
 
 

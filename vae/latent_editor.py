@@ -165,7 +165,7 @@ class LatentEditor:
         codes, target = self.codes.mu[rows], matched_groups[1][rows].float()
         if self.kind == "transport":
             return transport_vectors(mu, codes, target, 1 - side)
-        return knn_vectors(mu, None, codes, target[:, None], 0, self.k)
+        return knn_vectors(mu, codes, target, self.k)
 
     def matched_groups(
         self, edit: AttributeEdit, face: Tensor, side: int, match_columns: list[int], relaxed: Counter, faces: int
