@@ -1,227 +1,238 @@
-"""Time of a training step in several implementations: `python scripts/bench.py [gan flow edit] [--device cpu]`.
+"""Time of training steps and of common uses, beside textbook loops:
 
-The variants of a group have equal networks and batches. They run in turn, and the shortest time counts: CPU
-milliseconds of one thread, or milliseconds on a GPU. A ratio is the time over that of the first row of the group.
+    python scripts/bench.py [vae aae_cgan flow stargan stylegan2 cgan loader edit] [--device cpu]
+    python scripts/bench.py --compiled               # and the compiled variants, which take minutes to start
+    python scripts/bench.py --out results/performance.json   # also write the record behind docs/performance.md
 
-gan   WGAN-GP, 5 critic updates and 1 generator update (DCGAN of width 32, 32 px grey, batch 32): a common
-      implementation (two forward passes, fakes with gradients, plain Adam), ours, and ours with mismatched pairs
-flow  a step of Glow (K 8, L 3, width 64, 32 px RGB, batch 32): a common implementation (layer by layer, the 1x1
-      convolution composed in each call, plain Adam), ours with stored activations, in bf16, compiled, and reversible
-edit  encode, edit and decode one photo with this flow, and draw 64 samples
+The variants of a group have equal networks and batches, and run in turn on one thread. The first is the textbook loop
+(benchmarks/textbook.py), where there is one. `ms`: CPU time of the fastest turn, or time of the GPU. `ratio`: median
+over turns of the time over that of the textbook loop in the same turn, so that a busy machine matters little.
 """
 
 import argparse
-import math
-import os
+import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
-from aae_cgan.config import AAECGANTrainConfig, LossConfig, ModelConfig
+from a2f.cgan import CGAN
+from a2f.config import CGANConfig, CGANModel, GANLoss
+from aae_cgan.config import AAECGANTrainConfig
 from aae_cgan.config import Config as AAEConfig
+from aae_cgan.config import LossConfig as AAELoss
+from aae_cgan.config import ModelConfig as AAEModel
 from aae_cgan.train import AAECGAN
+from benchmarks import performance, textbook
+from data import DataConfig, build_faces
 from flow.config import Config as FlowConfig
 from flow.config import LossConfig as FlowLoss
 from flow.config import ModelConfig as FlowModel
 from flow.edit import encode_photo, move
 from flow.train import Glow
+from gcgan.config import LabelModelConfig, StarGANConfig
+from gcgan.config import LossConfig as StarGANLoss
+from gcgan.stargan import StarGAN
+from interface_gan.config import Config as StyleGANConfig
+from interface_gan.config import LossConfig as StyleGANLoss
+from interface_gan.config import ModelConfig as StyleGANModel
+from interface_gan.train import StyleGAN2
 from losses.targets import draw_request
+from vae.config import Config as VAEConfig
+from vae.config import LossConfig as VAELoss
+from vae.config import ModelConfig as VAEModel
+from vae.train import BetaVAE
 
-TURNS = 30
-LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
+TURNS, BATCH = 8, 16
 CLASSES = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
-META = {
-    "dataset": "noise", "image_size": 32, "classes": CLASSES, "attributes": [], "num_train": 700, "eyes": None,
-    "landmarks": 0, "class_counts": {"train": [100] * 7},
-}  # fmt: skip
+ATTRIBUTES = ["Smiling", "Male", "Young", "Eyeglasses"]
+Variants = dict[str, Callable[[], object]]
 
 
-def faces(channels: int, device: str) -> dict[str, Tensor]:
+def meta(channels: int = 3, size: int = 32) -> dict:
+    return {
+        **{"dataset": "noise", "image_size": size, "channels": channels, "classes": CLASSES, "attributes": ATTRIBUTES},
+        **{"num_train": 700, "eyes": None, "landmarks": 0, "class_counts": {"train": [100] * 7}},
+    }
+
+
+def faces(device: str, channels: int = 3, size: int = 32) -> dict[str, Tensor]:
     """A batch of noise; the content does not change the time."""
-    image = torch.randint(0, 256, (32, channels, 32, 32)) / 127.5 - 1
-    return {"image": image.to(device), "label": (torch.arange(32) % 7).to(device)}
+    batch = {
+        "image": torch.randint(0, 256, (BATCH, channels, size, size)) / 127.5 - 1,
+        "label": torch.arange(BATCH) % 7,
+        "attr": torch.randint(0, 2, (BATCH, len(ATTRIBUTES))).float(),
+    }
+    return {key: value.to(device) for key, value in batch.items()}
 
 
-def gan(device: str) -> dict[str, Callable[[], object]]:
-    """{variant: one round of 5 critic updates and 1 generator update}."""
+def method(kind: type, cfg: Any, device: str, channels: int = 3, size: int = 32) -> Any:
+    """A method with the same first weights each time, in the memory format of a run."""
+    torch.manual_seed(0)
+    return kind(cfg, meta(channels, size)).to(device).to(memory_format=torch.channels_last).train()
+
+
+def steps(net: Any, batch: dict[str, Tensor], count: int = 1) -> Callable[[], None]:
+    """`count` steps of a method, from step 0 on."""
+
+    def turn() -> None:
+        for step in range(count):
+            net.step(batch, step)
+
+    return turn
+
+
+def vae(device: str, compiled: bool) -> Variants:
+    """beta-VAE of Burgess et al., 64 px RGB, Bernoulli pixels."""
+    cfg = VAEConfig(model=VAEModel(arch="burgess", latent_dim=10))
+    cfg.loss = VAELoss(beta=4.0, pixel="bernoulli", lambda_face=0.0, kl_warmup=0.0)
+    batch = faces(device, size=64)
+    common, ours = (method(BetaVAE, cfg, device, size=64) for _ in range(2))
+    variants = {
+        "textbook": textbook.vae(common.encoder, common.decoder, batch["image"], 4.0),
+        "ours": steps(ours, batch),
+    }
+    if compiled:
+        fast = method(BetaVAE, cfg, device, size=64)
+        fast.encoder.compile()
+        fast.decoder.compile()
+        variants["ours, compiled"] = steps(fast, batch)
+    return variants
+
+
+def aae_cgan(device: str, compiled: bool) -> Variants:
+    """One round of WGAN-GP: five critic updates and one generator update. DCGAN of width 32, 32 px grey."""
+    batch = faces(device, channels=1)
 
     def build(mismatch: float) -> AAECGAN:
-        torch.manual_seed(0)
-        loss = LossConfig(gan="wgan", n_critic=5, lambda_mismatch=mismatch, prior_fraction=1.0)
-        model = ModelConfig(width=32, latent_dim=128, linear="none", norm="batch", condition_d="planes")
+        loss = AAELoss(gan="wgan", n_critic=5, lambda_mismatch=mismatch, prior_fraction=1.0)
+        model = AAEModel(width=32, latent_dim=128, linear="none", norm="batch", condition_d="planes")
         train = AAECGANTrainConfig(lr=2e-4, lr_critic=2e-4, total_steps=100)
-        return AAECGAN(AAEConfig(model=model, loss=loss, train=train), META | {"channels": 1}).to(device).train()
+        return method(AAECGAN, AAEConfig(model=model, loss=loss, train=train), device, channels=1)
 
     def ours(mismatch: float) -> Callable[[], None]:
-        method, batch = build(mismatch), faces(1, device)
-        x, y, _ = method.faces(batch)
+        net = build(mismatch)
+        x, y, _ = net.faces(batch)
 
         def turn() -> None:
             for _ in range(5):
                 request = draw_request(x, y, False, False)
                 with torch.no_grad():
-                    x_fake = method.generator(torch.randn(32, 128, device=device), request.y_target)
-                method.update_d_image(x, y, x_fake, request.y_target, request)
+                    x_fake = net.generator(torch.randn(len(x), 128, device=device), request.y_target)
+                net.update_d_image(x, y, x_fake, request.y_target, request)
             request = draw_request(x, y, False, False)
-            x_fake = method.generator(torch.randn(32, 128, device=device), request.y_target)
-            method.minimize(method.adversarial_loss(method.d_image, "wgan", x_fake, request.y_target), "generator")
+            x_fake = net.generator(torch.randn(len(x), 128, device=device), request.y_target)
+            net.minimize(net.adversarial_loss(net.d_image, "wgan", x_fake, request.y_target), "generator")
 
         return turn
 
     common = build(0)
+    x, y, _ = common.faces(batch)
     return {
-        "common implementation": common_round(common, faces(1, device)),
+        "textbook": textbook.wgan_gp(common.generator, common.d_image, x, y, 128),
         "ours": ours(0),
         "ours, with mismatched pairs": ours(0.5),
     }
 
 
-def common_round(method: AAECGAN, batch: dict[str, Tensor]) -> Callable[[], None]:
-    """WGAN-GP as in common public code, with our networks."""
-    g, d = method.generator, method.d_image
-    adam_g, adam_d = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.0, 0.9), foreach=False) for net in (g, d))
-    x, y, _ = method.faces(batch)
-
-    def turn() -> None:
-        for _ in range(5):
-            adam_d.zero_grad()
-            z, y_target = torch.randn(len(x), 128, device=x.device), y[torch.randperm(len(y), device=y.device)]
-            x_fake = g(z, y_target)
-            real, fake = d(x, y), d(x_fake, y_target)
-            a = torch.rand(len(x), 1, 1, 1, device=x.device)
-            between = (a * x + (1 - a) * x_fake.detach()).requires_grad_()
-            score = d(between, y_target)
-            (gradient,) = torch.autograd.grad(score, between, torch.ones_like(score), create_graph=True)
-            penalty = ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
-            (fake.mean() - real.mean() + 10 * penalty).backward()
-            adam_d.step()
-        adam_g.zero_grad()
-        (-d(g(torch.randn(len(x), 128, device=x.device), y), y).mean()).backward()
-        adam_g.step()
-
-    return turn
+def glow(device: str, **model: Any) -> Glow:
+    """K 8, L 3, width 64, 32 px RGB."""
+    cfg = FlowConfig(model=FlowModel(**{"num_planes": 0, "memory": "stored"} | model), loss=FlowLoss(n_bits=5))
+    net = method(Glow, cfg, device)
+    net.warm_start(faces(device))
+    return net
 
 
-def glow(memory: str, device: str) -> Glow:
+def flow(device: str, compiled: bool) -> Variants:
+    """One step of Glow; `as configured`: the recipe's planes of position and label, tanh, Adamax."""
+    batch = faces(device)
     torch.manual_seed(0)
-    model = FlowModel(num_levels=3, num_steps=8, width=64, num_planes=0, memory=memory)
-    method = Glow(FlowConfig(model=model, loss=FlowLoss(n_bits=5)), META | {"channels": 3}).to(device).train()
-    method.warm_start(faces(3, device))
-    return method
-
-
-class CommonStep(nn.Module):
-    """Actnorm, 1x1 convolution by LU factors, affine coupling; returns y and the log-determinant (N,)."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.loc, self.log_scale = (nn.Parameter(torch.zeros(1, channels, 1, 1)) for _ in range(2))
-        p, lower, upper = torch.linalg.lu(torch.linalg.qr(torch.randn(channels, channels))[0])
-        self.register_buffer("p", p)
-        self.register_buffer("sign", upper.diag().sign())
-        self.lower, self.upper = nn.Parameter(lower), nn.Parameter(upper)
-        self.log_s = nn.Parameter(upper.diag().abs().log())
-        self.net = nn.Sequential(
-            *(nn.Conv2d(channels // 2, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU()),
-            nn.Conv2d(width, channels, 3),
-        )
-        nn.init.zeros_(self.net[-1].weight)
-        self.gain = nn.Parameter(torch.zeros(1, channels, 1, 1))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        num_pixels = x.shape[2] * x.shape[3]
-        x = (x + self.loc) * self.log_scale.exp()
-        eye = torch.eye(len(self.p), device=x.device)
-        weight = self.p @ (self.lower.tril(-1) + eye) @ (self.upper.triu(1) + (self.sign * self.log_s.exp()).diag())
-        a, b = F.conv2d(x, weight[:, :, None, None]).chunk(2, 1)
-        h = F.pad(self.net[:-1](a), [1, 1, 1, 1], value=1.0)
-        log_s, t = (self.net[-1](h) * (3 * self.gain).exp()).chunk(2, 1)
-        s = torch.sigmoid(log_s + 2)
-        log_det = num_pixels * (self.log_scale.sum() + self.log_s.sum()) + s.log().flatten(1).sum(1)
-        return torch.cat([a, (b + t) * s], 1), log_det
-
-
-class CommonGlow(nn.Module):
-    """Log-density (N,) of v (N, C, H, H): three levels of steps; half of the channels is split off after each level."""
-
-    def __init__(self, channels: int = 3, num_levels: int = 3, num_steps: int = 8, width: int = 64) -> None:
-        super().__init__()
-        self.levels, self.priors = nn.ModuleList(), nn.ModuleList()
-        for level in range(num_levels):
-            channels = channels * 4 if level == 0 else channels * 2
-            self.levels.append(nn.ModuleList(CommonStep(channels, width) for _ in range(num_steps)))
-            last = level == num_levels - 1
-            self.priors.append(nn.Conv2d(channels if last else channels // 2, 2 * channels if last else channels, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        total = x.new_zeros(len(x))
-        for level, (steps, prior) in enumerate(zip(self.levels, self.priors, strict=True)):
-            x = F.pixel_unshuffle(x, 2)
-            for step in steps:
-                x, log_det = step(x)
-                total = total + log_det
-            x, z = x.chunk(2, 1) if level < len(self.levels) - 1 else (torch.zeros_like(x), x)
-            mean, log_sd = prior(F.pad(x, [1, 1, 1, 1], value=1.0)).chunk(2, 1)
-            total = total - (0.5 * ((z - mean) / log_sd.exp()).square() + log_sd + LOG_ROOT_2PI).flatten(1).sum(1)
-        return total
-
-
-def common_glow_step(batch: dict[str, Tensor], device: str) -> Callable[[], None]:
-    torch.manual_seed(0)
-    net = CommonGlow().to(device)
-    adam = torch.optim.Adam(net.parameters(), lr=1e-4, foreach=False)
-
-    def turn() -> None:
-        levels = torch.floor((batch["image"] + 1) * 127.5 / 8)
-        v = levels / 32 - 0.5 + torch.rand_like(levels) / 32
-        loss = -(net(v).mean() / 3072 / math.log(2)) + 5
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
-    return turn
-
-
-def flow(device: str) -> dict[str, Callable[[], object]]:
-    """{variant: one training step}."""
-    batch = faces(3, device)
-
-    def step(memory: str, bf16: bool, compiled: bool = False) -> Callable[[], object]:
-        method = glow(memory, device)
-        if compiled:
-            method.flow.compile()
-
-        def turn() -> None:
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                method.step(batch, 0)
-
-        return turn
-
-    return {
-        "common implementation": common_glow_step(batch, device),
-        "ours, stored": step("stored", False),
-        "ours, stored, bf16 networks": step("stored", True),
-        "ours, stored, compiled": step("stored", False, True),
-        "ours, stored, bf16 networks, compiled": step("stored", True, True),
-        "ours, reversible": step("reversible", False),
-        "ours, reversible, bf16 networks": step("reversible", True),
-        "ours, reversible, bf16 networks, compiled": step("reversible", True, True),
+    variants = {
+        "textbook": textbook.glow(batch["image"]),
+        "ours, stored": steps(glow(device), batch),
+        "ours, reversible": steps(glow(device, memory="reversible"), batch),
+        "ours, as configured": steps(glow(device, num_planes=4, condition="planes"), batch),
     }
+    if compiled:
+        fast = glow(device)
+        fast.flow.compile()
+        variants["ours, stored, compiled"] = steps(fast, batch)
+    return variants
 
 
-def edit(device: str) -> dict[str, Callable[[], object]]:
-    """{variant: one call}."""
-    net = glow("stored", device).ema.module
-    x, step = faces(3, device)["image"][:1], torch.zeros(net.dim, device=device)
+def stargan(device: str, compiled: bool) -> Variants:
+    """One update of critic (R1) and generator (adversarial, cycle), 32 px RGB."""
+    cfg, batch = StarGANConfig(), faces(device)
+    cfg.model = LabelModelConfig(output="skip", width=16, blocks=2, critic_width=32)
+    cfg.loss = StarGANLoss(gamma_r1=0.02, lambda_class_d=0.0, lambda_class_g=0.0, lambda_mismatch=0.0, lambda_cycle=5.0)
+    common, ours = (method(StarGAN, cfg, device) for _ in range(2))
+    g, d, x = common.generator, common.critic, batch["image"]
+    c = torch.eye(7, device=device)[batch["label"]]
+    target = c.roll(1, 0)
+    score = lambda v, y: d(v, y).mean((1, 2))  # noqa: E731 - of all patches
+    loop = textbook.r1_gan(
+        g, d, common.ema_generator.module, x, lambda: g(x, target), lambda v: score(v, c), lambda v: score(v, target),
+        more=lambda x_fake: 5.0 * (g(x_fake, c) - x).abs().mean(),
+    )  # fmt: skip
+    return {"textbook": loop, "ours": steps(ours, batch)}
+
+
+def stylegan2(device: str, compiled: bool) -> Variants:
+    """Four updates of both networks, R1 in one of them, 32 px RGB."""
+    cfg, batch = StyleGANConfig(), faces(device)
+    cfg.model = StyleGANModel(latent_dim=64, mapping_layers=2, channel_base=512, channel_max=64)
+    cfg.loss = StyleGANLoss(gamma_r1=0.02, r1_every=4, lambda_path=0.0, mixing_prob=0.0)
+    common, ours = (method(StyleGAN2, cfg, device) for _ in range(2))
+    g, d = common.generator, common.discriminator
+    draw = lambda: g.synthesis(g.broadcast(g.mapping(torch.randn(BATCH, 64, device=device))), "random")  # noqa: E731
+    loop = textbook.r1_gan(g, d, common.ema_generator.module, batch["image"], draw, d, d, r1_every=4)
+    return {"textbook": loop, "ours": steps(ours, batch, 4)}
+
+
+def cgan(device: str, compiled: bool) -> Variants:
+    """Four updates of both networks, R1 in one of them; noise and attributes -> face, 32 px RGB."""
+    cfg, batch = CGANConfig(), faces(device)
+    cfg.model = CGANModel(width=16, latent_dim=64)
+    cfg.loss = GANLoss(gamma_r1=0.02, r1_every=4, lambda_mismatch=0.0)
+    common, ours = (method(CGAN, cfg, device) for _ in range(2))
+    g, d, a = common.generator, common.critic, 2 * batch["attr"] - 1
+    other = a.roll(1, 0)
+    draw = lambda: g(torch.randn(BATCH, 64, device=device), other)  # noqa: E731
+    average, x = common.ema_generator.module, batch["image"]
+    loop = textbook.r1_gan(g, d, average, x, draw, lambda v: d(v, a), lambda v: d(v, other), r1_every=4)
+    return {"textbook": loop, "ours": steps(ours, batch, 4)}
+
+
+def loader(device: str, compiled: bool) -> Variants:
+    """A batch of 64 faces of 64 px, mirrored at random: PNG files through a DataLoader, and a pack."""
+    folder = Path(tempfile.mkdtemp())
+    cfg = DataConfig(dataset="synthetic", image_size=64, num_train=128, num_val=8, num_test=8, cache=str(folder))
+    train = build_faces(cfg).train
+    for i, x in enumerate(train.take(range(len(train)))["image"]):
+        levels = ((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(levels).save(folder / f"{i}.png")
+    batches = iter(train.batches(64, device=device))
+    return {"textbook": textbook.loader(folder, 64), "ours": lambda: next(batches)}
+
+
+def edit(device: str, compiled: bool) -> Variants:
+    """Glow: encode, edit and decode one photo; draw 64 samples."""
+    net = glow(device).ema.module
+    x, step = faces(device)["image"][:1], torch.zeros(net.dim, device=device)
 
     @torch.inference_mode()
     def one() -> None:
         move(net, encode_photo(net, x, 5), step, 5)
 
     return {"encode, edit and decode a photo": one, "64 samples": torch.inference_mode()(lambda: net.draw(64))}
+
+
+GROUPS = {f.__name__: f for f in (vae, aae_cgan, flow, stargan, stylegan2, cgan, loader, edit)}
 
 
 def milliseconds(turn: Callable[[], object], device: str) -> float:
@@ -238,34 +249,38 @@ def milliseconds(turn: Callable[[], object], device: str) -> float:
     return (time.perf_counter() - start) * 1e2
 
 
-def main() -> None:
-    groups = {"gan": gan, "flow": flow, "edit": edit}
+def measure(variants: Variants, device: str) -> list[dict[str, Any]]:
+    """Rows {name, ms, ratio} of a group; ratio None in a group without a textbook loop."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in variants.values():
+        turn()
+    for _ in range(TURNS):
+        for name, turn in variants.items():
+            times[name].append(milliseconds(turn, device))
+    rows = []
+    for name, own in times.items():
+        ratios = [a / b for a, b in zip(own, times.get("textbook", []), strict=False)]
+        ratio = round(statistics.median(ratios), 3) if ratios else None
+        rows.append({"name": name, "ms": round(min(own), 2), "ratio": ratio})
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "what",
-        nargs="*",
-        choices=[[], *groups],
-        default=[],
-        metavar="GROUP",
-        help=f"of {', '.join(groups)}; default: all",
-    )
+    parser.add_argument("what", nargs="*", choices=[[], *GROUPS], default=[], metavar="GROUP", help="default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    parser.add_argument("--compiled", action="store_true", help="also time compiled networks (vae, flow)")
+    parser.add_argument("--out", type=Path, help="record to write the groups into, such as results/performance.json")
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    name = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"one thread of {os.cpu_count()} cores"
-    print(f"torch {torch.__version__}, {name}, the shortest of {TURNS} turns\n")
-    print("| | ms | ratio |\n| --- | ---: | ---: |")
-    for group in args.what or groups:
-        variants = groups[group](args.device)
-        for turn in variants.values():
-            turn()
-        best = dict.fromkeys(variants, float("inf"))
-        for _ in range(TURNS):
-            for label, turn in variants.items():
-                best[label] = min(best[label], milliseconds(turn, args.device))
-        first = next(iter(best.values()))
-        for label, value in best.items():
-            print(f"| {group}: {label} | {value:.1f} | {value / first:.2f} |")
+    where = performance.facts(args.device, TURNS)
+    print("| group | | ms | ratio |\n| --- | --- | ---: | ---: |")
+    for group in args.what or GROUPS:
+        rows = measure(GROUPS[group](args.device, args.compiled), args.device)
+        for row in rows:
+            print(performance.line(group, row), flush=True)
+        if args.out:
+            performance.save(args.out, group, rows, where)
 
 
 if __name__ == "__main__":

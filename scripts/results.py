@@ -1,23 +1,24 @@
-"""Write the tables of README.md and docs/results.md from results/<benchmark>/*.json.
+"""Write the tables of README.md and docs/ from results/<benchmark>/*.json and results/performance.json.
 
     python scripts/results.py [--check]
     python scripts/results.py --results runs/benchmark_quick/results --out tables.md
 
-A table is between the lines `<!-- table: BENCHMARK -->` and `<!-- end -->`. A cell shows the median of the seeds,
-with the range in brackets. `--check` writes nothing and ends with exit code 2 if a table differs. `--out` writes all
-tables of a folder of results into one file instead.
+A table is between the lines `<!-- table: BENCHMARK -->` (or `performance`) and `<!-- end -->`. A cell shows the
+median of the seeds, with the range in brackets. `--check` writes nothing and ends with exit code 2 if a table differs.
+`--out` writes all tables of a folder of results into one file instead.
 """
 
 import argparse
 import re
 from pathlib import Path
 
+from benchmarks import performance
 from benchmarks.tables import all_tables, table
 from engine.errors import UserError, exit_on_user_error
 from engine.files import atomic_text
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/results.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/performance.md")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,8 +48,13 @@ def fill(text: str, results: Path = ROOT / "results") -> str:
     Raises:
         UserError: a table without results.
     """
-    pattern = r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)"
-    return re.sub(pattern, lambda m: m[1] + table(results / m[2]) + m[3], text, flags=re.DOTALL)
+
+    def filled(match: re.Match) -> str:
+        name = match[2]
+        rows = performance.table(results / f"{name}.json") if name == "performance" else table(results / name)
+        return match[1] + rows + match[3]
+
+    return re.sub(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", filled, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
