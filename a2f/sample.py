@@ -65,8 +65,8 @@ def stages(editor: FaceEditor, args: argparse.Namespace) -> None:
 def sketch(editor: FaceEditor, args: argparse.Namespace) -> None:
     """Faces from the user's drawings: the drawing as read and as used, then n faces with different colour codes.
 
-    `--path redraw` (the default) sends the drawing through stages 1 and 2, which make it more similar to the training
-    sketches. `--path direct` gives the drawing to stage 3.
+    `--path direct` (the default) gives the drawing to stage 3: the face has its lines. `--path redraw` sends it through
+    stages 1 and 2 first, which make it more similar to the training sketches and lose what they cannot draw.
     """
     _need_face(editor, "sketch")
     take_images(args.attr, args.images)
@@ -169,7 +169,7 @@ def _add_toggle(parser: argparse.ArgumentParser) -> None:
 def _add_sketch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", help="image files of drawings: dark lines on light paper, or the reverse")
     _add_attr(parser, 6, "faces per drawing")
-    parser.add_argument("--path", choices=["redraw", "direct"], default="redraw", help="with or without stages 1 and 2")
+    parser.add_argument("--path", choices=["direct", "redraw"], default="direct", help="with or without stages 1 and 2")
 
 
 def _add_samples(parser: argparse.ArgumentParser) -> None:

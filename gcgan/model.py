@@ -63,6 +63,9 @@ class Generator(nn.Module):
     output tanh: tanh(C), as in the reference code. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x; m is the
     sigmoid of a second convolution (GANimation, arXiv 1807.09251). warp: as mask, with x moved by a flow. At the
     start, C of skip and the flow are 0, and m of warp is small, so the output is about the photo.
+
+    skip and warp have one more convolution, of the last features and x. InstanceNorm removes the brightness and hue of
+    the photo from the features, but the pixels of a new mouth must have the colour of the skin.
     """
 
     def __init__(self, channels: int, cond_dim: int, cfg: ModelConfig) -> None:
@@ -76,6 +79,7 @@ class Generator(nn.Module):
         self.down_norms = nn.ModuleList(norm(n, cond_dim) for n in (d, 2 * d, 4 * d))
         self.blocks = nn.ModuleList(ResidualBlock(4 * d, norm, cond_dim) for _ in range(cfg.blocks))
         self.up_norms = nn.ModuleList(norm(n, cond_dim) for n in (2 * d, d))
+        self.join = nn.Conv2d(d + channels, d, 3, 1, 1) if self.output in ("skip", "warp") else None
         self.out = nn.Conv2d(d, channels, 7, 1, 3, bias=False)
         if self.output == "skip":
             nn.init.zeros_(self.out.weight)
@@ -101,6 +105,8 @@ class Generator(nn.Module):
             h = block(h, c)  # (N, 256, 32, 32)
         for conv, norm in zip(self.up, self.up_norms, strict=True):
             h = F.relu(norm(conv(h), c))  # (N, 128, 64, 64), (N, 64, 128, 128)
+        if self.join is not None:
+            h = F.relu(self.join(torch.cat([h, x.to(h.dtype)], 1)))  # (N, 64, 128, 128)
         x_fake, m = self.compose(x, h)
         return (x_fake, m) if with_mask else x_fake
 

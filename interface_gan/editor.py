@@ -15,6 +15,7 @@ from data.request import Request, parse_names
 from editing import editor
 from editing.subjects import Code, Subjects
 from engine import UserError
+from engine.checkpoint import load_fields
 from evaluation import classifier
 from interface_gan.boundary import Boundaries, boundaries_path, load_boundaries
 from interface_gan.codes import Stats, draw_z, map_z
@@ -56,8 +57,7 @@ class Editor(editor.Editor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.generator = self.method.ema_generator.module
-        path = boundaries_path(self.run_dir, "w", self.options.estimator)
-        if path.is_file():
+        if self.fits_boundaries():
             held = self.boundaries("w")
             self.meta = self.meta | held.provenance["names"]
             self.classes, self.attributes = held.classes, held.attributes
@@ -108,7 +108,7 @@ class Editor(editor.Editor):
     def predict_labels(self, faces: Subjects) -> Tensor:
         """Predict unknown labels from the code. Labels without a boundary stay unknown."""
         labels, names = self.labels(faces), self.label_names()
-        if not boundaries_path(self.run_dir, "w", self.options.estimator).is_file():
+        if not self.fits_boundaries():
             return labels
         held = self.boundaries("w")
         readings = held.read(self.codes(faces)["ws"].mean(1))
@@ -126,7 +126,7 @@ class Editor(editor.Editor):
 
     def facts(self, request: Request | None = None) -> dict[str, Any]:
         facts = super().facts(request)
-        if boundaries_path(self.run_dir, "w", self.options.estimator).is_file():
+        if self.fits_boundaries():
             facts |= {"boundaries": {k: v for k, v in self.boundaries("w").provenance.items() if k != "names"}}
         return facts
 
@@ -150,6 +150,16 @@ class Editor(editor.Editor):
         return self.from_batch(faces.batch, self.method.meta, faces.names)
 
     # Inversions, boundaries and steps.
+
+    def fits_boundaries(self) -> bool:
+        """Whether there are boundaries in W, fitted to the weights of this run. After more training they are not."""
+        path = boundaries_path(self.run_dir, "w", self.options.estimator)
+        return path.is_file() and load_fields(Boundaries, path).provenance["sha256"] == self.method.origin.sha256
+
+    def parse(self, text: str | Sequence[str]) -> Request:
+        """Parse a request; names are those of the boundaries. Raises UserError if there are none for these weights."""
+        self.boundaries("w")
+        return super().parse(text)
 
     @cached_property
     def stats(self) -> Stats:

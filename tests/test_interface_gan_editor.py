@@ -1,6 +1,8 @@
 """The editor and the modes of interface_gan on a run of four steps, with boundaries of scores that are linear in w."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +12,9 @@ from torch import Tensor
 
 from data import synthetic
 from engine import UserError
-from engine.checkpoint import save_fields
+from engine.checkpoint import load_fields, save_fields
 from interface_gan import inversions
-from interface_gan.boundary import boundaries_path, fit_boundaries, load_boundaries
+from interface_gan.boundary import Boundaries, boundaries_path, fit_boundaries, load_boundaries
 from interface_gan.codes import draw_z, map_z
 from interface_gan.editor import Editor, Options
 from interface_gan.project import Options as Steps
@@ -196,6 +198,18 @@ def test_an_export_names_its_guide(run, tmp_path):
 def test_boundaries_of_other_weights_are_an_error(run):
     with pytest.raises(UserError, match="other weights"):
         load_boundaries(run, "w", "ridge_rank", "other")
+
+
+def test_after_more_training_the_run_opens_so_that_boundaries_can_be_fitted_again(run, tmp_path):
+    later = tmp_path / "later"
+    shutil.copytree(run, later)
+    path = boundaries_path(later, "w", "ridge_rank")
+    held = load_fields(Boundaries, path)
+    save_fields(dataclasses.replace(held, provenance=held.provenance | {"sha256": "of earlier weights"}), path)
+    editor = Editor(later)
+    with pytest.raises(UserError, match="other weights of this run; fit them with"):
+        editor.parse("Smiling=flip")
+    assert "boundaries" not in editor.facts()
 
 
 def test_a_judge_is_refused_as_guide(run, tmp_path, monkeypatch, capsys):
