@@ -198,10 +198,10 @@ def figures(digest: str, run: Path) -> str:
             if found.get("sha256") == digest:
                 known = {key: value for key, value in found["metrics"].items() if value is not None}
                 rows = [f"| {key} | {value:.3f} |" for key, value in known.items()]
-                protocol = f"{record['protocol']['faces']} test faces, {len(record['protocol']['targets'])} targets"
+                place = f"results/{path.parent.name}/{path.name}" + (f", row {found['row']}" if "row" in found else "")
                 parts.append(
-                    f"`{record['command']}` (results/{path.parent.name}/{path.name}), the weights before rounding, "
-                    f"{protocol}:\n\n| | |\n| --- | ---: |\n" + "\n".join(rows)
+                    f"`{record['command']}` ({place}), the weights before rounding, "
+                    f"{measured_on(record['protocol'])}:\n\n| | |\n| --- | ---: |\n" + "\n".join(rows)
                 )
     metrics = run / TEST_METRICS
     if metrics.is_file():
@@ -214,6 +214,15 @@ def figures(digest: str, run: Path) -> str:
         ]
         parts.append("Test split, with the weights before rounding:\n\n| | |\n| --- | ---: |\n" + "\n".join(rows))
     return "\n\n".join(parts)
+
+
+def measured_on(protocol: dict) -> str:
+    """The images of a benchmark in words."""
+    if "samples" in protocol:
+        return f"{protocol['samples']:,} generated faces"
+    if "persons" in protocol:
+        return f"{protocol['persons']['test']} test persons"
+    return f"{protocol['faces']} test faces, {len(protocol['targets'])} targets"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from interface_gan import inversions
 from interface_gan.project import Options as Steps
 from scripts.export_onnx import check, export
 from scripts.release import main as write_release
+from scripts.release import measured_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # networks of every system; tracing one takes 20 CPU-s
 
@@ -141,6 +142,12 @@ def test_errors_of_releases(vae: Path, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="expected format 1"):
         open_editor(tmp_path / "other")
+
+
+def test_a_card_names_the_images_of_each_benchmark() -> None:
+    assert measured_on({"samples": 2000, "attributes": []}) == "2,000 generated faces"
+    assert measured_on({"persons": {"val": 8, "test": 9}}) == "9 test persons"
+    assert measured_on({"faces": 300, "targets": ["happy", "sad"]}) == "300 test faces, 2 targets"
 
 
 def test_sample_works_with_a_release(vae: Path, tmp_path: Path, monkeypatch) -> None:
