@@ -64,7 +64,7 @@ CLASSIFIERS = (  # a judge of 2,000 faces would know too little, so the quick on
     Training("evaluation", GUIDE, 2.5, _few(300, num_train=6000)),
 )
 SYSTEMS = (
-    System("vae", "VAE", (Training("vae", "synthetic32", 12, _few(1500)),), ("drawn32", "drawn32_smiling")),
+    System("vae", "VAE", (Training("vae", "synthetic32", 27, _few(1500)),), ("drawn32", "drawn32_smiling")),
     System(
         "interface_gan",
         "InterFaceGAN",
@@ -73,18 +73,18 @@ SYSTEMS = (
         boundary=True,
         measure_minutes=19,
     ),
-    System("flow", "Glow", (Training("flow", "synthetic32", 12, _few(250)),)),
-    System("aae_cgan", "AAE + CGAN", (Training("aae_cgan", "synthetic32", 11, _few(300)),)),
-    System("stargan", "StarGAN", (Training("gcgan", "synthetic32", 16, _few(250)),)),
-    System("gcgan", "GC-GAN", (Training("gcgan", "synthetic32_gcgan", 10, _few(400, "loss.geometry_steps=150")),)),
-    System("cgan", "CGAN", (Training("a2f", "synthetic32_cgan", 5, _few(200)),), ("drawn32_attributes",)),
+    System("flow", "Glow", (Training("flow", "synthetic32", 33, _few(250)),)),
+    System("aae_cgan", "AAE + CGAN", (Training("aae_cgan", "synthetic32", 26, _few(300)),)),
+    System("stargan", "StarGAN", (Training("gcgan", "synthetic32", 24, _few(250)),)),
+    System("gcgan", "GC-GAN", (Training("gcgan", "synthetic32_gcgan", 18, _few(400, "loss.geometry_steps=150")),)),
+    System("cgan", "CGAN", (Training("a2f", "synthetic32_cgan", 14, _few(200)),), ("drawn32_attributes",)),
     System(
         "a2f",
         "A2F",
         (
-            Training("a2f", "synthetic32_rough", 2, _few(200)),
-            Training("a2f", "synthetic32_sharp", 2, _few(120), upstream="synthetic32_rough"),
-            Training("a2f", "synthetic32_face", 4, _few(120), upstream="synthetic32_sharp"),
+            Training("a2f", "synthetic32_rough", 6, _few(200)),
+            Training("a2f", "synthetic32_sharp", 5, _few(120), upstream="synthetic32_rough"),
+            Training("a2f", "synthetic32_face", 12, _few(120), upstream="synthetic32_sharp"),
         ),
         ("drawn32_attributes",),
     ),

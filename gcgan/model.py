@@ -64,8 +64,8 @@ class Generator(nn.Module):
     sigmoid of a second convolution (GANimation, arXiv 1807.09251). warp: as mask, with x moved by a flow. At the
     start, C of skip and the flow are 0, and m of warp is small, so the output is about the photo.
 
-    skip and warp have one more convolution, of the last features and x. InstanceNorm removes the photo's brightness and
-    hue from the features, but what replaces an old mouth must have the colour of this skin.
+    skip and warp have one more convolution, of the last features and x. InstanceNorm removes the brightness and hue of
+    the photo from the features, but the pixels of a new mouth must have the colour of the skin.
     """
 
     def __init__(self, channels: int, cond_dim: int, cfg: ModelConfig) -> None:
