@@ -31,11 +31,6 @@ class LabelModelConfig(ModelConfig):
     """The options of `ModelConfig`, and how edits are computed from a label."""
 
     mirror: bool = False  # mean of the edits of a face and of its mirror image; twice the cost of an edit
-    gain: float = 1.0  # target of an edit: own + gain (target - own); choose it on validation faces
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.gain > 0, "gain", "more than 0", self.gain)
 
 
 @dataclass

@@ -96,7 +96,7 @@ class Editor(editor.Editor):
 
 
 class StarGANEditor(Editor):
-    """Codes {x (N, C, H, H), c (N, cond_dim)}: c(s) = own + s gain (target - own), gain = `model.gain`.
+    """Codes {x (N, C, H, H), c (N, cond_dim)}: c(s) = own + s (target - own).
 
     With two data sets, c is a condition of the first. An edit to a label of the second also changes the set.
     """
@@ -131,7 +131,7 @@ class StarGANEditor(Editor):
         names = list(block.names)
         meta = {"classes": [] if block.attributes else names, "attributes": names if block.attributes else []}
         own = self.own_condition(faces, block)[:, block.columns]
-        wanted = own + self.method.cfg.model.gain * (requested_labels(request, own, meta) - own)
+        wanted = requested_labels(request, own, meta)
         return code | {"c": labels.embed(wanted, block)}
 
     def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
