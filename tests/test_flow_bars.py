@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow  # about 70 CPU-seconds, two trainings
 CONFIGS = Path(__file__).parent.parent / "configs/flow"
 CUT = [
     *("data.num_train=3000", "data.num_val=100", "data.num_test=256", "model.num_steps=4", "model.width=32"),
-    *("train.total_steps=200", "train.ema=0.96", "train.val_images=32", "train.sample_size=8"),
-    *("train.validate_every=0", "train.sample_every=0", "train.save_every=200", "train.alarm_every=0"),
+    *("train.total_steps=250", "train.ema=0.98", "train.val_images=32", "train.sample_size=8"),
+    *("train.validate_every=0", "train.sample_every=0", "train.save_every=250", "train.alarm_every=0"),
 ]
 
 
