@@ -8,7 +8,7 @@ from typing import Any
 from editing.editor import Editor
 from editing.record import output_path, write_record
 from engine.files import atomic_write
-from engine.metric_logger import read_log
+from evaluation.run_log import read_log
 
 
 def plot_log(

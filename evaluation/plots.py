@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from engine.metric_logger import read_log
 from evaluation.gallery import Entry
 from evaluation.pictures import MAX_PSNR
+from evaluation.run_log import read_log
 
 DPI = 110
 

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from engine.errors import UserError, exit_on_user_error
-from engine.metric_logger import read_log
+from evaluation.run_log import read_log
 
 NUM_SHOWN = 6  # metrics per run without --keys
 TIMING = ("steps_per_s", "images_per_s")
