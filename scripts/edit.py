@@ -66,6 +66,7 @@ def run_names(runs: list[Path]) -> list[str]:
 
 def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace) -> dict[str, tuple[Tensor, Tensor]]:
     """{photo: (face, edited face)}, each (C, H, H) in [-1, 1], of one run. Writes the edited photos."""
+    print(f"opening {run}", flush=True)
     editor = open_editor(run, device=args.device)
     request = editor.parse(args.attr)
     faces = editor.subjects(photos, args.eyes, args.source)
