@@ -41,7 +41,9 @@ def commands() -> list[tuple[str, str]]:
     return sorted(set(found))
 
 
-def config_of(package: str, path: Path | None) -> type:
+def config_of(package: str, script: str, path: Path | None) -> type:
+    if script == "train_encoder.py":
+        return importlib.import_module(f"{package}.config").EncoderConfig
     if package == "evaluation":
         return importlib.import_module("evaluation.config").ClassifierConfig
     module = importlib.import_module(f"{package}.config")
@@ -50,7 +52,7 @@ def config_of(package: str, path: Path | None) -> type:
     return getattr(module, FAMILIES[package])
 
 
-def check_train(package: str, words: list[str]) -> None:
+def check_train(package: str, script: str, words: list[str]) -> None:
     """The config file exists, and it has every key that is overridden."""
     config = next((w for i, w in enumerate(words) if words[i - 1] == "--config"), None)
     assert config, "train.py needs --config"
@@ -58,7 +60,7 @@ def check_train(package: str, words: list[str]) -> None:
     overrides = [w for w in words if not w.startswith("--") and w not in skip]
     known = config.isupper() or Path(config).name in ("C.yaml", "config.yaml")  # a placeholder
     path = None if known else ROOT / config
-    load_config(config_of(package, path), path, overrides)
+    load_config(config_of(package, script, path), path, overrides)
 
 
 def check_sample(package: str, words: list[str]) -> None:
@@ -104,8 +106,8 @@ def test_commands_of_the_documents_are_valid(document: str, command: str) -> Non
         return
     if words == ["--help"] or "MODE" in words:
         assert path.is_file()
-    elif path.name in ("train.py", "train_classifier.py"):
-        check_train(package, words)
+    elif path.name in ("train.py", "train_classifier.py", "train_encoder.py"):
+        check_train(package, path.name, words)
     elif path.name == "sample.py":
         check_sample(package, words)
     else:
