@@ -52,7 +52,7 @@ def config_of(package: str, script: str, path: Path | None) -> type:
     return getattr(module, FAMILIES[package])
 
 
-def check_train(package: str, script: str, words: list[str]) -> None:
+def check_train(package: str, words: list[str], script: str = "train.py") -> None:
     """The config file exists, and it has every key that is overridden."""
     config = next((w for i, w in enumerate(words) if words[i - 1] == "--config"), None)
     assert config, "train.py needs --config"
@@ -107,7 +107,7 @@ def test_commands_of_the_documents_are_valid(document: str, command: str) -> Non
     if words == ["--help"] or "MODE" in words:
         assert path.is_file()
     elif path.name in ("train.py", "train_classifier.py", "train_encoder.py"):
-        check_train(package, path.name, words)
+        check_train(package, words, path.name)
     elif path.name == "sample.py":
         check_sample(package, words)
     else:

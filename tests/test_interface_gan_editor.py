@@ -74,7 +74,7 @@ def run(tmp_path_factory) -> Path:
 def short_inversions(monkeypatch):
     """Eight steps instead of 250, and the nearest of 64 start codes instead of 2,000."""
     few = Steps(starts=1, steps_w=4, steps_plus=4)
-    monkeypatch.setattr(inversions.invert, "__defaults__", (few,))
+    monkeypatch.setattr(inversions, "DEFAULT", few)
     monkeypatch.setattr("interface_gan.project.STARTS_NUM", 64)
     monkeypatch.setattr("interface_gan.editor.Editor.num_reference", 4)
     monkeypatch.setattr("interface_gan.sample.REFERENCE_FACES", 4)

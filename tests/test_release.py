@@ -31,7 +31,7 @@ def run(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_inversions(monkeypatch) -> None:
-    monkeypatch.setattr(inversions.invert, "__defaults__", (Steps(starts=1, steps_w=4, steps_plus=4),))
+    monkeypatch.setattr(inversions, "DEFAULT", Steps(starts=1, steps_w=4, steps_plus=4))
     monkeypatch.setattr("interface_gan.editor.Editor.num_reference", 4)
 
 
