@@ -246,9 +246,9 @@ def _lr_factor(cfg: Any, step: int, total_steps: int) -> float:
 
 
 def _set_learning_rates(method: Method, cfg: Any, step: int) -> None:
-    factor = _lr_factor(cfg, step, cfg.total_steps)
-    for group in (g for o in method.optimizers.values() for g in o.param_groups):
-        group["lr"] = group["initial_lr"] * factor
+    for optimizer in method.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * _lr_factor(cfg, step, cfg.total_steps)
 
 
 @contextlib.contextmanager

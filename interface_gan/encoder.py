@@ -4,6 +4,7 @@ It refines its own result: each round sees the face and the generator's image of
 ("ReStyle", https://arxiv.org/abs/2104.02699). It learns from sampled faces, whose codes are known, and from real faces.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +106,7 @@ class EncoderMethod(Method):
         self.ema_encoder.update(self.encoder, ramped_decay(self.cfg.train.ema_decay, step))
         return logs | {"loss": loss}
 
-    def rounds(self, encoder: nn.Module, x: Tensor):
+    def rounds(self, encoder: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield codes (N, L, Z) and their images (N, C, H, H) after each round."""
         g = self.generator.module
         ws = g.broadcast(self.w_mean.expand(len(x), -1))
@@ -163,7 +164,7 @@ def load_encoder(run_dir: Path, weights: str, device: torch.device) -> EncoderMe
     weights: sha256 of the generator's checkpoint.
 
     Raises:
-        UserError: it was trained for other weights.
+        UserError: it was trained for other weights, or not to the end.
     """
     folder = run_dir / FOLDER
     if not checkpoints(folder):
@@ -173,5 +174,10 @@ def load_encoder(run_dir: Path, weights: str, device: torch.device) -> EncoderMe
         raise UserError(
             f"{folder}: this encoder was trained for other weights of the generator (sha256 {found.cfg.sha256[:12]}, "
             f"now {weights[:12]}); train it again, or move the folder away"
+        )
+    if found.origin.step < found.cfg.train.total_steps:
+        raise UserError(
+            f"{folder}: this encoder is trained to step {found.origin.step} of {found.cfg.train.total_steps}; run its "
+            "training command again, or move the folder away"
         )
     return found

@@ -86,6 +86,13 @@ def test_resume_is_bit_for_bit(generator, tmp_path):
     assert all(torch.equal(value, two["method"][name]) for name, value in one["method"].items())
 
 
+def test_a_half_trained_encoder_is_an_error(generator, tmp_path):
+    cfg = encoder_config(generator)
+    train(tmp_path / FOLDER, cfg, (5,))
+    with pytest.raises(UserError, match="trained to step 5 of 12"):
+        load_encoder(tmp_path, cfg.sha256, torch.device("cpu"))
+
+
 def test_inversion_starts_at_the_encoders_codes(generator, tmp_path):
     train(generator / FOLDER, encoder_config(generator))
     method = load(generator, Config, StyleGAN2, device="cpu")
