@@ -47,8 +47,8 @@ def invert(
         rows = missing[start : start + BATCH_SIZE]
         if len(missing) > BATCH_SIZE:
             logger.info(f"inverting faces {start} .. {start + len(rows)} of {len(missing)}")
-        start = encoder.encode(x[rows]) if encoder is not None else None
-        found = project(generator, maps, stats, x[rows], options, start).ws.cpu()
+        codes = encoder.encode(x[rows]) if encoder is not None else None
+        found = project(generator, maps, stats, x[rows], options, codes).ws.cpu()
         for i, ws in zip(rows, found, strict=True):
             with atomic_write(paths[i]) as file:
                 np.save(file, ws.numpy())
