@@ -170,9 +170,11 @@ class Editor:
         return Subjects(batch, list(names) if names else [f"image:{i}" for i in range(n)])
 
     def from_batch(self, batch: dict[str, Tensor], meta: dict, names: Sequence[str]) -> Subjects:
-        """Faces of another data set, with the labels whose names this run knows."""
+        """Faces of another data set, with their landmarks and the labels whose names this run knows."""
         faces = self.from_images(batch["image"], names)
         faces.batch["index"] = batch["index"]
+        if self.meta.get("landmarks") and meta.get("landmarks") == self.meta["landmarks"]:
+            faces.batch["landmarks"] = batch["landmarks"].float()
         if self.meta["classes"] and meta["classes"]:
             known = [self.meta["classes"].index(c) if c in self.meta["classes"] else -1 for c in meta["classes"]]
             faces.batch["label"] = torch.tensor([*known, -1])[batch["label"]]

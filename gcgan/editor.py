@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from data.labels import requested_classes, requested_labels
 from data.landmarks import GROUPS, detect, find_mediapipe, in_crop, read_landmarks
@@ -245,10 +246,12 @@ class GeometryOptions(LandmarkOptions):
 
 
 class GCGANEditor(LandmarkEditor):
-    """Codes {x (N, C, H, H), points (N, 68, 2)}: standardised landmarks, from which G receives the code E(points).
+    """Codes {x (N, C, H, H), points (N, 68, 2), known (N, 1), z (N, code_dim)}.
 
-    Strength s moves the points to g + s (g' - g), where g' are the person's own points with the target's expression.
-    The critic predicts unknown landmarks.
+    points: standardised landmarks g. G receives E(g + s (g' - g)) at strength s, where g' are the person's own points
+    with the target's expression. known: 1 for landmarks that the data give. Other landmarks are predicted by the
+    critic, which is not accurate enough to move them: then G receives the code from z to the target's z' instead,
+    (1 - s) z + s z', normalised. A region needs points, so these are used in this case.
     """
 
     options_class = GeometryOptions
@@ -261,19 +264,23 @@ class GCGANEditor(LandmarkEditor):
         if not known.all():
             found = critic.landmarks(critic.features(x))
             points = torch.where(known[:, None, None], points, found)
-        return {"x": x, "points": self.method.standardise(points)}
+        g = self.method.standardise(points)
+        use_points = known | (self.options.region != "all")
+        return {"x": x, "points": g, "known": use_points.to(g)[:, None], "z": self.method.encoder(g)}
 
     def decode(self, code: Code) -> Tensor:
-        return self.method.edit(code["x"], self.method.encoder(code["points"]))
+        z = torch.where(code["known"] > 0, self.method.encoder(code["points"]), normalize(code["z"], dim=1))
+        return self.method.edit(code["x"], z)
 
     def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
-        g = code["points"].to(self.device)
-        wanted = self.codes_of_classes(request, self.method.encoder(g))
-        return code | {"points": self.retargeted(torch.nn.functional.normalize(wanted, dim=1), g)}
+        return self.moved_to(code, normalize(self.codes_of_classes(request, code["z"].to(self.device)), dim=1))
 
     def target_code_like(self, code: Code, faces: Subjects, reference: Subjects) -> Code:
-        z = self.codes_of_reference(faces, reference)
-        return code | {"points": self.retargeted(z, code["points"].to(self.device))}
+        return self.moved_to(code, self.codes_of_reference(faces, reference))
+
+    def moved_to(self, code: Code, z: Tensor) -> Code:
+        """The code with the expressions z (N, code_dim)."""
+        return code | {"points": self.retargeted(z, code["points"].to(self.device)), "z": z.cpu()}
 
     def retargeted(self, z: Tensor, g: Tensor) -> Tensor:
         """The shapes g (N, 68, 2) of the persons with the expressions z (N, code_dim), on the CPU. Only the region of
@@ -289,7 +296,7 @@ class GCGANEditor(LandmarkEditor):
         return torch.where(here, moved, g)
 
     def predict_labels(self, faces: Subjects) -> Tensor:
-        z = self.method.encoder(self.codes(faces)["points"].to(self.device))
+        z = self.codes(faces)["z"].to(self.device)
         return self.labels_from(faces, (z @ self.method.class_codes.T).softmax(1).cpu(), self.method.labels.blocks[0])
 
 

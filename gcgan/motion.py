@@ -119,7 +119,8 @@ def run_drive(editor: Editor, args: argparse.Namespace) -> None:
     code = editor.codes(face)
     z_neutral = neutral_code(editor, args.driver_neutral) if args.relative else None
     points = driven_points(editor, code["points"].to(editor.device), z, z_neutral)
-    images = editor.images({"x": code["x"].expand(len(z), -1, -1, -1), "points": points})  # (T, C, H, H)
+    driven = {"x": code["x"].expand(len(z), -1, -1, -1), "points": points, "known": torch.ones(len(z), 1), "z": z}
+    images = editor.images(driven)  # (T, C, H, H)
     path = output_path(editor, args, "drive")
     paths = [path.with_suffix("") / f"frame_{i:04d}.png" for i in range(len(images))]
     check_outputs(paths, [*face.names, *frames.names])

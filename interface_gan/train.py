@@ -45,9 +45,10 @@ class StyleGAN2(Method):
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         w, x = self.cfg.loss, batch["image"]  # (N, C, H, H) in [-1, 1]
+        noise = "random" if self.cfg.train.noise else "none"
 
         # 1. Generator: raise the scores of fakes.
-        x_fake = self.generator.synthesis(self.styles(len(x)), "random")  # (N, C, H, H)
+        x_fake = self.generator.synthesis(self.styles(len(x)), noise)  # (N, C, H, H)
         with frozen(self.discriminator):
             loss_g = generator_loss(self.score(x_fake), "logistic")
         self.minimize(loss_g, "generator")
@@ -56,7 +57,7 @@ class StyleGAN2(Method):
         # 2. Every path_every-th step: path length regularization (Eq. 4). Steps in w should change images equally.
         if w.lambda_path and step % w.path_every == 0:
             with fp32():
-                length = path_lengths(self.generator.synthesis, self.styles(len(x) // w.path_shrink))  # (n,)
+                length = path_lengths(self.generator.synthesis, self.styles(len(x) // w.path_shrink), noise)
             self.path_mean.lerp_(mean_over_ranks(length.mean()), w.path_decay)
             penalty = (length - self.path_mean).square().mean()
             self.minimize(w.path_every * w.lambda_path * penalty, "generator")
@@ -140,13 +141,13 @@ class StyleGAN2(Method):
             logger.warning("all fakes are nearly equal (mode collapse): raise loss.gamma_r1 or set train.augment")
 
 
-def path_lengths(synthesis: torch.nn.Module, ws: Tensor) -> Tensor:
+def path_lengths(synthesis: torch.nn.Module, ws: Tensor, noise: str = "random") -> Tensor:
     """Path lengths |J' y| of ws (N, L, Z): (N,), with gradient (Eq. 4).
 
     y ~ N(0, 1) / H has the shape of the images. The norm is over Z, then the root mean square over the L layers.
     """
     ws = ws if ws.requires_grad else ws.detach().requires_grad_()
-    x_fake = synthesis(ws, "random")
+    x_fake = synthesis(ws, noise)
     y = torch.randn_like(x_fake) / math.sqrt(x_fake.shape[2] * x_fake.shape[3])
     (grad,) = torch.autograd.grad((x_fake * y).sum(), ws, create_graph=True)  # (N, L, Z)
     return grad.square().sum(2).mean(1).sqrt()

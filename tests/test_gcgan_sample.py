@@ -207,6 +207,21 @@ def test_a_region_moves_alone(run_dir):
     assert torch.equal(own[:, others], moved[:, others]) and not torch.equal(own[:, mouth], moved[:, mouth])
 
 
+def test_without_landmarks_the_class_code_is_the_target(run_dir):
+    """The critic's landmarks are not accurate, so they must not decide the edit."""
+    if run_dir.name != "gcgan":
+        return
+    editor = sharpened(families.open_editor(run_dir))
+    faces = editor.take("test", [0, 1])
+    photos = editor.from_images(faces.images)
+    edit, method = editor.edit(photos, editor.parse("happy"))[0], editor.method
+    z = method.class_codes[editor.classes.index("happy")].expand(2, -1)
+    assert torch.allclose(edit, method.edit(faces.images, z), atol=1e-5)
+    known = editor.from_batch(faces.batch, editor.meta, faces.names)
+    assert torch.equal(editor.codes(known)["points"], editor.codes(faces)["points"])
+    assert not torch.allclose(edit, editor.edit(known, editor.parse("happy"))[0], atol=1e-5)
+
+
 def test_drivers_are_other_persons_of_the_class(run_dir):
     from gcgan.transfer import other_persons
 
