@@ -135,6 +135,13 @@ FAULTS = {
         Fault("the average starts before the warm start", "flow/train.py", "        self.ema.reset(self.flow)  #",
               "        #"),
     ],
+    "two_ranks": [
+        Fault("gradients summed over ranks", "engine/ranks.py", "    flat /= world_size()", "    pass"),
+        Fault("each rank keeps its own gradient", "engine/ranks.py", "    dist.all_reduce(flat)",
+              "    flat *= world_size()"),
+        Fault("sigma of one rank's images", "vae/train.py", "batch_log_sigma2(x, x_hat, weight, mean_over_ranks)",
+              "batch_log_sigma2(x, x_hat, weight)"),
+    ],
 }  # fmt: skip
 
 

@@ -405,32 +405,6 @@ def test_joint_run_from_separately_trained_halves(tmp_path):
             assert torch.allclose(value, source[key], atol=1e-6), key
 
 
-def _steps(rank: int, world: int) -> dict:
-    method = build(loss={"prior_fraction": 0.0, "lambda_mismatch": 0.0, "gan_latent": "logistic", "targets": "own",
-                         "lambda_latent": 0.0})  # fmt: skip
-    for step in range(3):  # nothing is drawn in these steps: ranks draw their own
-        rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
-        x, y, _ = method.faces(Noise().take(rows))
-        targets = Request(y, x, y)
-        with torch.no_grad():
-            x_fake = method.generator(method.encoder(x), y)
-        method.update_d_image(x, y, x_fake, y, targets)
-        z = method.encoder(x)
-        x_fake = method.generator(z, y)
-        terms = method.edit_terms(
-            x_fake, z, y, x, y, torch.zeros(len(x), dtype=torch.bool), phase_state(step, method.cfg)
-        )
-        method.minimize(sum(terms.values()) + method.distance(x_fake, x, {}), "autoencoder")
-    return method.state_dict()
-
-
-@pytest.mark.slow
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    one, two = of_one_and_of_two_ranks(_steps, tmp_path)
-    for key, value in one.items():
-        assert torch.allclose(value.float(), two[key].float(), atol=5e-5), key
-
-
 def test_every_edit_term_has_a_gradient_in_the_image():
     """A term without a gradient to the edited image would have no effect."""
     targets = {"lambda_adv": 1.0, "lambda_class": 1.0, "lambda_guide": 1.0, "guide_steps": 0, "lambda_code": 1.0}

@@ -14,7 +14,7 @@ from gcgan.config import GANTrainConfig, LabelModelConfig, LossConfig, StarGANCo
 from gcgan.stargan import StarGAN, class_loss
 from losses.adversarial import gradient_penalty, r1_penalty
 from losses.targets import Request
-from tests.same import equal, of_one_and_of_two_ranks, train_with_stops
+from tests.same import equal, train_with_stops
 
 K = len(CLASSES)
 
@@ -326,34 +326,3 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
 def test_how_often_a_run_logs_changes_no_weight(tmp_path):
     a, b = (run(tmp_path / str(n), config(total_steps=8, log_every=n)) for n in (1, 8))
     assert equal(a["method"], b["method"])
-
-
-def steps_of_a_rank(rank: int, world: int) -> dict:
-    """Two steps on half a batch each. Batches and draws are equal halves, so that the mean gradient is the whole's."""
-    method = build({"output": "tanh"}, {"lambda_mismatch": 0.0}, beta1=0.5)
-    data = batch(4)
-    for step in range(2):
-        torch.manual_seed(step)
-        method.step(data if world == 2 else {k: torch.cat([v, v]) for k, v in data.items()}, step)
-    return method.state_dict()
-
-
-@pytest.mark.slow
-def test_two_ranks_end_where_one_process_does(tmp_path, monkeypatch):
-    one, two = of_one_and_of_two_ranks(one_target, tmp_path)
-    for key, value in one.items():
-        assert torch.allclose(value, two[key], atol=1e-4), key
-
-
-def one_target(rank: int, world: int) -> dict:
-    """As `steps_of_a_rank`, the target always the next class: no draw that depends on the batch's size."""
-    import gcgan.stargan as module
-
-    def ask(x, y, own, attributes):
-        return Request(y.roll(1, 1), x, y.roll(2, 1))
-
-    before, module.draw_request = module.draw_request, ask
-    try:
-        return steps_of_a_rank(rank, world)
-    finally:
-        module.draw_request = before

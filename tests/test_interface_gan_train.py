@@ -1,4 +1,4 @@
-"""The training step of interface_gan: updated networks, regularization, moving averages, resume, ranks."""
+"""The training step of interface_gan: updated networks, regularization, moving averages, resume."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from interface_gan.train import lazy_rates, path_lengths
 from losses.adversarial import r1_penalty
-from tests.same import equal, of_one_and_of_two_ranks
+from tests.same import equal
 
 
 def state(net: nn.Module) -> dict:
@@ -164,18 +164,3 @@ def test_resumed_run_equals_uninterrupted_run(augment, tmp_path):
     one, two = run(tmp_path / "one", cfg), run(tmp_path / "two", cfg, (9, 0))
     assert one["step"] == two["step"] == 20
     assert equal(one["method"], two["method"]) and equal(one["optimizers"], two["optimizers"])
-
-
-def steps_of(rank: int, world: int) -> dict:
-    """Two steps on ranks that each hold the whole batch, without randomness but in the styles: ranks stay equal."""
-    method = build(loss={"path_every": 1, "r1_every": 1, "mixing_prob": 0.0})
-    for step in range(2):
-        torch.manual_seed(step)
-        method.step(batch(), step)
-    return state(method)
-
-
-@pytest.mark.slow
-def test_two_ranks_equal_one(tmp_path):
-    one, two = of_one_and_of_two_ranks(steps_of, tmp_path)
-    assert all(torch.allclose(one[k].float(), two[k].float(), atol=1e-5) for k in one)

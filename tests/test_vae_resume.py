@@ -1,15 +1,14 @@
-"""A resumed VAE run equals an uninterrupted one, bit for bit. Two ranks equal one."""
+"""A resumed VAE run equals an uninterrupted one, bit for bit."""
 
 import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from aae_toy import SIZE, Noise
 from torch import Tensor
 
-from tests.same import equal, of_one_and_of_two_ranks, train_with_stops
+from tests.same import equal, train_with_stops
 from vae.config import Config, LossConfig, ModelConfig, VAETrainConfig
 from vae.model import LatentDiscriminator
 from vae.train import BetaVAE
@@ -90,21 +89,3 @@ def test_collapse_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, monk
     assert active < 2 and text.count("latents are used") == 1 and "loss.beta=100" in text
     active, text = collapse_log(tmp_path, 0.1, caplog)
     assert active >= 2 and "latents are used" not in text
-
-
-def _steps(rank: int, world: int) -> dict:
-    torch.manual_seed(0)
-    # No draw of noise in these steps: ranks draw their own.
-    method = BetaVAE(config({"objective": "autoencoder", "features": "own", "feature_steps": 1}), META).train()
-    for step in range(1, 4):
-        rows = torch.randperm(32, generator=torch.Generator().manual_seed(step))[:8][rank::world]
-        method.step(Faces().take(rows), step)
-    return method.state_dict()
-
-
-@pytest.mark.slow
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    """Calibrated sigma, weighted pixels and the feature distance use the whole batch."""
-    one, two = of_one_and_of_two_ranks(_steps, tmp_path)
-    for key, value in one.items():
-        assert torch.allclose(value.float(), two[key].float(), atol=2e-5), key

@@ -1,12 +1,15 @@
 """Run directories of every system with untrained weights and tiny networks; no training, and almost no data."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 
 from data import build_faces
-from engine import load_config
+from engine import Method, load_config
 from engine.checkpoint import name_of, save_checkpoint
 from engine.config import read_system, to_yaml
 from engine.files import atomic_text
@@ -37,8 +40,8 @@ SYSTEMS = {  # name: (family, configuration)
 }
 
 
-def untrained(system: str, run_dir: Path) -> Path:
-    """Write the run directory of a system at step 0."""
+def build(system: str, run_dir: Path, overrides: Sequence[str] = ()) -> tuple[Any, Method, Any]:
+    """The configuration of a system, also written to `run_dir`; its method with untrained weights; its faces."""
     family, text = SYSTEMS[system]
     atomic_text(run_dir / "config.yaml", text)
     editor = editor_class(family)
@@ -46,12 +49,19 @@ def untrained(system: str, run_dir: Path) -> Path:
     if isinstance(config, dict):
         name = read_system(run_dir / "config.yaml", (), config)
         config, method_class = config[name], method_class[name]
-    cfg = load_config(config, run_dir / "config.yaml")
+    cfg = load_config(config, run_dir / "config.yaml", overrides)
     atomic_text(run_dir / "config.yaml", to_yaml(cfg))
     faces = build_faces(cfg.data)
     torch.manual_seed(0)
     method = method_class(cfg, faces.meta)
     prepare(family, method, faces, run_dir)
+    return cfg, method, faces
+
+
+def untrained(system: str, run_dir: Path) -> Path:
+    """Write the run directory of a system at step 0."""
+    _, method, faces = build(system, run_dir)
+    family = SYSTEMS[system][0]
     state = {"step": 0, "method": method.state_dict(), "meta": faces.meta}
     save_checkpoint(run_dir / "checkpoints" / name_of(0), state)
     atomic_text(run_dir / "meta.json", json.dumps(faces.meta))
@@ -71,9 +81,11 @@ def prepare(family: str, method, faces, run_dir: Path) -> None:
         method.fit_labels(faces.train)
         method.warm_start(faces.train.take(list(range(32))))
     if getattr(method, "linear", None) is not None:
-        from aae_cgan.linear import fit_linear
+        from aae_cgan import linear
 
-        method.linear.set(fit_linear([faces.train.take(list(range(100)))["image"]], method.cfg.model.latent_dim))
+        with mock.patch.object(linear, "MAX_EXACT_DIM", 0):  # randomised PCA; it saves ten seconds
+            fitted = linear.fit_linear([faces.train.take(list(range(100)))["image"]], method.cfg.model.latent_dim)
+        method.linear.set(fitted)
         method.ema_encoder.reset(method.encoder)
         method.ema_generator.reset(method.generator)
     if hasattr(method, "class_codes"):
