@@ -1,4 +1,4 @@
-"""Runs of a2f: resume, two ranks, the chain of stages, diversity checks, sample grids."""
+"""Runs of a2f: resume, the chain of stages, diversity checks, sample grids."""
 
 import dataclasses
 import shutil
@@ -14,7 +14,7 @@ from a2f.train import METHODS
 from a2f.upstream import SAME, resolve_upstream
 from engine import UserError, load
 from engine.method import Grid
-from tests.same import equal, of_one_and_of_two_ranks
+from tests.same import equal
 
 
 @pytest.mark.slow
@@ -54,12 +54,10 @@ def test_resumed_stages_equal_uninterrupted_ones_and_need_no_upstream_run(tmp_pa
 
 
 @pytest.mark.slow
-def test_resumed_cgan_equals_uninterrupted_run(tmp_path):
-    for model, loss in (({}, {}), ({"nets": "study"}, {"gamma_r1": 0.0, "lambda_mismatch": 0.0})):
-        cfg = config("cgan", model, loss)
-        name = model.get("nets", "plain")
-        whole, halves = run(tmp_path / name / "a", cfg), run(tmp_path / name / "b", cfg, (3, 0))
-        assert equal(whole["method"], halves["method"]) and equal(whole["optimizers"], halves["optimizers"])
+def test_resumed_cgan_with_batch_norm_equals_uninterrupted_run(tmp_path):
+    cfg = config("cgan", {"nets": "study"}, {"gamma_r1": 0.0, "lambda_mismatch": 0.0})
+    whole, halves = run(tmp_path / "a", cfg), run(tmp_path / "b", cfg, (3, 0))
+    assert equal(whole["method"], halves["method"]) and equal(whole["optimizers"], halves["optimizers"])
 
 
 @pytest.mark.slow
@@ -104,31 +102,6 @@ def test_texture_columns_follow_the_attribute_names():
     assert [names[k] for k in method.chain.columns] == ["Male", "Smiling"]
     assert method.chain.texture(attr).tolist() == [[1.0, -1.0]]
     assert method.texture(2 * attr - 1).tolist() == [[1.0, -1.0]]
-
-
-def one_step(rank: int, world: int) -> dict:
-    """Stage 1 after a step of plain gradient descent on one batch, whole or split over the ranks.
-
-    The posterior is made narrow, so that what is drawn on each rank does not matter.
-    """
-    method = build("rough", loss={"kl_warmup": 0.0})
-    with torch.no_grad():
-        method.encoder.heads.bias[8:] = -100
-    parameters = method.optimizers["cvae"].param_groups[0]["params"]
-    method.optimizers["cvae"] = torch.optim.SGD(parameters, lr=1e-5)
-    rows = batch(8)
-    mine = {key: value[rank * 8 // world : (rank + 1) * 8 // world] for key, value in rows.items()}
-    method.step(mine, 0)
-    return method.state_dict()
-
-
-@pytest.mark.slow
-def test_two_ranks_equal_one(tmp_path):
-    one, two = of_one_and_of_two_ranks(one_step, tmp_path)
-    first = build("rough").state_dict()
-    assert not torch.equal(one["decoder.out.weight"], first["decoder.out.weight"])
-    for key, value in one.items():
-        assert torch.allclose(value, two[key], atol=1e-5), key
 
 
 @pytest.mark.parametrize("system", ["cgan", "rough", "sharp", "face"])

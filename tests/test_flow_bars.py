@@ -59,6 +59,12 @@ def expression_reader(faces: FaceSet) -> Callable[[Tensor], Tensor]:
     return lambda images: ((images.flatten(1) - centre) @ weights).argmax(1)
 
 
+@pytest.fixture(scope="module")
+def read(conditional: Editor) -> Callable[[Tensor], Tensor]:
+    """The classifier of the faces that both flows are trained on."""
+    return expression_reader(conditional.split("train"))
+
+
 def faces_and_targets(editor: Editor) -> tuple[Subjects, Tensor, Tensor]:
     """Test faces, their expressions, and a target expression for each."""
     faces = editor.take("test", range(len(editor.split("test"))))
@@ -93,8 +99,7 @@ def test_densities_samples_and_bytes(conditional: Editor, unconditional: Editor)
         assert torch.equal(editor.reconstruct(faces), faces.images)
 
 
-def test_label_edits_and_bayes_classifier(conditional: Editor) -> None:
-    read = expression_reader(conditional.split("train"))
+def test_label_edits_and_bayes_classifier(conditional: Editor, read: Callable[[Tensor], Tensor]) -> None:
     faces, label, target = faces_and_targets(conditional)
     with torch.no_grad():
         bayes = rate(most_likely_labels(conditional, faces.images, None).argmax(1), label)
@@ -103,8 +108,7 @@ def test_label_edits_and_bayes_classifier(conditional: Editor) -> None:
     assert bayes > 0.5 and nothing < 0.1 and done > 0.75
 
 
-def test_direction_edits_reach_the_target(unconditional: Editor) -> None:
-    read = expression_reader(unconditional.split("train"))
+def test_direction_edits_reach_the_target(unconditional: Editor, read: Callable[[Tensor], Tensor]) -> None:
     unconditional.options = Options(kind="ols")
     faces, _, target = faces_and_targets(unconditional)
     done = rate(read(edited(unconditional, faces, target)), target)
