@@ -14,7 +14,7 @@ class ModelConfig:
 
     arch: Literal["residual", "burgess", "higgins", "vanilla", "dfc"] = "residual"  # a row of the table in model.py
     latent_dim: int = 128  # Z, >= 1; 10 latents lose the smile (README, "The lost smile")
-    width: int = 64  # channels of the first stage, a multiple of 8; `residual` only
+    width: int = 16  # channels of the first stage, a multiple of 8; `residual` only; 48 to 64 on a GPU
     stages: int | None = None  # number of halvings of the image; null = down to `side` of the table in model.py
 
     def __post_init__(self) -> None:
@@ -79,8 +79,9 @@ class LossConfig:
 
 @dataclass
 class VAETrainConfig(AdamTrainConfig):
-    """The common options, and DFC-VAE's schedule."""
+    """The common options, and DFC-VAE's schedule. The default width and batch learn on a CPU, too."""
 
+    batch_size: int = 8  # images of all ranks together; 64 to 128 on a GPU
     lr_halve_every: int = 0  # halve the rate after this number of steps, as DFC-VAE does; 0 = never
 
     def __post_init__(self) -> None:
