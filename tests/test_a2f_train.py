@@ -54,15 +54,6 @@ def test_resumed_stages_equal_uninterrupted_ones_and_need_no_upstream_run(tmp_pa
 
 
 @pytest.mark.slow
-def test_resumed_cgan_equals_uninterrupted_run(tmp_path):
-    for model, loss in (({}, {}), ({"nets": "study"}, {"gamma_r1": 0.0, "lambda_mismatch": 0.0})):
-        cfg = config("cgan", model, loss)
-        name = model.get("nets", "plain")
-        whole, halves = run(tmp_path / name / "a", cfg), run(tmp_path / name / "b", cfg, (3, 0))
-        assert equal(whole["method"], halves["method"]) and equal(whole["optimizers"], halves["optimizers"])
-
-
-@pytest.mark.slow
 def test_every_difference_from_the_upstream_run_is_an_error_with_its_key(tmp_path):
     rough = tmp_path / "rough"
     run(rough, config("rough", total_steps=1))
