@@ -1,7 +1,6 @@
 """Parts of aae_cgan: linear path, networks, targets, schedule, config, health checks."""
 
 import copy
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -283,22 +282,6 @@ def test_every_config_takes_a_step(path):
         for step in {first, stop - 1}:
             logs = method.step(x, step)
             assert all(torch.as_tensor(v).isfinite() for v in logs.values()), (name, step)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_separate_halves_work_for_every_config(path):
-    text = (path.parent.parent.parent / "aae_cgan" / "README.md").read_text().replace("\\\n", " ")
-    commands = [
-        shlex.split(line) for line in text.splitlines() if line.startswith("python aae_cgan/train.py --config C")
-    ]
-    assert len(commands) == 3
-    if not load_config(Config, path).loss.lambda_adv:
-        return  # it has one half only
-    first, second, both = (load_config(Config, path, [w for w in words if "=" in w]) for words in commands)
-    assert [name for name, *_ in boundaries(first)] == ["autoencode"]
-    assert [name for name, *_ in boundaries(second)] == ["gan"]
-    assert [name for name, *_ in boundaries(both)] == ["guide"] * bool(both.guide_steps) + ["joint"]
-    assert [source.partition(":")[0] for source in both.train.init_from] == ["runs/half1", "runs/half2"]
 
 
 # Unlabelled faces and alarms.

@@ -20,7 +20,7 @@ from data.labels import label_names, label_table, requested_labels
 from data.request import parse_request
 from editing import cli, editor, modes
 from editing.changes import describe_changes, format_changes
-from editing.export import export_edits, ground_truth, rows_of, target_texts, true_answers
+from editing.export import export_edits, ground_truth, target_texts, true_answers
 from editing.judge import Judge, edit_metrics
 from editing.paint import paint, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths
@@ -552,11 +552,6 @@ def test_exports_of_samples_and_reconstructions_repeat(tmp_path: Path) -> None:
             assert (tmp_path / what / "a" / row.file).read_bytes() == (tmp_path / what / "b" / row.file).read_bytes()
         if what == "sample":  # the classes in turn
             assert sorted(row.seed for row in rows) == list(range(9)) and {row.target for row in rows} == set(COLUMNS)
-
-
-def test_rows_of_a_manifest() -> None:
-    rows = rows_of(["a.png", "b.png"], "edit", [{"source": "s.png", "seed": 3}] * 2, target=["happy", "sad"])
-    assert [row.target for row in rows] == ["happy", "sad"] and rows[1].source == "s.png" and rows[1].seed == 3
 
 
 def ask(*text: str):
