@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-KINDS = ("color", "translation", "cutout")
+KINDS = ("color", "translation", "cutout", "noise")
 SHIFT = 1 / 8  # largest shift in each direction, as a share of the side
 CUT = 1 / 2  # side of the cutout, as a share of the side
+NOISE = 0.1  # standard deviation of the added noise
 
 
 def diff_augment(x: Tensor, kinds: str) -> Tensor:
     """x (N, C, H, H) in [-1, 1]; kinds: "color,translation,cutout" or some of them, "" = nothing."""
     for kind in filter(None, kinds.split(",")):
-        x = {"color": color, "translation": translation, "cutout": cutout}[kind](x)
+        x = {"color": color, "translation": translation, "cutout": cutout, "noise": noise}[kind](x)
     return x
 
 
@@ -34,6 +35,12 @@ def color(x: Tensor) -> Tensor:
 def translation(x: Tensor) -> Tensor:
     """Random shift by whole pixels, up to 1/8 of the side. New pixels are 0."""
     return shifted(x, round(x.shape[-1] * SHIFT), "constant")
+
+
+def noise(x: Tensor) -> Tensor:
+    """Add white noise. It hides the grain of images from the critic (Sonderby et al., "Amortised MAP Inference for Image
+    Super-resolution", section 3.4: instance noise)."""
+    return x + NOISE * torch.randn_like(x)
 
 
 def cutout(x: Tensor) -> Tensor:
