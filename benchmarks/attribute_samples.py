@@ -13,7 +13,7 @@ from a2f.sample import samples
 from data import Faces
 from engine.files import atomic_dir
 from engine.grids import to_pil
-from evaluation.manifest import Row, read_manifest, write_export, write_manifest
+from evaluation.manifest import Row, write_export, write_manifest
 
 BASELINES = ("retrieval", "mean-request")
 
@@ -24,11 +24,6 @@ def export_system(run: Path, entry: str, n: int, seed: int, out: Path) -> Path:
     with torch.no_grad():
         samples(editor, argparse.Namespace(out=out, n=n, seed=seed, split="test", entry=entry))
     return out
-
-
-def requested(folder: Path, names: list[str]) -> Tensor:
-    """The requests of an export, (N, A) in {0, 1}, columns as `names`."""
-    return torch.tensor([[float(row.requests()[name]) for name in names] for row in read_manifest(folder)])
 
 
 def requests_of_test_faces(faces: Faces, names: list[str], n: int) -> Tensor:

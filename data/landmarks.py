@@ -17,11 +17,9 @@ import argparse
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from data.batches import mirror_points
@@ -34,7 +32,6 @@ __all__ = [
     "GROUPS",
     "detect",
     "find_mediapipe",
-    "five_from_68",
     "in_crop",
     "mirror_points",
     "read_landmarks",
@@ -59,18 +56,6 @@ MESH = {
 MESH_68 = [int(number) for part in MESH.values() for number in part.split()]
 MESH_SIDE, MESH_PAD, MESH_CONFIDENCE = 256, 64, 0.2  # small pictures are scaled up, and framed by their own edge
 BACKEND = "mediapipe 0.10.14"
-
-Points = TypeVar("Points", np.ndarray, Tensor)
-
-
-def five_from_68(points: Points) -> Points:
-    """Reduce 68 points (..., 68, 2) to CelebA's 5 (..., 5, 2): centers of the eyes, nose, corners of the mouth."""
-    rest = [points[..., k : k + 1, :] for k in (30, 48, 54)]
-    if isinstance(points, Tensor):
-        eyes = [points[..., first : first + 6, :].mean(-2, keepdim=True) for first in (36, 42)]
-        return torch.cat([*eyes, *rest], -2)  # pyright: ignore[reportArgumentType]
-    eyes = [points[..., first : first + 6, :].mean(-2, keepdims=True) for first in (36, 42)]
-    return np.concatenate([*eyes, *rest], -2)
 
 
 def to_unit(points: np.ndarray, width: float, height: float) -> np.ndarray:

@@ -90,16 +90,11 @@ def _write(export: Export, i: int, n: int, kind: str, means: dict[str, Tensor], 
     copies = {"file": name, "kind": "edit"}
     for key, path in (("source", row.source), ("truth", row.truth)):
         if path:
-            # Several edits share one source, so its name is its index in the export.
-            copies[key] = f"{key}_{image_index(export, i, key):06d}.png"
+            # Several edits share one source, so its name is its index in the images of the export.
+            copies[key] = f"{key}_{int(getattr(export, key)[i]):06d}.png"
             if not (folder / copies[key]).exists():
                 shutil.copyfile(path, folder / copies[key])
     return Row(**{**row.__dict__, "landmarks": "", **copies})
-
-
-def image_index(export: Export, i: int, key: str) -> int:
-    """Index of the row's source or ground truth in the images of the export."""
-    return int(getattr(export, key)[i])
 
 
 def main(argv: list[str] | None = None) -> None:

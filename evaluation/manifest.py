@@ -109,11 +109,8 @@ def read_export(folder: str | Path) -> dict:
     return record
 
 
-def read_manifest(folder: str | Path, classes: Sequence[str] = (), attributes: Sequence[str] = ()) -> list[Row]:
-    """Read and check `manifest.csv`.
-
-    Args:
-        classes, attributes: allowed names of targets and labels; default: those of `export.json`, else all names.
+def read_manifest(folder: str | Path) -> list[Row]:
+    """Read and check `manifest.csv`. Targets and labels must be names of `export.json`, where it lists them.
 
     Raises:
         UserError: the manifest, a column or an image is missing; a kind, label or attribute is unknown; a strength is
@@ -126,7 +123,7 @@ def read_manifest(folder: str | Path, classes: Sequence[str] = (), attributes: S
             f"{path}: is missing; `sample.py export` writes it, and scripts/make_manifest.py for other folders"
         )
     export = read_export(folder)
-    classes, attributes = classes or export.get("classes") or (), attributes or export.get("attributes") or ()
+    classes, attributes = export.get("classes") or (), export.get("attributes") or ()
     rows, seen = [], set()
     table = read_csv(path, [f.name for f in fields(Row)])
     for cells, line in zip(table.rows, table.lines, strict=True):

@@ -99,10 +99,13 @@ def confusion(entry: Entry) -> Image.Image | None:
     """Confusion matrix: target (rows), class that the judge predicts (columns), rows sum to 1; None without classes."""
     by = {metric.key: metric.detail for metric in entry.result["metrics"]}
     detail = by.get("target accuracy", by.get("sample accuracy"))
-    if detail is None:
-        return None
+    return None if detail is None else confusion_picture(detail["confusion"], detail["classes"], entry.name, "target")
+
+
+def confusion_picture(counts: list[list[int]], classes: list[str], title: str, row: str) -> Image.Image:
+    """A confusion matrix, rows scaled to sum to 1. row: what a row is, such as target."""
     figure, axes = _figure(3.5, 3.4)
-    axis, counts, classes = axes[0, 0], detail["confusion"], detail["classes"]
+    axis = axes[0, 0]
     shares = [[n / max(sum(row), 1) for n in row] for row in counts]
     axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     axis.set_xticks(range(len(classes)), classes, rotation=60, fontsize=7)
@@ -112,9 +115,9 @@ def confusion(entry: Entry) -> Image.Image | None:
             if share >= 0.05:
                 axis.text(j, i, f"{share:.2f}"[1:] if share < 0.995 else "1", ha="center", va="center", fontsize=6,
                           color="white" if share > 0.5 else "black")  # fmt: skip
-    axis.set_title(entry.name, fontsize=9)
+    axis.set_title(title, fontsize=9)
     axis.set_xlabel("predicted", fontsize=8)
-    axis.set_ylabel("target", fontsize=8)
+    axis.set_ylabel(row, fontsize=8)
     return _picture(figure)
 
 

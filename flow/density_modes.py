@@ -1,12 +1,12 @@
 """Modes of `sample.py` that use the density: classify, score, report."""
 
 import argparse
-import csv
 import io
 import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,8 +16,10 @@ from editing.modes import add_faces
 from editing.record import output_path, write_record
 from editing.subjects import SPLITS
 from engine import UserError
-from engine.files import atomic_text, atomic_write
-from engine.grids import to_uint8
+from engine.files import atomic_text
+from engine.grids import save_image, to_uint8
+from evaluation.classifier_metrics import confusion
+from evaluation.plots import confusion_picture
 from flow.density import BATCH, encode_batches, image_bits_of, iterate_codes
 from flow.density_baselines import density_baselines
 from flow.directions import pooled
@@ -44,9 +46,9 @@ def run_classify(editor: Editor, args: argparse.Namespace) -> None:
         temperature = fit_temperature(*class_scores(editor, "val", args.n))
         known = target >= 0
         nll = torch.nn.functional.cross_entropy(scores[known].double() / temperature, target[known])
-        confusion = confusion_of(scores[known].argmax(1), target[known], len(editor.y_labels))
-        facts |= {"temperature": temperature, "nll": nll.item(), "confusion": confusion.tolist()}
-        draw_confusion(confusion, editor.y_labels.names, path.with_suffix(".png"))
+        counts = confusion(target, scores.argmax(1), len(editor.y_labels)).tolist()
+        facts |= {"temperature": temperature, "nll": nll.item(), "confusion": counts}
+        save_image(confusion_picture(counts, editor.y_labels.names, "", "label"), path.with_suffix(".png"))
     else:
         facts["accuracies"] = {
             name: bayes_accuracy(scores[:, [k]], target[:, [k]]).item() for k, name in enumerate(editor.y_labels.names)
@@ -69,35 +71,6 @@ def class_scores(editor: Editor, split: str, n: int) -> tuple[Tensor, Tensor]:
     return torch.cat(scores)[:count], torch.cat(targets)[:count]
 
 
-def confusion_of(guess: Tensor, target: Tensor, size: int) -> Tensor:
-    """(K, K) counts, one row per true class."""
-    return torch.bincount(target * size + guess, minlength=size**2).view(size, size)
-
-
-def draw_confusion(confusion: Tensor, names: list[str], path: Path) -> None:
-    """Draw the row-normalised confusion matrix."""
-    from matplotlib.figure import Figure
-
-    share = confusion / confusion.sum(1, keepdim=True).clamp_min(1)
-    figure = Figure(figsize=(5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(share.numpy(), vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(names)), names, rotation=60)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    for r in range(len(names)):
-        for c in range(len(names)):
-            axes.text(c, r, f"{share[r, c]:.2f}", ha="center", va="center", fontsize=8)
-    save_figure(figure, path)
-
-
-def save_figure(figure: object, path: Path) -> None:
-    """Write a matplotlib figure atomically."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-
-
 def run_score(editor: Editor, args: argparse.Namespace) -> None:
     """How typical each image is. Writes bits/dim and scores that correct it for simplicity.
 
@@ -109,12 +82,8 @@ def run_score(editor: Editor, args: argparse.Namespace) -> None:
     chosen = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes, args.source)
     columns = scores_of(editor, chosen.images, train_bits)
     path = output_path(editor, args, "score", ".csv")
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["face", *columns])
-    for i, name in enumerate(chosen.names):
-        writer.writerow([name, *(f"{values[i].item():.4f}" for values in columns.values())])
-    atomic_text(path, out.getvalue())
+    table = pd.DataFrame({"face": chosen.names} | {key: values.numpy() for key, values in columns.items()})
+    atomic_text(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     facts = {}
     if args.against:
         files = sorted(

@@ -7,15 +7,10 @@ over all scores.
 | --- | --- | --- |
 | logistic | softplus(-real) + softplus(fake) | softplus(-fake), non-saturating |
 | wgan | fake - real | -fake |
-| hinge | relu(1 - real) + relu(1 + fake) | -fake |
-| lsgan | ((real - 1)^2 + fake^2) / 2 | (fake - 1)^2 / 2 |
 
 Sources:
     logistic: Goodfellow et al., "Generative Adversarial Networks" (arXiv 1406.2661)
     wgan: Arjovsky et al., "Wasserstein GAN" (arXiv 1701.07875), algorithm 1
-    hinge: Lim and Ye, "Geometric GAN" (arXiv 1705.02894); Miyato et al., "Spectral Normalization for Generative
-        Adversarial Networks" (arXiv 1802.05957), Eq. 16 and 17
-    lsgan: Mao et al., "Least Squares Generative Adversarial Networks" (arXiv 1611.04076), Eq. 9
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ from torch.nn import functional as F
 
 from losses.precision import raised
 
-GANS = ("logistic", "wgan", "hinge", "lsgan")
+GANS = ("logistic", "wgan")
 
 
 def critic_loss(real: Tensor, fake: Tensor, gan: str) -> Tensor:
@@ -38,10 +33,6 @@ def critic_loss(real: Tensor, fake: Tensor, gan: str) -> Tensor:
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     if gan == "wgan":
         return fake.mean() - real.mean()
-    if gan == "hinge":
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    if gan == "lsgan":
-        return 0.5 * ((real - 1).square().mean() + fake.square().mean())
     raise ValueError(f"gan: expected one of {', '.join(GANS)}, got {gan!r}")
 
 
@@ -50,10 +41,8 @@ def generator_loss(fake: Tensor, gan: str) -> Tensor:
     fake = raised(fake)
     if gan == "logistic":
         return F.softplus(-fake).mean()
-    if gan in ("wgan", "hinge"):
+    if gan == "wgan":
         return -fake.mean()
-    if gan == "lsgan":
-        return 0.5 * (fake - 1).square().mean()
     raise ValueError(f"gan: expected one of {', '.join(GANS)}, got {gan!r}")
 
 

@@ -38,8 +38,10 @@ def translation(x: Tensor) -> Tensor:
 
 
 def noise(x: Tensor) -> Tensor:
-    """Add white noise. It hides the grain of images from the critic (Sonderby et al., "Amortised MAP Inference for Image
-    Super-resolution", section 3.4: instance noise)."""
+    """Add white noise, which hides the grain of images from the critic.
+
+    Source: Sonderby et al., "Amortised MAP Inference for Image Super-resolution", section 3 (instance noise).
+    """
     return x + NOISE * torch.randn_like(x)
 
 

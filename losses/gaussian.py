@@ -83,21 +83,12 @@ def batch_log_sigma2(
     return mse.clamp_min(math.exp(MIN_LOG_SIGMA2)).log()
 
 
-def calibrated_nll(
-    x: Tensor,
-    x_hat: Tensor,
-    log_sigma2: Tensor | float | None = None,
-    weight: Tensor | None = None,
-    average: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
+def calibrated_nll(x: Tensor, x_hat: Tensor, average: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """`gaussian_nll` with the sigma of the batch (`batch_log_sigma2`), in nats per image (N,).
 
-    Sigma has no gradient; still, the gradient of the mean equals the gradient of (D / 2) log MSE. For evaluation, pass
-    the log_sigma2 of the training run, so that sigma does not depend on the test batch.
+    Sigma has no gradient; still, the gradient of the mean equals the gradient of (D / 2) log MSE.
     """
-    if log_sigma2 is None:
-        log_sigma2 = batch_log_sigma2(x, x_hat, weight, average)
-    return gaussian_nll(x, x_hat, log_sigma2, weight)
+    return gaussian_nll(x, x_hat, batch_log_sigma2(x, x_hat, average=average))
 
 
 def _squared_error(x: Tensor, x_hat: Tensor, weight: Tensor | None) -> Tensor:

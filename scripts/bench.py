@@ -1,7 +1,6 @@
 """Time of training steps and of common uses, beside textbook loops:
 
     python scripts/bench.py [vae aae_cgan flow stargan stylegan2 cgan loader edit] [--device cpu]
-    python scripts/bench.py --compiled               # and the compiled variants, which take minutes to start
     python scripts/bench.py --out results/performance.json   # also write the record behind docs/performance.md
 
 The variants of a group have equal networks and batches, and run in turn on one thread. The first is the textbook loop
@@ -87,25 +86,17 @@ def steps(net: Any, batch: dict[str, Tensor], count: int = 1) -> Callable[[], No
     return turn
 
 
-def vae(device: str, compiled: bool) -> Variants:
+def vae(device: str) -> Variants:
     """beta-VAE of Burgess et al., 64 px RGB, Bernoulli pixels."""
     cfg = VAEConfig(model=VAEModel(arch="burgess", latent_dim=10))
     cfg.loss = VAELoss(beta=4.0, pixel="bernoulli", lambda_face=0.0, kl_warmup=0.0)
     batch = faces(device, size=64)
     common, ours = (method(BetaVAE, cfg, device, size=64) for _ in range(2))
-    variants = {
-        "textbook": textbook.vae(common.encoder, common.decoder, batch["image"], 4.0),
-        "ours": steps(ours, batch),
-    }
-    if compiled:
-        fast = method(BetaVAE, cfg, device, size=64)
-        fast.encoder.compile()
-        fast.decoder.compile()
-        variants["ours, compiled"] = steps(fast, batch)
-    return variants
+    loop = textbook.vae(common.encoder, common.decoder, batch["image"], 4.0)
+    return {"textbook": loop, "ours": steps(ours, batch)}
 
 
-def aae_cgan(device: str, compiled: bool) -> Variants:
+def aae_cgan(device: str) -> Variants:
     """One round of WGAN-GP: five critic updates and one generator update. DCGAN of width 32, 32 px grey."""
     batch = faces(device, channels=1)
 
@@ -148,24 +139,19 @@ def glow(device: str, **model: Any) -> Glow:
     return net
 
 
-def flow(device: str, compiled: bool) -> Variants:
+def flow(device: str) -> Variants:
     """One step of Glow; `as configured`: the recipe's planes of position and label, tanh, Adamax."""
     batch = faces(device)
     torch.manual_seed(0)
-    variants = {
+    return {
         "textbook": textbook.glow(batch["image"]),
         "ours, stored": steps(glow(device), batch),
         "ours, reversible": steps(glow(device, memory="reversible"), batch),
         "ours, as configured": steps(glow(device, num_planes=4, condition="planes"), batch),
     }
-    if compiled:
-        fast = glow(device)
-        fast.flow.compile()
-        variants["ours, stored, compiled"] = steps(fast, batch)
-    return variants
 
 
-def stargan(device: str, compiled: bool) -> Variants:
+def stargan(device: str) -> Variants:
     """One update of critic (R1) and generator (adversarial, cycle), 32 px RGB."""
     cfg, batch = StarGANConfig(), faces(device)
     cfg.model = LabelModelConfig(output="skip", width=16, blocks=2, critic_width=32)
@@ -182,7 +168,7 @@ def stargan(device: str, compiled: bool) -> Variants:
     return {"textbook": loop, "ours": steps(ours, batch)}
 
 
-def stylegan2(device: str, compiled: bool) -> Variants:
+def stylegan2(device: str) -> Variants:
     """Four updates of both networks, R1 in one of them, 32 px RGB."""
     cfg, batch = StyleGANConfig(), faces(device)
     cfg.model = StyleGANModel(latent_dim=64, mapping_layers=2, channel_base=512, channel_max=64)
@@ -194,7 +180,7 @@ def stylegan2(device: str, compiled: bool) -> Variants:
     return {"textbook": loop, "ours": steps(ours, batch, 4)}
 
 
-def cgan(device: str, compiled: bool) -> Variants:
+def cgan(device: str) -> Variants:
     """Four updates of both networks, R1 in one of them; noise and attributes -> face, 32 px RGB."""
     cfg, batch = CGANConfig(), faces(device)
     cfg.model = CGANModel(width=16, latent_dim=64)
@@ -208,7 +194,7 @@ def cgan(device: str, compiled: bool) -> Variants:
     return {"textbook": loop, "ours": steps(ours, batch, 4)}
 
 
-def loader(device: str, compiled: bool) -> Variants:
+def loader(device: str) -> Variants:
     """A batch of 64 faces of 64 px, mirrored at random: PNG files through a DataLoader, and a pack."""
     folder = Path(tempfile.mkdtemp())
     cfg = DataConfig(dataset="synthetic", image_size=64, num_train=128, num_val=8, num_test=8, cache=str(folder))
@@ -220,7 +206,7 @@ def loader(device: str, compiled: bool) -> Variants:
     return {"textbook": textbook.loader(folder, 64), "ours": lambda: next(batches)}
 
 
-def edit(device: str, compiled: bool) -> Variants:
+def edit(device: str) -> Variants:
     """Glow: encode, edit and decode one photo; draw 64 samples."""
     net = glow(device).ema.module
     x, step = faces(device)["image"][:1], torch.zeros(net.dim, device=device)
@@ -269,14 +255,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", choices=[[], *GROUPS], default=[], metavar="GROUP", help="default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compiled", action="store_true", help="also time compiled networks (vae, flow)")
     parser.add_argument("--out", type=Path, help="record to write the groups into, such as results/performance.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     where = performance.facts(args.device, TURNS)
     print("| group | | ms | ratio |\n| --- | --- | ---: | ---: |")
     for group in args.what or GROUPS:
-        rows = measure(GROUPS[group](args.device, args.compiled), args.device)
+        rows = measure(GROUPS[group](args.device), args.device)
         for row in rows:
             print(performance.line(group, row), flush=True)
         if args.out:

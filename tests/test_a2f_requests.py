@@ -53,14 +53,6 @@ def test_sampled_rows_have_the_frequencies_of_the_table():
     assert (rows[:, [1, 3]].sum(1) <= 1).all()
 
 
-def test_independent_bits_do_not_have_these_frequencies():
-    rng = np.random.default_rng(0)
-    rows = (rng.random((4000, 4)) < labels().mean(0)).astype(np.float32)
-    found = np.array([(rows == row).all(1).sum() for row in TABLE.rows])
-    expected = TABLE.counts / TABLE.counts.sum() * found.sum()
-    assert found.sum() < 4000 and chisquare(found, expected).pvalue < 1e-6
-
-
 def test_given_values_stay_and_others_are_sampled_conditionally():
     rows = TABLE.draw(2000, {"Male": 1.0}, seed=1)
     assert (rows[:, 2] == 1).all() and 0.75 < rows[:, 0].mean() < 0.85

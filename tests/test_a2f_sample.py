@@ -13,7 +13,7 @@ from a2f.editor import Editor, FaceEditor
 from a2f.requests import AttributeTable
 from a2f.sample import main
 from a2f.train import main as train
-from benchmarks.attribute_samples import export_baseline, export_system, requested, requests_of_test_faces
+from benchmarks.attribute_samples import export_baseline, export_system, requests_of_test_faces
 from engine import UserError, load_config
 from engine.grids import to_uint8
 from evaluation.manifest import read_manifest
@@ -197,8 +197,9 @@ def test_evaluation_reads_exports(runs, system, entry, tmp_path):
 def test_baselines_are_faces_of_the_request_and_their_mean(runs, tmp_path):
     editor = opened(runs["cgan"])
     export_system(runs["cgan"], "noise", 12, 0, tmp_path / "like")
-    requests = requested(tmp_path / "like", editor.attributes)
-    assert torch.equal(requests, requests_of_test_faces(editor.faces, editor.attributes, 12))
+    requests = requests_of_test_faces(editor.faces, editor.attributes, 12)
+    for row, request in zip(read_manifest(tmp_path / "like"), requests.tolist(), strict=True):
+        assert [float(row.requests()[name]) for name in editor.attributes] == request
     train, attr = editor.split("train"), editor.split("train").labels["attr"]
     pictures = to_uint8(train.take(np.arange(len(train)))["image"])
     for kind in ("retrieval", "mean-request"):

@@ -1,13 +1,11 @@
 """Parts of aae_cgan: linear path, networks, targets, schedule, config, health checks."""
 
 import copy
-import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from aae_toy import CLASSES, Noise, batch, config, meta
+from aae_toy import CLASSES, batch, config, meta
 from torch import nn
 
 from aae_cgan.config import Config, ModelConfig
@@ -23,8 +21,6 @@ from engine import UserError, load_config
 from evaluation.monitor import Monitor
 from losses.augment import diff_augment, shifted
 from losses.targets import draw_request, mix_labels, wrong_labels
-
-CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "aae_cgan").glob("*.yaml"))
 
 
 def faces(n: int = 400, size: int = 8) -> torch.Tensor:
@@ -267,38 +263,6 @@ def test_integer_beta_is_accepted():
 def test_dataset_without_labels_is_a_user_error():
     with pytest.raises(UserError, match="noise has no attributes"):
         AAECGAN(config(), meta(classes=[], attributes=[]))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_takes_a_step(path):
-    cfg = load_config(Config, path)
-    cfg.model.width, cfg.model.latent_dim = 8, 16
-    attributes = cfg.model.condition == "attributes" or cfg.data.dataset == "celeba"
-    method = AAECGAN(
-        cfg, meta(classes=[] if attributes else CLASSES, attributes=["Smiling", "Male"] if attributes else [])
-    )
-    x = Noise().fixed(6)
-    x["attr"] = torch.randint(2, (6, 2)).float()
-    for name, first, stop in boundaries(cfg):
-        for step in {first, stop - 1}:
-            logs = method.step(x, step)
-            assert all(torch.as_tensor(v).isfinite() for v in logs.values()), (name, step)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_separate_halves_work_for_every_config(path):
-    text = (path.parent.parent.parent / "aae_cgan" / "README.md").read_text().replace("\\\n", " ")
-    commands = [
-        shlex.split(line) for line in text.splitlines() if line.startswith("python aae_cgan/train.py --config C")
-    ]
-    assert len(commands) == 3
-    if not load_config(Config, path).loss.lambda_adv:
-        return  # it has one half only
-    first, second, both = (load_config(Config, path, [w for w in words if "=" in w]) for words in commands)
-    assert [name for name, *_ in boundaries(first)] == ["autoencode"]
-    assert [name for name, *_ in boundaries(second)] == ["gan"]
-    assert [name for name, *_ in boundaries(both)] == ["guide"] * bool(both.guide_steps) + ["joint"]
-    assert [source.partition(":")[0] for source in both.train.init_from] == ["runs/half1", "runs/half2"]
 
 
 # Unlabelled faces and alarms.

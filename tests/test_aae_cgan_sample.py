@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from editor_contract import EYES, check
+from editor_contract import EYES, GreyJudge, check
 from layouts import write_folders
 from PIL import Image
 
@@ -135,22 +135,11 @@ def test_draw_uses_the_label(editor):
     assert {k.item() for k in editor.draw(range(60)).code["y"].argmax(1)} == set(range(7))
 
 
-class FakeJudge:
-    """A judge that classifies by mean grey value."""
-
-    names = ["neutral", *COLUMNS[:-1], "contempt"]  # another order than the run's
-
-    def logits(self, images8: torch.Tensor) -> torch.Tensor:
-        self.seen = images8
-        level = images8.float().mean((1, 2, 3)) / 255 * 6
-        return -10 * (level[:, None] - torch.arange(8)).abs()
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.softmax(1)
+JUDGE = GreyJudge("neutral", *COLUMNS[:-1], "contempt")  # another order than the run's
 
 
 def test_report_with_judge(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: FakeJudge())
+    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: JUDGE)
     call(run_dir, "report", "--n", "20", "--judge", "j", "--out", str(tmp_path / "r.png"))
     found = facts(tmp_path / "r.png")
     assert 0 <= found["target_accuracy"] <= 1 and np.shape(found["confusion"]) == (7, 7)
@@ -166,7 +155,7 @@ def test_strip_order_does_not_depend_on_folder_order(tmp_path, monkeypatch):
     train.main(["--config", str(config), "--run-dir", str(run), *SMALL[3:], *small])
     seen, decode = [], Editor.decode
     monkeypatch.setattr(Editor, "decode", lambda self, code: (seen.append(code["y"]), decode(self, code))[1])
-    judge, grids = FakeJudge(), []
+    judge, grids = JUDGE, []
     monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: judge)
     monkeypatch.setattr(modes, "write_grid", lambda editor, args, grid, *a, **k: grids.append(grid))
     call(run, "strip", "--n", "3", "--judge", "j")

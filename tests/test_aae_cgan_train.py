@@ -334,21 +334,6 @@ def test_resumed_run_equals_uninterrupted_run_across_phases(tmp_path, gan):
         assert equal(straight[key], resumed[key]), key
 
 
-@pytest.mark.parametrize("gan", ["logistic", "wgan"])
-@pytest.mark.parametrize("kind", ["planes", "projection", "late", "batch-concat"])
-def test_resume_for_every_label_condition(tmp_path, kind, gan):
-    model = {"condition_d": kind} if kind != "batch-concat" else {"norm": "batch", "condition_g": "concat"}
-    loss = {"gan": gan, "lambda_guide": 1.0, "guide_steps": 2, "n_critic": 2}
-    cfg = config(
-        model | ({"linear": "none"} if kind == "batch-concat" else {}),
-        loss,
-        **{"autoencode_steps": 2, "gan_steps": 3, "total_steps": 11},
-    )
-    stops = (2, 3, 4, 6, 7, 8, 0)  # at each border of phases, and within
-    straight, resumed = run(tmp_path / "a", cfg), run(tmp_path / "b", cfg, stops)
-    assert equal(straight["method"], resumed["method"]) and equal(straight["optimizers"], resumed["optimizers"])
-
-
 def test_frozen_encoder_keeps_batch_norm_statistics():
     method = build({"norm": "batch", "linear": "none"}, autoencode_steps=2, gan_steps=2)
     seen = []

@@ -12,7 +12,6 @@ from PIL import Image
 from test_editing import Toy
 
 from data import synthetic
-from data.landmarks import five_from_68
 from scripts import benchmark_london as london
 
 PARTS = {1: 0, 2: 0, 3: 1, 4: 2, 5: 2}  # person: train, val or test
@@ -27,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows: dict[str, list[str]] = {"attr": [], "split": [], "identity": [], "landmarks": []}
     for smiling, name in enumerate(("neutral", "happy")):
         drawn = synthetic.apply(factors, name)
-        points = (five_from_68(synthetic.landmarks(drawn)) + 1) / 2 * 128 + [25, 50] - 0.5
+        points = (synthetic.landmarks5(synthetic.landmarks(drawn)) + 1) / 2 * 128 + [25, 50] - 0.5
         for i, image in enumerate(synthetic.render(drawn, 128)):
             file, page = f"{2 * i + 1 + smiling:06d}.jpg", np.full((218, 178, 3), 120, np.uint8)
             page[50:178, 25:153] = image.transpose(1, 2, 0)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from editor_contract import EYES, camera_photo, check
+from editor_contract import EYES, GreyJudge, camera_photo, check
 from PIL import Image, ImageCms
 
 import families
@@ -20,7 +20,7 @@ from data.labels import label_names, label_table, requested_labels
 from data.request import parse_request
 from editing import cli, editor, modes
 from editing.changes import describe_changes, format_changes
-from editing.export import export_edits, ground_truth, rows_of, target_texts, true_answers
+from editing.export import export_edits, ground_truth, target_texts, true_answers
 from editing.judge import Judge, edit_metrics
 from editing.paint import paint, photo_suffix, save_photo
 from editing.record import check_outputs, output_path, unique_paths
@@ -474,25 +474,15 @@ def test_a_face_that_already_has_the_target_is_reported(toy: Toy, photo: str, tm
     assert "given by --from" in (said := capsys.readouterr().out) and "unchanged" not in said
 
 
-class FakeNet:
-    """A judge whose verdict is the mean grey: the lightest pictures show the last of its names."""
-
-    names = ["neutral", *COLUMNS[:-1], "Smiling"]  # another order than the run's
-
-    def logits(self, images8: torch.Tensor) -> torch.Tensor:
-        level = images8.float().mean((1, 2, 3)) / 255 * 7
-        return -10 * (level[:, None] - torch.arange(8)).abs()
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.softmax(1)
+JUDGE = GreyJudge("neutral", *COLUMNS[:-1], "Smiling")  # another order than the run's
 
 
 def test_predictions_of_the_judge_are_written(toy: Toy, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: FakeNet())
+    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: JUDGE)
     call(tmp_path, "strip", "--n", "4", "--judge", "j")
     record = facts(tmp_path / "run/pictures/strip.png")
     faces = toy.subjects(record["faces"])
-    expected = [FakeNet.names[k] for k in Judge("j", toy).net.logits((faces.images + 1) * 127.5).argmax(1).tolist()]
+    expected = [JUDGE.names[k] for k in Judge("j", toy).net.logits((faces.images + 1) * 127.5).argmax(1).tolist()]
     assert [row[0].split(" ")[0] for row in record["predictions"]] == expected  # the first column is the input
     assert [len(row) for row in record["predictions"]] == [8] * 4
     known = faces.batch["label"][:, None] != torch.arange(7)
@@ -502,9 +492,9 @@ def test_predictions_of_the_judge_are_written(toy: Toy, tmp_path: Path, monkeypa
 
 
 def test_edit_metrics_leave_out_faces_of_the_target_class(toy: Toy, monkeypatch) -> None:
-    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: FakeNet())
+    monkeypatch.setattr("evaluation.classifier.load", lambda *args, **kwargs: JUDGE)
     judge, names = Judge("j", toy), ["neutral", "angry", "disgust"]
-    grey = lambda k: torch.full((3, 32, 32), 2 * k / 7 - 1)  # noqa: E731 - the judge reads class k of FakeNet.names
+    grey = lambda k: torch.full((3, 32, 32), 2 * k / 7 - 1)  # noqa: E731 - the judge reads class k of JUDGE.names
     x, source = torch.stack([grey(k) for k in (0, 0, 2, 0)]), torch.tensor([0, 0, 2, 0])
     edited = torch.stack([x, torch.stack([grey(k) for k in (0, 1, 1, 2)]), x])
     facts, grid = edit_metrics(judge, names, x, source, edited)
@@ -552,11 +542,6 @@ def test_exports_of_samples_and_reconstructions_repeat(tmp_path: Path) -> None:
             assert (tmp_path / what / "a" / row.file).read_bytes() == (tmp_path / what / "b" / row.file).read_bytes()
         if what == "sample":  # the classes in turn
             assert sorted(row.seed for row in rows) == list(range(9)) and {row.target for row in rows} == set(COLUMNS)
-
-
-def test_rows_of_a_manifest() -> None:
-    rows = rows_of(["a.png", "b.png"], "edit", [{"source": "s.png", "seed": 3}] * 2, target=["happy", "sad"])
-    assert [row.target for row in rows] == ["happy", "sad"] and rows[1].source == "s.png" and rows[1].seed == 3
 
 
 def ask(*text: str):

@@ -1,11 +1,10 @@
-"""scripts/extract_sketches.py: sketches of a folder of photos, and of the faces of a data set."""
+"""scripts/extract_sketches.py: sketches of a folder of photos."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data import DataConfig, build_faces
 from data.sketch import sketch
 from engine.grids import to_uint8
 from scripts.extract_sketches import main
@@ -47,22 +46,3 @@ def test_invalid_arguments_are_user_errors(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--in", str(tmp_path / "two"), "--out", str(tmp_path / "out")])
     assert "two photos have the same output file" in capsys.readouterr().err
-
-
-def test_sketches_of_a_config_have_celeba_layout(tmp_path, capsys):
-    text = (
-        "data: {dataset: synthetic, image_size: 32, num_train: 6, num_val: 2, num_test: 3, attributes: [Male, Smiling]}"
-    )
-    (tmp_path / "c.yaml").write_text(text)
-    main(["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "set")])
-    drawn = build_faces(DataConfig(dataset="synthetic", image_size=32, num_train=6, num_val=2, num_test=3,
-                                   attributes=["Male", "Smiling"], flip="none"))  # fmt: skip
-    read = build_faces(DataConfig(dataset="celeba", root=str(tmp_path / "set"), image_size=32, crop="full",
-                                  grayscale=True, cache=str(tmp_path / "cache"), drop_bad=False))  # fmt: skip
-    assert [len(part) for part in (read.train, read.val, read.test)] == [6, 2, 3]
-    ours, theirs = drawn.test.fixed(3), read.test.fixed(3)
-    order = [int(np.abs(to_uint8(theirs["image"]).astype(int) - s).sum((1, 2, 3)).argmin())
-             for s in to_uint8(sketch(ours["image"])).astype(int)]  # fmt: skip
-    assert sorted(order) == [0, 1, 2]
-    assert torch.equal(theirs["attr"][order], ours["attr"])
-    assert (theirs["image"][order] - sketch(ours["image"])).abs().max() < 0.02

@@ -74,20 +74,6 @@ def test_wrong_labels_and_empty_sides_are_refused() -> None:
         Moments(1).add(torch.zeros(2, 4), torch.ones(2, 1)).mean_directions()
 
 
-def test_least_squares_separates_correlated_attributes() -> None:
-    generator = torch.Generator().manual_seed(0)
-    n, dim, moments = 20_000, 3072, Moments(2)
-    first = torch.rand(n, generator=generator) < 0.5
-    second = torch.where(torch.rand(n, generator=generator) < 0.33, first, torch.rand(n, generator=generator) < 0.5)
-    labels = torch.stack([first, second], 1).float()
-    planted = torch.zeros(2, dim)
-    planted[0, :1000], planted[1, 1000:2000] = 3 / 1000**0.5, 3 / 1000**0.5
-    for rows in torch.arange(n).split(2000):
-        moments.add(torch.randn(len(rows), dim, generator=generator) + labels[rows] @ planted, labels[rows])
-    cosine = lambda d: torch.nn.functional.cosine_similarity(d.float(), planted).min().item()  # noqa: E731
-    assert cosine(moments.ols_directions()) >= 0.95 > cosine(moments.mean_directions())
-
-
 def test_shrinkage_removes_noise_and_keeps_signal() -> None:
     torch.manual_seed(0)
     shapes = [(6, 16, 16), (12, 8, 8), (48, 4, 4)]

@@ -10,7 +10,7 @@ from engine import UserError
 from flow.bijectors import ActNorm, Coupling, EdgeConv, InvertibleConv1x1, Step, squeeze, unsqueeze
 from flow.config import ModelConfig
 from flow.model import GlowFlow, Level, apply_temperature
-from losses.quantise import bits_per_dim, dequantise, to_levels, to_pixels
+from losses.quantise import dequantise, to_levels
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -117,42 +117,6 @@ def test_code_is_batch_independent_and_uses_every_level() -> None:
             assert (flow.decode(changed) - v).abs().flatten(1).amax(1).min() > 1e-2
         assert all(torch.equal(a, b) for a, b in zip(flow.unflatten(flow.encode(v).flat()), eps, strict=True))
         assert [tuple(e.shape[1:]) for e in eps] == flow.shapes
-
-
-@pytest.mark.parametrize("n_bits", [5, 8])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_bits_per_dimension(n_bits: int, channels: int) -> None:
-    dims = channels * 64
-    assert bits_per_dim(torch.zeros(2), dims, n_bits).tolist() == [n_bits, n_bits]  # uniform density on a unit cube
-    # A Gaussian of deviation 0.2 a dimension, cut into cells: the exact code length, a bound, and a tighter bound.
-    generator = torch.Generator().manual_seed(0)
-    normal = torch.distributions.Normal(0.0, torch.tensor(0.03, dtype=torch.float64))
-    k = ((torch.randn(200, dims, generator=generator, dtype=torch.float64) * 0.03 + 0.5) * 2**n_bits).floor()
-    k = k.clamp(0, 2**n_bits - 1)
-    edges = k / 2**n_bits - 0.5
-    exact = -(normal.cdf(edges + 2.0**-n_bits) - normal.cdf(edges)).log2().sum(1).mean() / dims
-    draws = torch.stack(
-        [
-            normal.log_prob(dequantise(k, n_bits, torch.rand(k.shape, generator=generator, dtype=torch.float64))).sum(1)
-            for _ in range(64)
-        ]
-    )
-    one = bits_per_dim(draws, dims, n_bits).mean()
-    many = bits_per_dim(draws.logsumexp(0) - math.log(64), dims, n_bits).mean()
-    assert exact - 1e-3 <= many <= one
-    if n_bits == 5:  # at 8 bits the cells are so small that one sample is enough
-        assert one - exact > 1.1 * (many - exact)
-
-
-def test_quantisation_round_trip_of_all_grey_levels() -> None:
-    x8 = torch.arange(256).view(1, 1, 16, 16)
-    x = x8.float() / 127.5 - 1
-    assert torch.equal(to_levels(x, 8), x8.int()) and torch.equal(to_levels(x, 5), (x8 >> 3).int())
-    k = to_levels(x, 5)
-    before = k.clone()
-    v = dequantise(k, 5)
-    assert torch.equal(k, before) and v.min() >= -0.5 and v.max() < 0.5
-    assert torch.equal(to_levels(to_pixels(v, 5), 5), k)
 
 
 def test_label_parameters_are_linear_in_y() -> None:

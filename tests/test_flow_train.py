@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import math
-import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,7 @@ from flow.labels import set_label_frequencies
 from flow.stability import stability_checks
 from flow.train import Glow
 from losses.quantise import dequantise, to_levels
-from tests.same import equal, kill_in_step, run_child
+from tests.same import equal
 
 YAML = """
 data: {dataset: synthetic, image_size: 32, num_train: 96, num_val: 16, num_test: 16, classes: [happy, sad, neutral]}
@@ -84,15 +83,6 @@ def test_resumed_run_equals_uninterrupted_run(config: Path) -> None:
     # A later warm start would have moved the actnorms: the loaded run knew that it had had one.
     loaded = load(config.parent / "resumed", Config, Glow, device="cpu")
     assert loaded.flow.ready and loaded.ema.module.ready
-
-
-@pytest.mark.slow
-def test_run_killed_before_first_checkpoint_restarts(config: Path) -> None:
-    assert launch(config, "straight", "train.stop_at=6") == 0
-    killed = run_child(lambda: (kill_in_step(train.Glow, 3), launch(config, "killed")))
-    assert killed == -signal.SIGKILL
-    assert launch(config, "killed", "train.stop_at=6") == 0
-    assert equal(weights(config, "straight", 6)["method"], weights(config, "killed", 6)["method"])
 
 
 def test_warm_start_standardises_actnorm_outputs() -> None:

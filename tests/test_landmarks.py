@@ -14,7 +14,6 @@ from data.landmarks import (
     detect,
     enlarge,
     find_mediapipe,
-    five_from_68,
     in_crop,
     mirror_points,
     points_from_folder,
@@ -25,14 +24,6 @@ from data.landmarks import (
 from engine.errors import UserError
 
 POINTS = np.arange(136, dtype=float).reshape(68, 2)
-
-
-def test_five_landmarks_from_68():
-    five = five_from_68(POINTS)
-    assert five.shape == (5, 2)
-    assert np.allclose(five[:, 0], [2 * 38.5, 2 * 44.5, 60, 96, 108])
-    batch = torch.from_numpy(POINTS)[None].repeat(3, 1, 1)
-    assert torch.equal(five_from_68(batch), torch.from_numpy(five)[None].repeat(3, 1, 1))
 
 
 def test_mirroring_twice_is_the_identity():
@@ -47,8 +38,6 @@ def test_mirroring_twice_is_the_identity():
     for a, b in pairs.items():
         assert mirrored[0, a].tolist() == [-POINTS[b, 0], POINTS[b, 1]]
         assert mirrored[0, b].tolist() == [-POINTS[a, 0], POINTS[a, 1]]
-    # five points of a mirrored face are the mirrored five points
-    assert torch.allclose(five_from_68(mirrored), mirror_points(five_from_68(points)))
 
 
 def test_landmark_groups_cover_all_points_once():

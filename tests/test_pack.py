@@ -465,15 +465,3 @@ def test_pixel_hash_depends_on_every_byte():
             hashes.add(pixel_hash(other))
     assert len(hashes) == 8
     assert pixel_hash(np.asfortranarray(x)) == pixel_hash(x)
-
-
-def test_a_full_disk_is_an_error_and_leaves_no_files(cfg, monkeypatch):
-    def full(*args, **arrays):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(packs.np, "savez", full)
-        with pytest.raises(UserError, match=r"^[^\n]*No space left on device[^\n]*$"):
-            open_pack(cfg)
-    assert not list(Path(cfg.cache).glob("*/meta.json")) and not list(Path(cfg.cache).glob(".*.tmpdir"))
-    assert len(open_pack(cfg).images) == 12

@@ -81,19 +81,6 @@ def test_code_is_batch_independent(arch: str) -> None:
     assert torch.allclose(inside, alone, atol=1e-5)
 
 
-def test_kl_equals_torch_distributions() -> None:
-    mu, logvar = torch.randn(2, 7, 3, dtype=torch.float64)
-    expected = torch.distributions.kl_divergence(Normal(mu, torch.exp(logvar / 2)), Normal(0.0, 1.0))
-    assert torch.allclose(kl_standard_normal(mu, logvar), expected, atol=1e-10)
-
-
-def test_pixel_nll_equals_gaussian_log_prob() -> None:
-    net = method({"sigma": 0.7, "lambda_face": 0})
-    x, x_hat = batch(seed=1)["image"], batch(seed=2)["image"]
-    expected = -Normal(x_hat, 0.7).log_prob(x).flatten(1).sum(1).mean()
-    assert net.pixel_nll(x, x_hat, x_hat, {}).item() == pytest.approx(expected.item(), rel=1e-5)
-
-
 def test_loss_equals_negative_elbo() -> None:
     """Against torch.distributions: sampled code, sums over pixels and latents, batch mean, nats."""
     net = method({"kl_warmup": 0.0, "lambda_face": 0.0, "sigma": 0.5, "beta": 3.0})

@@ -10,7 +10,6 @@ from editor_contract import check
 from families import open_editor
 from vae import sample, train
 from vae.attributes import Codes, contrast_with_reference, fit_vectors, load_vectors
-from vae.config import Config
 from vae.editor import Editor, Options
 from vae.vectors import leakage, vector_metrics
 
@@ -113,37 +112,6 @@ def test_contrast_with_reference() -> None:
     one_hot = torch.tensor([[1.0, 0], [0, 1], [0, 0]])  # happy, sad, neutral
     found = contrast_with_reference(one_hot, torch.tensor([0.0, 0, 1]))
     assert found.nan_to_num(-1).tolist() == [[1, -1], [-1, 1], [0, 0]]
-
-
-@pytest.mark.slow
-def test_every_config_takes_one_step(repo: Path, tmp_path: Path) -> None:
-    """Each config on noise of the size and channels of its data."""
-    from engine import load_config
-
-    from test_vae_model import vgg_weights  # isort: skip
-
-    weights = vgg_weights(tmp_path / "vgg19.pth", 11)
-    files = sorted((repo / "configs/vae").glob("*.yaml"))
-    assert len(files) >= 10
-    for path in files:
-        extra = [f"loss.vgg19_weights={weights}"] if "dfc" in path.stem else []
-        cfg: Config = load_config(Config, path, ["train.batch_size=2", *extra])
-        small = cfg.model.arch == "residual"
-        cfg.model.width = 8 if small else cfg.model.width
-        size, channels = cfg.data.image_size, 1 if cfg.data.grayscale else 3
-        meta = {
-            **{"dataset": cfg.data.dataset, "channels": channels, "image_size": size, "eyes": None, "landmarks": 0},
-            **{"attributes": ["Smiling"], "classes": [], "class_counts": {"train": []}, "num_train": 1000},
-        }
-        if cfg.data.dataset != "folder":
-            meta["eyes"] = [[-0.26, -0.06], [0.26, -0.06]]
-        method = train.BetaVAE(cfg, meta)
-        x = torch.rand(2, channels, size, size) * 2 - 1
-        logged = method.step({"image": x, "attr": torch.tensor([[0.0], [1]])}, cfg.loss.feature_steps)
-        assert torch.isfinite(logged["loss"]), path.name
-        head = path.read_text().split("\n")
-        assert any(f"Command: python vae/train.py --config configs/vae/{path.name}" in line for line in head), path.name
-        assert any(line.startswith("# Measured:") for line in head), path.name
 
 
 def test_vector_metrics_report_leakage_and_retention() -> None:
