@@ -84,7 +84,7 @@ class AAECGANTrainConfig(AdamTrainConfig):
     joint_lr: float = 1.0  # factor on all learning rates in the joint phase
     mixed: float = 0.0  # share of fakes with a mixed label, between source and target; 0 .. 1
     unlabelled: float = 0.5  # share of unlabelled faces in a batch, if the data have some; 0 .. 1, 0 = none
-    augment: str = ""  # DiffAugment for the image critic: color,translation,cutout or some of them
+    augment: str = ""  # DiffAugment for the image critic: color,translation,cutout,noise or some of them
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
     lr_hold: float = 0.5

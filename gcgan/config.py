@@ -103,7 +103,7 @@ class GANTrainConfig(TrainConfig):
     beta2: float = 0.9  # decay of Adam's second moment
     ema_decay: float = 0.999  # decay of the averaged weights, at most (1 + t) / (10 + t); 0 = no average
     label_mix: float = 0.0  # share of the fakes with a label between own and target; 0 .. 1
-    augment: str = ""  # of the critic's input: color,translation,cutout or some of them (arXiv 2006.10738)
+    augment: str = ""  # of the critic's input: color,translation,cutout,noise or some of them (arXiv 2006.10738)
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "linear"
     lr_hold: float = 0.5

@@ -60,7 +60,7 @@ class StyleGAN2TrainConfig(TrainConfig):
     ema_images: int = 20_000  # half-life of the averaged generator, in images
     ema_ramp: float = 0.05  # the half-life is at most this share of the images seen so far; 0 .. 1
     noise: bool = True  # add random noise maps in every layer (StyleGAN, section 3.2); false: all strengths stay 0
-    augment: str = ""  # DiffAugment for the discriminator: color,translation,cutout or some of them; "" = none
+    augment: str = ""  # DiffAugment for the discriminator: color,translation,cutout,noise or some of them; "" = none
     lr_warmup: int = 0
     lr_decay: Literal["cosine", "linear", "none"] = "none"
 

@@ -214,6 +214,8 @@ def test_augmentation_is_differentiable_and_per_image():
     assert diff_augment(x, "") is x
     out = diff_augment(x, "color,translation,cutout")
     assert out.shape == x.shape and torch.autograd.grad(out.sum(), x)[0].abs().sum() > 0
+    grain = diff_augment(torch.zeros(64, 3, 16, 16), "noise")
+    assert grain.std().item() == pytest.approx(0.1, rel=0.02) and len(grain.unique()) > 40_000
     ramp = torch.arange(16.0).expand(8, 1, 16, 16)
     moved = shifted(ramp, 3, "replicate")[:, 0, 0, 8] - 8
     assert moved.abs().max() <= 3 and len(moved.unique()) > 1

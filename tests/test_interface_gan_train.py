@@ -51,6 +51,15 @@ def test_r1_weight_is_multiplied_by_its_interval():
             assert seen[2][1] == pytest.approx(4 * 0.5 * before / 2, rel=0.02)
 
 
+def test_without_noise_all_strengths_stay_zero():
+    for noise in (True, False):
+        method = build(loss={"lambda_path": 1.0}, noise=noise)
+        for step in range(2):
+            method.step(batch(), step)
+        strengths = [p for name, p in method.generator.named_parameters() if name.endswith("noise_strength")]
+        assert len(strengths) > 2 and all(bool(p) == noise for p in strengths)
+
+
 def test_path_lengths_of_a_linear_generator():
     """x = A sum_l w_l with orthonormal A: |J' y|^2 of each layer is chi^2 of Z degrees / H^2."""
     torch.manual_seed(0)
@@ -159,7 +168,7 @@ def test_collapse_gives_a_warning(caplog):
 def test_resumed_run_with_augmentation_equals_uninterrupted_run(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    cfg = config(augment="color,translation,cutout")
+    cfg = config(augment="color,translation,cutout,noise")
     one, two = run(tmp_path / "one", cfg), run(tmp_path / "two", cfg, (9, 0))
     assert one["step"] == two["step"] == 20
     assert equal(one["method"], two["method"]) and equal(one["optimizers"], two["optimizers"])
