@@ -15,7 +15,7 @@ demo: $(READY) ## a face under every released method; then train one, edit, and 
 benchmark: $(READY) ## train and measure every method; QUICK=1: cut to ten minutes; SEEDS="0 1 2": more seeds
 	$(BIN)/python scripts/benchmark_all.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS))
 
-test: $(READY) ## everything that must hold (twelve minutes on two cores)
+test: $(READY) ## everything that must hold (ten minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal
