@@ -9,13 +9,13 @@ READY := .venv/.ready
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(READY) ## a face under every released method; then train one, edit, and compare with the baselines
+demo: $(READY) ## edit a face with every released method; then train one method, and compare it with the baselines
 	$(BIN)/python scripts/demo.py
 
-benchmark: $(READY) ## train and measure every method; QUICK=1: cut to ten minutes; SEEDS="0 1 2": more seeds
+benchmark: $(READY) ## train and measure every method; QUICK=1: shortened to ten minutes; SEEDS="0 1 2": more seeds
 	$(BIN)/python scripts/benchmark_all.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS))
 
-test: $(READY) ## everything that must hold (ten minutes on two cores)
+test: $(READY) ## ruff and all tests (ten minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -28,7 +28,7 @@ lint: $(READY) ## style and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(READY) ## style, mended
+format: $(READY) ## fix the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

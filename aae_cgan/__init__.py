@@ -1,1 +1,1 @@
-"""An adversarial autoencoder concat to a conditional GAN: one face in, the same person with each expression out."""
+"""An adversarial autoencoder combined with a conditional GAN: one face in, the same person with each expression out."""

@@ -1,4 +1,4 @@
-"""Run commands, several at a time: what is done already is kept, and one failure does not stop the others."""
+"""Run commands, several at a time. Existing outputs are kept, and one failure does not stop the other commands."""
 
 import os
 import signal
@@ -59,10 +59,10 @@ def run_jobs(
     workers: int = 2,
     report: Callable[[Sequence[Job]], None] = lambda j: None,
 ) -> Sequence[Job]:
-    """Run the jobs, at most `workers` at a time, each on one thread; their states say what became of them.
+    """Run the jobs, at most `workers` at a time, each on one thread, and set `state` of each job.
 
     The output of a job goes to <logs>/<name>.log. Ctrl-C and SIGTERM stop the running commands (SIGTERM, so that a
-    training saves its last step; SIGKILL after 60 s) and raise KeyboardInterrupt. A second call goes on.
+    training saves its last step; SIGKILL after 60 s) and raise KeyboardInterrupt. A second call continues.
 
     Args:
         report: called after every change and several times a second.
@@ -103,7 +103,7 @@ def left_minutes(job: Job) -> float:
 
 
 def _advance(job: Job, by_name: dict[str, Job], logs: Path, cwd: Path, workers: int) -> None:
-    """Start a waiting job, keep it or leave it out, if it is time to."""
+    """Start a waiting job, or mark it as kept or left out, as soon as the jobs that it needs have ended."""
     before = [by_name[name] for name in job.needs]
     if job.state != "waiting" or not all(other.finished for other in before):
         return
@@ -138,7 +138,7 @@ def log_path(job: Job, logs: Path) -> Path:
 
 
 def _collect(job: Job, logs: Path, cwd: Path) -> None:
-    """Note the end of a running job."""
+    """Record the exit code and the time of a job that has ended."""
     if job.state != "running" or job.process is None or (code := job.process.poll()) is None:
         return
     job.seconds = time.monotonic() - job.started
@@ -168,7 +168,7 @@ def stop(jobs: Sequence[Job]) -> None:
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
-    """Send a signal to a command and to all that it started."""
+    """Send a signal to a command and to all processes that it started."""
     if process.poll() is None:
         os.killpg(process.pid, number)
 

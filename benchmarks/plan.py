@@ -23,7 +23,7 @@ QUICK_SPEED = (
 
 @dataclass(frozen=True)
 class Plan:
-    """Where a benchmark works, and what it does. All paths are relative to the repository."""
+    """The folders of a benchmark, and its systems, seeds and length. All paths are relative to the repository."""
 
     quick: bool = False
     seeds: tuple[int, ...] = (0,)

@@ -1,4 +1,4 @@
-"""The progress of a benchmark: what runs, what is left, and about how long it takes."""
+"""The progress of a benchmark: running jobs, waiting jobs, and the estimated remaining time."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ REFRESH, LINE_EVERY = 2.0, 60.0  # s between two lines in a terminal, and elsewh
 
 
 class Progress:
-    """One line that is written again in a terminal; elsewhere a line per change, and one a minute."""
+    """Shows the state of jobs: in a terminal one line that is overwritten, else a line per change and per minute."""
 
     def __init__(self, workers: int) -> None:
         self.workers, self.written = workers, 0.0

@@ -1,4 +1,4 @@
-"""Training loops as papers and common public code write them, to measure our steps against (scripts/bench.py).
+"""Training loops as papers and common public code write them, as the reference of scripts/bench.py.
 
 Plain transcriptions: layer by layer, new fakes for each update, `torch.optim.Adam` without fused or foreach kernels.
 Each function returns one turn: a function of no arguments that makes the update(s).

@@ -21,10 +21,12 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file as UTF-16 (if it starts with a byte-order mark), else UTF-8, else Windows-1252.
+    """Read a text file as UTF-16 (if it starts with that byte-order mark), else UTF-8, Windows-1252 or Latin-1.
+
+    The first encoding that decodes all bytes is used. A byte-order mark is removed.
 
     Raises:
-        UserError: the file cannot be read, or it is not text.
+        UserError: the file cannot be read, or it is not text (it has a NUL, or invalid UTF-16).
     """
     try:
         data = Path(path).read_bytes()

@@ -121,6 +121,7 @@ def _run_dir(words: Sequence[str]) -> Path | None:
 
 
 def _refuse_unsupported(editor: type[Editor], modes: dict[str, Mode], words: Sequence[str]) -> None:
+    """Raise UserError with the reason if the mode, words[0], is a shared mode that this family does not have."""
     from editing.modes import VERB_OF
 
     verb = VERB_OF.get(words[0]) if words else None

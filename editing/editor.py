@@ -252,7 +252,8 @@ class Editor:
         for i, value in zip(rows, self.atypicality(faces.select(rows)).tolist(), strict=True):
             if value > PHOTO_MARGIN * self.typical_limit:
                 print(
-                    f"{faces.names[i]}: does not look like the training crops; check the eyes with --eyes x1,y1,x2,y2",
+                    f"{faces.names[i]}: does not look like the training crops; check the eyes with --eyes x1,y1,x2,y2, "
+                    "or use a run that was trained on such photos",
                     file=sys.stderr,
                 )
 

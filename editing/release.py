@@ -100,7 +100,7 @@ def unpacked(path: str | Path) -> Path:
 
 
 def read_about(file: Path) -> dict[str, Any]:
-    """What a release holds besides its tensors: step, sha256 of the checkpoint, texts, entries.
+    """The content of a release besides its tensors: step, sha256 of the checkpoint, texts, entries.
 
     Raises:
         UserError: not a release, damaged, or of another format.

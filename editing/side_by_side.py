@@ -1,4 +1,4 @@
-"""Edits of one photo by several methods, side by side: image, verdict of the judge, identity similarity, time."""
+"""Edits of one photo by several methods, side by side: image, prediction of the judge, identity similarity, time."""
 
 import math
 import time
@@ -74,10 +74,10 @@ class SideBySide:
             try:
                 self.judges[name] = Judge(self.judge, editor) if self.judge else "no judge"
             except UserError as error:
-                self.judges[name] = f"no verdict: {error}"
+                self.judges[name] = f"no prediction: {error}"
         self.embedding = classifier.load(unpacked(self.identity), role="judge", device="cpu") if self.identity else None
         if self.embedding is not None and "identity" not in self.embedding.heads:
-            raise UserError(f"{self.identity}: is no judge of identity; give a run with model.heads=[identity]")
+            raise UserError(f"{self.identity}: is not a judge of identity; give a run with model.heads=[identity]")
 
     def names(self) -> tuple[list[str], list[str]]:
         """Expressions and attributes that at least one method can be asked for."""
@@ -159,10 +159,10 @@ class SideBySide:
 
 
 def read_upload(path: Path) -> Photo:
-    """A photo from an uploaded file, reduced to MAX_SIDE px.
+    """A photo from an uploaded file: upright, RGB, and reduced so that no side is longer than MAX_SIDE px.
 
     Raises:
-        UserError: the file is no picture, or has more than MAX_PIXELS pixels. They are not decoded then.
+        UserError: the file is not a readable picture, or has more than MAX_PIXELS pixels (a large file is not decoded).
     """
     try:
         with Image.open(path) as file:
@@ -208,7 +208,7 @@ def beside(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def strip(source: Image.Image, results: Sequence[Result]) -> Image.Image:
-    """The face and its edits with names and verdicts, as one picture."""
+    """The face and its edits with names and predictions of the judge, as one picture."""
     shown = [result for result in results if result.image is not None]
     pictures = [source, *(result.image for result in shown)]
     tensors = [torch.from_numpy(_array(p)).permute(2, 0, 1).float() / 127.5 - 1 for p in pictures]

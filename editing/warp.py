@@ -121,7 +121,7 @@ def warp_crop(x: Tensor, before: Tensor, after: Tensor) -> Tensor:
 
 
 def changed_box(photo: AlignedFace, weight: np.ndarray, size: int) -> tuple[int, int, int, int] | None:
-    """The part of the photo, in whole px, that holds all of `weight` (K, K) > 0; None if they do not meet."""
+    """The part of the photo, in whole px, that contains all of `weight` (K, K) > 0; None if they do not overlap."""
     rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
     if not len(rows):
         return None

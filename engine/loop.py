@@ -1,4 +1,4 @@
-"""The training loop. The method defines what is learned; the data set defines what is seen."""
+"""The training loop. The method defines the training step; the data set defines the batches."""
 
 import contextlib
 import json

@@ -155,7 +155,10 @@ class Classifier(Method):
         return self._logits(self._predict(x))
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """Feature maps (N, width, h, w) of every stage, the largest first; arguments and errors as in `forward`."""
+        """Feature maps of stages k = 1, 2, ...: (N, width_k, S / 2^k, S / 2^k), with S the side of the training images.
+
+        x and errors are as in `forward`: x is first resized to S. The gradients are kept.
+        """
         self._refuse_judge()
         return self.ema.module.maps(prepare(x, self.meta["image_size"], self.meta["channels"]))
 

@@ -51,7 +51,10 @@ class Predictions:
         return self.classes.index(name)
 
     def probabilities(self, images: str) -> Tensor:
-        """Calibrated probabilities (N, len(names)); `images` is "fake", "real" or "train"."""
+        """Calibrated probabilities (N, len(judge.names)), classes first; softmax of classes, sigmoid of attributes.
+
+        images: "fake" (the export), "real" or "train" (real faces). KeyError if this field has no logits.
+        """
         return self.judge.probabilities(getattr(self, images)["logits"])
 
     def real_labels(self, eval_data: "EvalData") -> Tensor:

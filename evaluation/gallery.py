@@ -117,7 +117,7 @@ def truth_tiles(eval_data: EvalData, edits: dict[str, int], targets: list[str]) 
 
 
 def tile(eval_data: EvalData, place: int, target: str) -> Tile:
-    """The image of an export at an index, -1 = none, with the verdict for a target ("" = none)."""
+    """The image of an export at an index, -1 = none, with the prediction of the judge for a target ("" = none)."""
     if place < 0:
         return Tile(None)
     return Tile(eval_data.export.images[place].float() / 127.5 - 1, *verdict(eval_data, place, target))
@@ -146,7 +146,7 @@ def short(p: float | Tensor) -> str:
 
 
 def face_sheets(faces: list[FaceRows]) -> list[Image.Image]:
-    """One grid per face, with the verdict below each tile."""
+    """One grid per face, with the prediction of the judge below each tile."""
     sheets = []
     for face in faces:
         images = [t.image for _, tiles in face.rows for t in tiles if t.image is not None]

@@ -104,7 +104,9 @@ def measure(guide: classifier.Classifier, name: str, source: str, folder: Path) 
     if name not in pack.meta["attributes"]:
         raise UserError(f"--labelled {folder}: has no attribute {name}; it has {', '.join(pack.meta['attributes'])}")
     if name in read_marks(folder):
-        raise UserError(f"--labelled {folder}: {name} was itself read by a classifier; give a set that people labelled")
+        raise UserError(
+            f"--labelled {folder}: {name} was itself read by a classifier; give a set that people labelled"
+        )
     truth = pack.labels["attr"][:, pack.meta["attributes"].index(name)].astype(int)
     rows = np.flatnonzero((pack.labels["split"] != TEST) & (truth >= 0))
     read, truth = positive(guide, source, pack, rows).numpy(), truth[rows] == 1
@@ -122,7 +124,7 @@ def measure(guide: classifier.Classifier, name: str, source: str, folder: Path) 
 
 
 def write_column(folder: Path, names: list[str], attribute: str, read: Tensor) -> None:
-    """Add a column to list_attr_celeba.txt, or replace one that was read before. -1 = no, 1 = yes.
+    """Add a column to list_attr_celeba.txt, or replace one that was predicted before. -1 = no, 1 = yes.
 
     Raises:
         UserError: people gave this attribute already; images without a row (their other attributes are unknown).
@@ -150,7 +152,7 @@ def write_column(folder: Path, names: list[str], attribute: str, read: Tensor) -
 
 
 def read_marks(folder: Path) -> dict:
-    """The content of labels_read.json: {attribute: how it was read}; empty without the file."""
+    """The content of labels_read.json: {attribute: how it was predicted}; empty without the file."""
     path = folder / READ_LABELS
     if not path.is_file():
         return {}
@@ -161,7 +163,7 @@ def read_marks(folder: Path) -> dict:
 
 
 def mark(folder: Path, attribute: str, facts: dict) -> None:
-    """Record how an attribute was read."""
+    """Record in labels_read.json how an attribute was predicted."""
     atomic_text(folder / READ_LABELS, json.dumps(read_marks(folder) | {attribute: facts}, indent=1) + "\n")
 
 

@@ -89,7 +89,7 @@ def all_pictures(entries: list[Entry], faces: list[FaceRows]) -> dict[str, Image
 
 
 def slug(name: str) -> str:
-    """A name as a part of a file name: other characters than letters and digits become _."""
+    """A name as a part of a file name: characters other than letters and digits become _. Names may become equal."""
     return "".join(c if c.isalnum() else "_" for c in name)
 
 

@@ -65,8 +65,11 @@ class Labels:
         return batch["image"], *conditions(batch, len(block.names), block.attributes)
 
     def condition(self, y: Tensor, block: LabelBlock) -> Tensor:
-        """c (N, cond_dim) of labels y (N, K_set) as `faces` gives them. Attributes become 0 and 1, as in the reference
-        code."""
+        """The condition c (N, cond_dim) of labels y (N, K_set) of one set, in the form that `faces` returns.
+
+        Classes are kept; attributes in {-1, +1} become 0 and 1, as in the reference code. With two sets, `embed` adds
+        zeros for the labels of the other set and the one-hot of the set.
+        """
         return self.embed((y + 1) / 2 if block.attributes else y, block)
 
     def embed(self, y: Tensor, block: LabelBlock) -> Tensor:

@@ -94,7 +94,7 @@ class GCGAN(StarGAN):
     # Landmarks alone.
 
     def geometry_step(self, step: int) -> dict[str, Tensor]:
-        """Rebuild a face's shape from its code and another face of the person; codes of one expression alike.
+        """Update the landmark networks: rebuild a face's shape from its code and another face of the same person.
 
         L = |decode(E(g + noise), g_other) - g|^2 + lambda_contrast pair_margin. Noise on g_other too would make the
         decoder distrust the person's own points: shapes with another expression are then hardly better than copies.

@@ -114,7 +114,12 @@ def need_gcgan(editor: Editor, mode: str) -> GCGANEditor:
 def add_sheet(parser: argparse.ArgumentParser) -> None:
     """Options of `sheet`."""
     add_faces(parser, 8)
-    parser.add_argument("--noise-std", type=float, default=0.0, help="noise on the inputs, of a range of 2")
+    parser.add_argument(
+        "--noise-std",
+        type=float,
+        default=0.0,
+        help="standard deviation of noise added to the inputs, which are in [-1, 1]",
+    )
 
 
 def add_cross(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,7 @@
-"""Health checks of a training run: what is out of bounds, with a remedy. `evaluation.monitor` counts them."""
+"""Health checks of a training run: metrics, and a message with a remedy for each that is out of bounds.
+
+`evaluation.monitor` counts failures.
+"""
 
 from torch import Tensor
 

@@ -43,7 +43,7 @@ def run_transition(editor: Editor, args: argparse.Namespace) -> None:
     for name, (correlation, step) in zip(names, evenness, strict=True):
         print(f"to {name}: Spearman {correlation:.2f} of time and p({name}), largest step of p {step:.2f}")
     reader = str(args.judge) if args.judge else "the critic's class head, which was part of the training"
-    print(f"p is read by {reader}")
+    print(f"p is predicted by {reader}")
     facts = {"faces": faces.names, "to": names, "way": path, "p_read_by": reader}
     facts |= {"spearman": [c for c, _ in evenness], "largest_step": [s for _, s in evenness]}
     grid = Grid(torch.stack(rows), [f"to {name}" for name in names], [f"{v:.2g}" for v in t.tolist()])

@@ -1,11 +1,14 @@
-"""How much a code of landmarks knows: of the expression (it should), of the person (it should not). Pure functions."""
+"""Measure the information in codes of landmarks: expression (wanted) and person (not wanted). Pure functions.
+
+Symbols: z (N, D) codes; label (N,) and person (N,) int64.
+"""
 
 import torch
 from torch import Tensor
 
 
 def knn_accuracy(z: Tensor, label: Tensor, person: Tensor, k: int = 5) -> float:
-    """Share of faces whose k nearest codes, of other persons, carry their label by majority. z (N, D)."""
+    """Accuracy of a nearest-neighbour classifier of the label: majority of the k nearest codes of other persons."""
     d = torch.cdist(z.double(), z.double())
     d.masked_fill_(person[:, None] == person[None], float("inf"))
     nearest = d.topk(k, largest=False).indices  # (N, k)
@@ -14,16 +17,16 @@ def knn_accuracy(z: Tensor, label: Tensor, person: Tensor, k: int = 5) -> float:
 
 
 def same_person_nearest(z: Tensor, label: Tensor, person: Tensor) -> float:
-    """Share of faces whose nearest code of the same class is of the same person; chance is about 1 / persons."""
+    """Share of faces whose nearest other code of the same class is of the same person; chance is about 1 / persons."""
     d = torch.cdist(z.double(), z.double()).fill_diagonal_(float("inf"))
     d.masked_fill_(label[:, None] != label[None], float("inf"))
     return float((person[d.argmin(1)] == person).double().mean())
 
 
 def shape_r2(z: Tensor, shape: Tensor, person: Tensor) -> float:
-    """R2 of reading the person's mean shape (N, P, 2) linearly from codes z (N, D); near 0: the code holds no person.
+    """R2 of a linear regression of the person's mean shape on the codes; near 0: codes do not show the person.
 
-    Fitted on every second person, measured on the others.
+    It is fitted on every second person and measured on the others. shape (N, P, 2): landmarks of each face.
     """
     persons = person.unique()
     flat = shape.double().flatten(1)

@@ -236,7 +236,12 @@ def moved(ws: Tensor, rows: list[int], step: Tensor) -> Tensor:
 
 
 def known_class(own: Tensor, held: Boundaries, codes: Tensor) -> Tensor:
-    """Fill in the class of faces without a label in own (N, A): the class with the largest reading in sigma."""
+    """Fill in the class of faces of unknown class, predicted from their codes (N, Z). Returns a new tensor (N, A).
+
+    own (N, A): 0, 1, or NaN = unknown, with the columns of `held.names`. A face is of unknown class if all its class
+    columns are NaN. The predicted class has the largest reading, divided by its standard deviation `held.sigma`. Only
+    classes with a boundary can be predicted. Columns of attributes and of pairs do not change.
+    """
     rows = [held.names.index(name) for name in held.classes]
     if not rows:
         return own

@@ -1,4 +1,4 @@
-"""Operations on codes (N, Z) of any model. They use no network, image or file, and no other package of ours.
+"""Operations on codes (N, Z) of any model. They use no network, image or file, and no other package of this repository.
 
 directions.py    attribute directions, scores and step sizes
 local.py         directions that differ for each code (optimal transport)

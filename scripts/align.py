@@ -111,7 +111,10 @@ def align_all(
         to_pil(face.image[0]).save(images / file, quality=95, subsampling=0)
         sources.append((file, name, face.note))
     if not kept:
-        raise UserError(f"{root}: no photo can be used; the messages above say why")
+        raise UserError(
+            f"{root}: no photo can be used; the messages above say why. To give the eyes of a photo, write them "
+            "into the columns x1,y1,x2,y2 of the --labels file"
+        )
     write_csv(folder / "source.csv", ("image", "file", "note"), sources)
     write_csv(folder / "rejected.csv", ("file", "reason"), rejected)
     return kept

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
                 run(plan, jobs, args.workers)
                 broken = finish(plan, jobs)
             except KeyboardInterrupt:
-                print("\nstopped. The same command goes on.")
+                print("\nstopped. Run the same command again to continue.")
                 raise SystemExit(130) from None
         if plan.quick:
             print(QUICK_NOTE)
@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="cut trainings, few faces; into runs/benchmark_quick/")
+    parser.add_argument(
+        "--quick", action="store_true", help="shortened trainings, few faces; into runs/benchmark_quick/"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds that every system is trained with")
     parser.add_argument("--only", nargs="+", default=[], help="systems; default: all")
     parser.add_argument("--workers", type=int, default=2, help="commands at a time")

@@ -137,7 +137,7 @@ def train_and_measure(jobs: list[Job], out: Path) -> None:
         run_jobs(jobs, ROOT / out / "logs", ROOT, 2, progress)
     except KeyboardInterrupt:
         progress.close()
-        print("stopped. The same command goes on.")
+        print("stopped. Run the same command again to continue.")
         raise SystemExit(130) from None
     progress.close()
     if any(not job.succeeded for job in jobs):

@@ -1,4 +1,4 @@
-"""Write the manifest of foreign results, so that evaluation/ can measure them.
+"""Write the manifest of images that other software made, so that evaluation/ can measure them.
 
     python scripts/make_manifest.py DIR [--sources DIR] [--kind edit]
 

@@ -203,7 +203,7 @@ def edit(
 
 
 def cards_html(methods: SideBySide, photo: Photo | None, words: Sequence[str], results: Sequence[Result]) -> str:
-    """One card per method; a method that cannot do what is asked is grey, with its sentence."""
+    """One card per method; the card of a method that cannot do the edit is grey and gives the reason."""
     refused, done = methods.refusals(words) if words else {}, {result.method: result for result in results}
     aligned = next((face.photos[0] for face in (photo.faces.values() if photo else ())), None)
     source = None if photo is None else cut_face(photo.picture, aligned) if aligned else photo.picture

@@ -156,7 +156,7 @@ class LatentEditor:
             )
             v[same_key] = self.group_directions(mu[same_key], matched_groups, side)
         for name, count in relaxed.items():
-            print(f"{edit}: too few training faces share {name} with {count} faces; they are not matched on it")
+            print(f"{edit}: {count} face(s) not matched on {name}: too few training faces agree with them on it")
         return v
 
     def group_directions(self, mu: Tensor, matched_groups: list[Tensor], side: int) -> Tensor:

@@ -245,4 +245,5 @@ class LatentDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, 2))
 
     def forward(self, z: Tensor) -> Tensor:
+        """Logits (N, 2), float32, of codes z (N, Z)."""
         return self.layers(z).float()
