@@ -35,6 +35,7 @@ COLUMNS = {  # metric: (heading, digits)
     "face-FID": ("face-FID ↓", 2),
     "sharpness": ("sharpness / source", 2),
     "Nyquist energy": ("Nyquist energy / source", 2),
+    "Nyquist energy, worst": ("the same, worst target", 2),
     "SSIM to source": ("SSIM to source", 3),
     "nearest training face": ("nearest training face / real", 2),
     "cpu_minutes": ("CPU-minutes", 0),

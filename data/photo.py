@@ -73,6 +73,7 @@ def load_face(source: str | Path | Image.Image, meta: dict, eyes: str | Sequence
         return replace(_whole(photo, size, grey, note), path=path)
     target = (np.asarray(meta.get("eyes") or DEFAULT_EYES, np.float64) + 1) / 2 * size
     matrix = similarity(given, target)
+    _warn_if_tiny(1 / math.hypot(matrix[0, 0], matrix[1, 0]))
     return AlignedFace(_to_tensor(_sample(photo, matrix, size), grey), matrix, photo, note, path)
 
 
@@ -134,6 +135,12 @@ def paste(aligned: AlignedFace, edited: Tensor, mask: Tensor | None = None) -> I
         change = np.stack(colours, -1) - old
     pixels[top:bottom, left:right] = np.clip(np.rint(old + m * change), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels)
+
+
+def crop_of(photo: Image.Image, aligned: AlignedFace, side: int) -> Tensor:
+    """The aligned face (3, side, side) in [-1, 1] of a photo of the size of `aligned.photo`, such as its edit."""
+    scale = side / aligned.image.shape[-1]
+    return _to_tensor(_sample(photo, aligned.matrix * scale, side), False)[0]
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -238,7 +245,6 @@ def _sample(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
     right, bottom = np.ceil(corners.max(0)).astype(int) + 3
     region = _region(photo, left, top, right, bottom)
     scale = math.hypot(back[0, 0], back[1, 0])  # photo px per px of the crop
-    _warn_if_tiny(scale)
     shrink = max(1, int(scale // 2))  # a large photo is averaged first, to make the sampling cheap
     if shrink > 1:
         region = region.reduce(shrink)

@@ -104,9 +104,7 @@ def measure(guide: classifier.Classifier, name: str, source: str, folder: Path) 
     if name not in pack.meta["attributes"]:
         raise UserError(f"--labelled {folder}: has no attribute {name}; it has {', '.join(pack.meta['attributes'])}")
     if name in read_marks(folder):
-        raise UserError(
-            f"--labelled {folder}: {name} was itself read by a classifier; give a set that people labelled"
-        )
+        raise UserError(f"--labelled {folder}: {name} was itself read by a classifier; give a set that people labelled")
     truth = pack.labels["attr"][:, pack.meta["attributes"].index(name)].astype(int)
     rows = np.flatnonzero((pack.labels["split"] != TEST) & (truth >= 0))
     read, truth = positive(guide, source, pack, rows).numpy(), truth[rows] == 1

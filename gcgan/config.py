@@ -45,9 +45,12 @@ class LossConfig:
     lambda_class_d: float = 1.0  # class loss of the critic's head on real faces
     lambda_class_g: float = 1.0  # class loss of that head on fakes, for the generator
     lambda_cycle: float = 10.0  # L1 of x and the fake that was changed back to the own label
-    lambda_self: float = 0.0  # L1 of x and the fake of the own label
+    lambda_self: float = 0.0  # L1 of x and the fake of the own label; paired: squared error
     lambda_triple: float = 0.0  # L1 of the fake and a fake by way of another label (arXiv 1811.03492); 2 more passes
-    lambda_face: float = 0.0  # extra pixel weight at eyes and mouth in the L1 terms, rescaled to mean 1
+    lambda_face: float = 0.0  # extra pixel weight at eyes and mouth in these terms, rescaled to mean 1
+    pairs: Literal["auto", "paired", "unpaired"] = "auto"  # paired: the target is another photo of the person; no cycle
+    lambda_pixel: float = 100.0  # paired: error against the person's own photo with the target expression
+    pixel: Literal["l2", "l1"] = "l2"  # that error; with l1, `model.output=skip` stays at x_fake = x
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -72,8 +75,6 @@ class GeometryLossConfig(LossConfig):
     """The options of `LossConfig`, the losses of the landmark networks, and more losses of the generator."""
 
     lambda_cycle: float = 10.0  # unpaired: L1 of x and the fake that was changed back with the own code
-    pairs: Literal["auto", "paired", "unpaired"] = "auto"  # paired: x_target is another photo of the person
-    lambda_pixel: float = 100.0  # paired: squared error against the person's own photo with the target expression
     lambda_geometry: float = 1.0  # squared distance of the fake's code (of the critic's landmarks) to the target
     lambda_landmarks: float = 10.0  # squared error of the critic's landmarks on real faces
     geometry_steps: int = 1000  # first steps, in which only the landmark networks are trained
@@ -150,11 +151,18 @@ class StarGANConfig:
                 "loss.lambda_mismatch: a critic with only a class head gets no label; "
                 "set loss.lambda_mismatch=0 or model.critic=class+projection"
             )
+        if self.paired and not self.data.pair:
+            raise UserError("loss.pairs: paired needs two photos of a person; set data.pair=true")
         if t.label_mix == 1 and w.gan == "wgan" and self.model.critic != "class":
             raise UserError(
                 "train.label_mix: expected less than 1, got 1; the gradient penalty needs fakes with the label of a "
                 "real face"
             )
+
+    @property
+    def paired(self) -> bool:
+        """Whether a batch has a photo of the same person with the target expression."""
+        return self.loss.pairs == "paired" or (self.loss.pairs == "auto" and self.data.pair)
 
 
 @dataclass
@@ -171,8 +179,6 @@ class GCGANConfig(StarGANConfig):
         w = self.loss
         if self.data.sets:
             raise UserError("data.sets: GC-GAN uses one data set; give data.dataset, or use system: stargan")
-        if w.pairs == "paired" and not self.data.pair:
-            raise UserError("loss.pairs: paired needs two photos of a person; set data.pair=true")
         if self.geometry_steps >= self.train.total_steps:
             raise UserError(
                 f"train.total_steps: {self.train.total_steps} are not more than the {w.geometry_steps} of "
@@ -186,11 +192,6 @@ class GCGANConfig(StarGANConfig):
     def geometry_steps(self) -> int:
         """Steps in which only the landmark networks are trained; 0 if they come from another run."""
         return 0 if self.loss.geometry_from else self.loss.geometry_steps
-
-    @property
-    def paired(self) -> bool:
-        """Whether a batch has a photo of the same person with the target expression."""
-        return self.loss.pairs == "paired" or (self.loss.pairs == "auto" and self.data.pair)
 
 
 @dataclass

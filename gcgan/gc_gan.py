@@ -83,11 +83,11 @@ class GCGAN(StarGAN):
         #    or the way back (unpaired).
         terms = self.adversarial_terms(x_fake, target.y)
         terms["geometry"] = w.lambda_geometry * self.geometry_error(x_fake, target.z)
-        if self.cfg.paired:  # squared: from x_fake = x, where `skip` starts, L1 never leaves (README, departures)
-            error = self.distance(x_fake, target.x_match, rows["pair_landmarks"], power=2)
-            terms["pixel"] = w.lambda_pixel * error
+        z = self.code(points).detach()
+        if self.cfg.paired:
+            terms |= self.paired_terms(x, z, x_fake, target.x_match, points, rows["pair_landmarks"])
         else:
-            terms |= self.cycle_terms(x, self.code(points).detach(), x_fake, points)
+            terms |= self.cycle_terms(x, z, x_fake, points)
         terms |= self.triple_term(x, x_fake, target.z)
         return logs | self.move_generator(terms, (done + 1) // w.n_critic - 1)
 

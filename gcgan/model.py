@@ -61,8 +61,9 @@ class Generator(nn.Module):
     """(x (N, C, H, H), c (N, cond_dim)) -> x_fake (N, C, H, H) in [-1, 1]. StarGAN, arXiv 1711.09020, table 4.
 
     output tanh: tanh(C), as in the reference code. skip: clamp(x + tanh(C)). mask: m tanh(C) + (1 - m) x; m is the
-    sigmoid of a second convolution (GANimation, arXiv 1807.09251). warp: as mask, with x moved by a flow. At the
-    start, C of skip and the flow are 0, and m of warp is small, so the output is about the photo.
+    sigmoid of a second convolution (GANimation, arXiv 1807.09251). warp: as mask, with x moved by a flow, which is
+    computed at a quarter of the side, so that it is smooth. At the start, C of skip and the flow are 0, and m of warp
+    is small, so the output is about the photo.
 
     skip and warp have one more convolution, of the last features and x. InstanceNorm removes the brightness and hue of
     the photo from the features, but the pixels of a new mouth must have the colour of the skin.
@@ -89,7 +90,7 @@ class Generator(nn.Module):
         if self.output == "warp":
             nn.init.zeros_(self.mask.weight)
             nn.init.constant_(self.mask.bias, -3.0)
-            self.flow = nn.Conv2d(d, 2, 7, 1, 3)
+            self.flow = nn.Conv2d(4 * d, 2 * cond_dim, 3, 1, 1)
             nn.init.zeros_(self.flow.weight)
             nn.init.zeros_(self.flow.bias)
 
@@ -103,23 +104,27 @@ class Generator(nn.Module):
             h = F.relu(norm(conv(h), c))  # (N, 64, 128, 128), (N, 128, 64, 64), (N, 256, 32, 32)
         for block in self.blocks:
             h = block(h, c)  # (N, 256, 32, 32)
+        coarse = h
         for conv, norm in zip(self.up, self.up_norms, strict=True):
             h = F.relu(norm(conv(h), c))  # (N, 128, 64, 64), (N, 64, 128, 128)
         if self.join is not None:
             h = F.relu(self.join(torch.cat([h, x.to(h.dtype)], 1)))  # (N, 64, 128, 128)
-        x_fake, m = self.compose(x, h)
+        x_fake, m = self.compose(x, h, coarse, c)
         return (x_fake, m) if with_mask else x_fake
 
-    def compose(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, C, H, H) and the last features h -> x_fake, mask (N, 1, H, H)."""
+    def compose(self, x: Tensor, h: Tensor, coarse: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, C, H, H), the last features h (N, d, H, H), those of the blocks, c -> x_fake, mask (N, 1, H, H)."""
         content = torch.tanh(self.out(h).float())  # (N, 3, 128, 128)
         if self.output == "tanh":
             return content, torch.ones_like(content[:, :1])
         if self.output == "skip":
             return (x + content).clamp(-1, 1), content.abs().mean(1, keepdim=True)
         m = torch.sigmoid(self.mask(h).float())  # (N, 1, 128, 128)
-        kept = warp(x, 2 * MAX_FLOW * torch.tanh(self.flow(h).float())) if self.output == "warp" else x
-        return m * content + (1 - m) * kept, m
+        if self.output == "warp":
+            flows = self.flow(coarse).float().unflatten(1, (-1, 2))  # (N, K, 2, 32, 32)
+            flow = 2 * MAX_FLOW * torch.tanh(torch.einsum("nkchw,nk->nchw", flows, c.float()))  # (N, 2, 32, 32)
+            x = warp(x, F.interpolate(flow, size=x.shape[2:], mode="bilinear", align_corners=False))
+        return m * content + (1 - m) * x, m
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from losses.adversarial import critic_loss, generator_loss, gradient_penalty, r1
 from losses.augment import diff_augment
 from losses.image_metrics import psnr
 from losses.pixels import boxes_from_eyes, face_weight
-from losses.targets import Request, draw_request, mix_labels
+from losses.targets import Request, draw_request, mix_labels, wrong_labels
 
 logger = logging.getLogger("faces")
 
@@ -39,6 +39,13 @@ class StarGAN(Method):
         self.labels = Labels(meta)
         kinds = {"attr" if block.attributes else "label" for block in self.labels.blocks}
         self.needs = ("image", "source") if len(kinds) > 1 else ("image", *kinds)
+        if cfg.paired:
+            if kinds != {"label"}:
+                raise UserError(
+                    "data.pair: pairs need expressions, and this set has attributes; give data.label_attribute, as "
+                    "Smiling, or set loss.pairs=unpaired"
+                )
+            self.needs += ("pair_image", "pair_label")
         self.generator = Generator(channels, code_dim or self.labels.cond_dim, m)
         self.critic = Critic(channels, size, self.labels.cond_dim, m, num_points, self.labels.num)
         self.ema_generator = EMA(self.generator)
@@ -62,11 +69,18 @@ class StarGAN(Method):
         turn = (done + 1) % w.n_critic == 0  # does the generator move in this step?
         logging_now = (step + 1) % self.cfg.train.log_every < num_sets  # once for each set
 
-        # 1. Labels: another row's for each face, some of them between the own and the other.
+        # 1. Labels: another row's for each face, some of them between the own and the other; in pairs, the partner's.
         x, y, known = self.labels.faces(batch, block)
+        if self.cfg.paired:
+            known &= batch["pair_label"] >= 0
         x, y = x[known], y[known]  # (N, C, H, H) in [-1, 1], (N, K) of this data set
-        request = draw_request(x, y, own=False, attributes=block.attributes)
-        y_target = mix_labels(y, request.y_target, self.cfg.train.label_mix)
+        points, points_match = (batch[key][known] if key in batch else None for key in ("landmarks", "pair_landmarks"))
+        if self.cfg.paired:
+            y_target = F.one_hot(batch["pair_label"][known], y.shape[1]).to(y)
+            request = Request(y_target, batch["pair_image"][known], wrong_labels(y, attributes=False))
+        else:
+            request = draw_request(x, y, own=False, attributes=block.attributes)
+            y_target = mix_labels(y, request.y_target, self.cfg.train.label_mix)
         c, c_target, request = self.as_conditions(y, y_target, request, block)  # (N, cond_dim)
 
         # 2. Fakes, once for both players: G has not moved when its own turn comes.
@@ -79,9 +93,12 @@ class StarGAN(Method):
             return logs
 
         # 4. Generator: convince the critic, show the target, lead back to the photo.
-        points = batch["landmarks"][known] if "landmarks" in batch else None
         terms = self.adversarial_terms(x_fake, c_target, block)
-        terms |= self.cycle_terms(x, c, x_fake, points) | self.triple_term(x, x_fake, c_target)
+        if self.cfg.paired:
+            terms |= self.paired_terms(x, c, x_fake, request.x_match, points, points_match)
+        else:
+            terms |= self.cycle_terms(x, c, x_fake, points)
+        terms |= self.triple_term(x, x_fake, c_target)
         return logs | self.move_generator(terms, num_sets * ((done + 1) // w.n_critic - 1) + step % num_sets)
 
     def as_conditions(
@@ -202,6 +219,28 @@ class StarGAN(Method):
             terms["cycle"] = w.lambda_cycle * self.distance(self.generator(x_fake, c), x, points)
         if w.lambda_self:
             terms["self"] = w.lambda_self * self.distance(self.generator(x, c), x, points)
+        return terms
+
+    def paired_terms(
+        self,
+        x: Tensor,
+        c: Tensor,
+        x_fake: Tensor,
+        x_match: Tensor,
+        points: Tensor | None = None,
+        points_match: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Terms of pairs: x_fake is to be x_match, the person's own photo with the target label.
+
+        x, c, points: as in `cycle_terms`. x_match (N, C, H, H) with landmarks points_match (N, P, 2). The edit to the
+        own label keeps the photo: without this term a generator that sees only pairs can ignore the label. It is
+        squared, because an L1 term holds x_fake at x, where training starts.
+        """
+        w = self.cfg.loss
+        error = self.distance(x_fake, x_match, points_match, power=1 if w.pixel == "l1" else 2)
+        terms = {"pixel": w.lambda_pixel * error}
+        if w.lambda_self:
+            terms["self"] = w.lambda_self * self.distance(self.generator(x, c), x, points, power=2)
         return terms
 
     def triple_term(self, x: Tensor, x_fake: Tensor, c_target: Tensor) -> dict[str, Tensor]:

@@ -103,8 +103,9 @@ def align_all(
         try:
             face = find(root / name, meta, whole or given_eyes(labels, name))
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr)
-            rejected.append((name, str(error)))
+            reason = str(error).replace("--eyes x1,y1,x2,y2", "x1,y1,x2,y2 in --labels")
+            print(f"left out: {reason}", file=sys.stderr)
+            rejected.append((name, reason))
             continue
         kept.append(name)
         file = f"{len(kept):06d}.jpg"

@@ -53,6 +53,8 @@ EDITS = {  # name in the results: key of evaluation/
     "face-FID": "edit face-FID",
     "sharpness": "edit sharpness",
 }
+NYQUIST = "Nyquist energy"  # of real photos: it shows texture that a classifier likes
+PHOTOS = EDITS | {NYQUIST: "edit Nyquist energy"}
 FLIPS = EDITS | {"target accuracy": "attribute target accuracy"}
 SAMPLES = {
     "attribute accuracy": "attribute accuracy",
@@ -83,7 +85,9 @@ BENCHMARKS = {
     "drawn32_smiling": Benchmark("configs/vae/synthetic32.yaml", 300, BOTH, targets=("Smiling=flip",), metrics=FLIPS),
     "drawn32_attributes": Benchmark("configs/a2f/synthetic32_cgan.yaml", 2000, BOTH[:1], metrics=SAMPLES),
     "demo": Benchmark("configs/vae/demo.yaml", 42, ("judge",)),
-    "fer2013": Benchmark("configs/evaluation/fer2013_cpu.yaml", 140, ("fer2013_cpu",), {"root": "datasets/fer2013"}),
+    "fer2013": Benchmark(
+        "configs/evaluation/fer2013_cpu.yaml", 140, ("fer2013_cpu",), {"root": "datasets/fer2013"}, metrics=PHOTOS
+    ),
 }
 
 
@@ -199,6 +203,10 @@ def measure(benchmark: Benchmark, real: Path, folder: Path) -> dict:
     accuracy = next((m for m in metrics if m.key == benchmark.metrics.get("target accuracy")), None)
     detail = accuracy.detail.get("per_target", {}) if accuracy else {}
     found = metric_facts(metrics, benchmark.metrics)
+    if NYQUIST in benchmark.metrics:
+        energy = next(m for m in metrics if m.key == benchmark.metrics[NYQUIST])
+        found["metrics"]["Nyquist energy, worst"] = energy.detail["worst"]
+        found["nyquist_per_target"] = energy.detail["per_target"]
     found |= {"per_target": detail, "real": accuracy.references.get("real") if accuracy else None}
     found |= {"chance": accuracy.references.get("chance") if accuracy else None}
     if benchmark.metrics is SAMPLES:

@@ -1,7 +1,7 @@
 """Measure smiles on real photos with a known ground truth, and write results/london/<method>.json.
 
     python scripts/benchmark_london.py baselines
-    python scripts/benchmark_london.py vae runs/vae/photos64
+    python scripts/benchmark_london.py vae runs/vae/photos64 [more runs, one for each seed]
     python scripts/benchmark_london.py figure runs/vae/photos64 --out docs/figures/london.png
 
 The Face Research Lab London Set shows each person neutral and smiling, registered to each other. A run edits the
@@ -77,7 +77,9 @@ class Persons:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", help="name of the method, as vae; or baselines; or figure")
-    parser.add_argument("runs", nargs="*", type=Path, help="run directory of the method; of a figure one or more")
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="run directories of the method, one for each seed; of a figure one or more"
+    )
     parser.add_argument("--data", type=Path, default=Path("datasets/london"), help="the set in CelebA's layout")
     parser.add_argument("--judge", type=Path, default=Path("runs/evaluation/fer2013_cpu"), help="judge of FER2013")
     parser.add_argument("--detail", nargs="+", choices=DETAILS, default=list(DETAILS))
@@ -89,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.method == "figure":
             path = figure(args)
         else:
-            if (args.method == "baselines") == bool(args.runs) or len(args.runs) > 1:
-                raise UserError(f"{args.method}: expected one run directory, or `baselines` without any")
+            if (args.method == "baselines") == bool(args.runs):
+                raise UserError(f"{args.method}: expected the run directories of a method, or `baselines` without any")
             path = args.out or ROOT / "results" / "london" / f"{args.method}.json"
             facts, runs = measured(args)
             command = shlex.join(["python", "scripts/benchmark_london.py", *(argv or sys.argv[1:])])
@@ -191,18 +193,21 @@ def measured(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     """Protocol and runs of the results file; `metrics` are those of the test persons."""
     judge = classifier.load(args.judge, role="judge")
     parts = {part: read_persons(args.data, part) for part in ("val", "test")}
+    found = []
     if args.method == "baselines":
         train = read_persons(args.data, "train")
         images = {part: baselines(persons, train) for part, persons in parts.items()}
-        facts = {name: {"run": name} for name in images["test"]}
-    else:
-        editor = open_editor(args.runs[0])
+        found += [({"run": name}, {part: images[part][name] for part in parts}) for name in images["test"]]
+    for run in args.runs:
+        editor = open_editor(run)
         images = {part: smile(editor, persons, args.detail, args.strength) for part, persons in parts.items()}
-        facts = {detail: origin_of(editor, args.runs[0], args.method, detail) for detail in args.detail}
+        for detail in args.detail:
+            found.append((origin_of(editor, run, args.method, detail), {part: images[part][detail] for part in parts}))
     runs = []
-    for name, fact in facts.items():
-        metrics = {part: measure(images[part][name], persons, judge) for part, persons in parts.items()}
-        runs.append(fact | {"metrics": metrics["test"], "metrics_val": metrics["val"]})
+    for facts, edits in found:
+        metrics = {part: measure(edits[part], persons, judge) for part, persons in parts.items()}
+        runs.append(facts | {"metrics": metrics["test"], "metrics_val": metrics["val"]})
+        name = facts.get("row", facts["run"])
         print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in metrics["test"].items()))
     protocol = {
         "data": CREDIT,

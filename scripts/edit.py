@@ -2,7 +2,8 @@
 
     python scripts/edit.py me.jpg holiday/ --run runs/vae/celeba64 runs/aae_cgan/celeba64 --attr Smiling=1 [--out edits]
 
-OUT/sheet.png has one row per photo and one column per run. OUT/<run>_<photo> is the edited photo at its own size.
+OUT/<run>_<photo> is the edited photo at its own size. OUT/sheet.png shows the faces of these photos, with one row per
+photo and one column per run.
 A photo that cannot be used is reported and skipped. So is a run that does not support the request.
 """
 
@@ -14,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.photo import crop_of
 from editing.changes import describe_changes, format_changes
 from editing.editor import partway
 from editing.modes import take_images
-from editing.paint import DETAIL_HELP, DETAILS, detail_of, paint, paint_photo, photo_suffix, save_photo
+from editing.paint import DETAIL_HELP, DETAILS, detail_of, paint_photo, photo_suffix, save_photo
 from editing.record import check_outputs, unique_paths
 from editing.sheets import same_size
 from editing.subjects import expand_folders
@@ -25,6 +27,8 @@ from engine import Grid, UserError, save_grid
 from engine.errors import exit_on_user_error
 from engine.files import atomic_text
 from families import open_editor
+
+SIDE = 192  # px of a face on the sheet
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             try:
                 columns[name] = edit_with(run, name, photos, args)
             except UserError as error:
-                print(f"skipped {run}: {error}", file=sys.stderr)
+                print(f"skipped: {error}", file=sys.stderr)
         if not columns:
             raise UserError("no run could edit these photos; see the messages above")
         write_sheet(columns, photos, args)
@@ -65,7 +69,7 @@ def run_names(runs: list[Path]) -> list[str]:
 
 
 def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace) -> dict[str, tuple[Tensor, Tensor]]:
-    """{photo: (face, edited face)}, each (C, H, H) in [-1, 1], of one run. Writes the edited photos."""
+    """{photo: (face, edited face)}, each (3, SIDE, SIDE) in [-1, 1], of one run. Writes the edited photos."""
     print(f"opening {run}", flush=True)
     editor = open_editor(run, device=args.device)
     request = editor.parse(args.attr)
@@ -82,13 +86,16 @@ def edit_with(run: Path, name: str, photos: list[str], args: argparse.Namespace)
     for line in format_changes(editor, request, describe_changes(editor, faces, request, target)):
         print(f"{name}: {line}")
     before, after = editor.images(code), editor.images(partway(code, target, args.strength))
-    edited = paint(faces.images, before, after, details)
-    for i, path in enumerate(paths):
-        if faces.photos[i] is not None:
-            picture = paint_photo(faces.photos[i], before[i : i + 1], after[i : i + 1], details[i])
-            save_photo(picture, faces.photos[i], path)
-            print(f"wrote {path}")
-    return {n: (faces.images[i], edited[i]) for i, n in enumerate(faces.names)}
+    column = {}
+    for i, (photo, path) in enumerate(zip(faces.photos, paths, strict=True)):
+        assert photo is not None
+        picture = paint_photo(photo, before[i : i + 1], after[i : i + 1], details[i])
+        save_photo(picture, photo, path)
+        print(f"wrote {path}")
+        decoded = picture.size != photo.photo.size  # --detail decode
+        edited = same_size(after[i], SIDE) if decoded else crop_of(picture, photo, SIDE)
+        column[faces.names[i]] = crop_of(photo.photo, photo, SIDE), edited
+    return column
 
 
 def write_sheet(
@@ -96,18 +103,17 @@ def write_sheet(
 ) -> None:
     """Write OUT/sheet.png: the face, then the edit of each run; white if a run could not use the photo."""
     used = [photo for photo in photos if any(photo in column for column in columns.values())]
-    size = max(x.shape[-1] for column in columns.values() for x, _ in column.values())
     rows = []
     for photo in used:
         face = next(column[photo][0] for column in columns.values() if photo in column)
         cells = [column[photo][1] if photo in column else torch.ones_like(face) for column in columns.values()]
-        rows.append(torch.stack([same_size(image, size) for image in (face, *cells)]))
+        rows.append(torch.stack([face, *cells]))
     grid = Grid(
         torch.stack(rows),
         [Path(photo).name for photo in used],
         ["photo", *(name.replace("_", " ") for name in columns)],
     )
-    path = save_grid(grid, args.out / "sheet.png")
+    path = save_grid(grid, args.out / "sheet.png", 1)
     facts = {"attr": args.attr, "strength": args.strength, "detail": args.detail, "photos": used}
     record = {"command": ["python", "scripts/edit.py", *sys.argv[1:]], "runs": [str(run) for run in args.run]} | facts
     atomic_text(path.with_suffix(".json"), json.dumps(record, indent=1))

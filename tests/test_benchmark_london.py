@@ -119,8 +119,8 @@ def test_the_figure_shows_the_first_persons(folder: Path, run: str, tmp_path: Pa
 
 def test_errors_say_what_is_expected(folder: Path, run: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for words, message in (
-        (["vae"], "expected one run directory"),
-        (["baselines", run], "expected one run directory, or `baselines` without any"),
+        (["vae"], "expected the run directories"),
+        (["baselines", run], "expected the run directories of a method, or `baselines` without any"),
         (["figure", run], "--out FILE.png"),
         (["baselines", "--data", str(tmp_path)], "has no list_eval_partition.txt"),
     ):

@@ -134,6 +134,16 @@ def test_a_flow_reads_the_picture_elsewhere():
 
 
 @torch.no_grad()
+def test_the_flow_of_warp_follows_the_condition():
+    generator = Generator(3, 2, small(output="warp"))
+    torch.nn.init.constant_(generator.mask.bias, -30.0)
+    x, c = pictures(1), torch.eye(2)
+    torch.nn.init.constant_(generator.flow.bias[2:], 0.2)  # of the second label: right and down
+    still, moved = generator(x, c[:1]), generator(x, c[1:])
+    assert torch.allclose(still, x, atol=1e-5) and (moved - x).abs().mean() > 0.05
+
+
+@torch.no_grad()
 def test_the_projection_alone_tells_labels_apart():
     critic, x, c = Critic(3, 32, 4, small()), pictures(4), torch.eye(4)
     assert not torch.allclose(critic(x, c), critic(x, c.flip(0)), atol=1e-6)

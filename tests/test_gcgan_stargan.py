@@ -326,3 +326,41 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
 def test_how_often_a_run_logs_changes_no_weight(tmp_path):
     a, b = (run(tmp_path / str(n), config(total_steps=8, log_every=n)) for n in (1, 8))
     assert equal(a["method"], b["method"])
+
+
+def paired_batch(n: int = 8) -> dict[str, Tensor]:
+    """Faces with a partner of the next class; the last partner has no label."""
+    data = batch(n)
+    label = (data["label"] + 1) % K
+    label[-1] = -1
+    return data | {"pair_image": batch(2 * n)["image"][n:], "pair_label": label}
+
+
+def paired(loss: dict) -> StarGAN:
+    cfg = config({"output": "skip"}, {"pairs": "auto", "lambda_pixel": 10.0} | loss)
+    cfg.data.pair = True
+    torch.manual_seed(0)
+    return StarGAN(cfg, meta()).train()
+
+
+def test_in_pairs_the_target_is_the_person_s_own_photo():
+    data = paired_batch()
+    for pixel, power in (("l2", 2), ("l1", 1)):
+        method = paired({"pixel": pixel, "lambda_self": 5.0})
+        logs = method.step(data, 0)  # skip starts as the photo
+        x, x_match = data["image"][:-1], data["pair_image"][:-1]
+        assert torch.allclose(logs["G/pixel"], 10 * (x - x_match).abs().pow(power).mean(), rtol=1e-4)
+        assert "G/cycle" not in logs and float(logs["G/self"]) < 1e-8
+        torch.nn.init.normal_(method.generator.out.weight, std=0.1)
+        c = faces(method, data)[1][:-1]
+        error = (method.generator(x, c) - x).square().mean()
+        assert torch.allclose(method.paired_terms(x, c, x, x_match)["self"], 5 * error, rtol=1e-4)
+
+
+def test_pairs_need_expressions_and_a_data_set_with_pairs():
+    cfg = config()
+    cfg.data.pair = True
+    with pytest.raises(UserError, match="label_attribute"):
+        StarGAN(cfg, meta(classes=[], attributes=["A", "B"]))
+    with pytest.raises(UserError, match="data.pair=true"):
+        config(loss={"pairs": "paired"})
