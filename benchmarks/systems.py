@@ -68,7 +68,7 @@ SYSTEMS = (
     System(
         "interface_gan",
         "InterFaceGAN",
-        (Training("interface_gan", "synthetic32", 31, _few(250)),),
+        (Training("interface_gan", "synthetic32", 17, _few(250)),),
         ("drawn32", "drawn32_smiling"),
         boundary=True,
         measure_minutes=19,

@@ -218,6 +218,7 @@ def _read(item: str, classes: Sequence[str], attributes: Sequence[str]) -> list[
     word, equals, value = item.partition("=")
     if word.lower() in GROUPS and equals:
         return _read_group(word.lower(), value.lower(), attributes)
+    word, equals, value = _smile(word, equals, value, classes, attributes)
     name, is_class, opposite = _resolve(word, classes, attributes)
     if not equals:
         if not is_class:
@@ -228,6 +229,23 @@ def _read(item: str, classes: Sequence[str], attributes: Sequence[str]) -> list[
         invert = _OPPOSITE.get(move[0], lambda v: -v)
         move = (move[0], *(invert(v) if v is not None else None for v in move[1:3]), *move[3:])
     return [AttributeEdit(name, *move, is_class=is_class)]
+
+
+def _smile(
+    word: str, equals: str, value: str, classes: Sequence[str], attributes: Sequence[str]
+) -> tuple[str, str, str]:
+    """A smile in the words of the model: the attribute Smiling and the expression happy name the same edit.
+
+    happy and neutral of a model without expressions become Smiling=1 and Smiling=0; Smiling=1 and Smiling=0 of a model
+    without this attribute become happy and neutral. Everything else is returned as it is.
+    """
+    known, asked = {canonical(name) for name in classes}, canonical(word)
+    if not classes and "Smiling" in attributes and asked in ("happy", "neutral") and not equals:
+        return "Smiling", "=", str(int(asked == "happy"))
+    smiling = _key(word) in ("smiling", "smile") and "Smiling" not in attributes
+    if smiling and value in ("0", "1") and {"happy", "neutral"} <= known:
+        return "happy" if value == "1" else "neutral", "", ""
+    return word, equals, value
 
 
 def _read_value(item: str, word: str, value: str) -> tuple:

@@ -178,7 +178,7 @@ class TrainState:
                 logger.info(f"train.init_from: {line}")
         if self.cfg.compile:
             for name in method.compilable:
-                _compile(getattr(method, name), run.device)
+                compile_network(getattr(method, name), run.device)
 
     def _resume(self, path: Path) -> None:
         saved = read_checkpoint(path, self.run.device)
@@ -233,7 +233,7 @@ class TrainState:
             self.save(step, "best.pt")
 
 
-def _compile(network: torch.nn.Module, device: torch.device) -> None:
+def compile_network(network: torch.nn.Module, device: torch.device) -> None:
     """Compile a network in place. Layers that the compiler does not support run as before."""
     for layer in network.modules() if device.type == "cpu" else ():
         if getattr(layer, "padding_mode", "") == "replicate":  # torch 2.15 on a CPU: no replication_pad2d_backward

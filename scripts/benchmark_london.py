@@ -129,13 +129,12 @@ def read_persons(folder: Path, part: str) -> Persons:
 
 def smile(editor: Editor, persons: Persons, details: Sequence[str], strength: float) -> dict[str, Tensor]:
     """{detail: edited photos (N, 3, H, W) uint8}. `decode` is pasted into the photo, so that all have one frame."""
-    request, source = ("Smiling=1", "Smiling=0") if "Smiling" in editor.attributes else ("happy", "neutral")
     parts: list[Subjects] = []
     with contextlib.redirect_stderr(io.StringIO()):  # one line a photo about its eyes
         for i, file in enumerate(persons.files):
-            parts.append(editor.subjects([str(file)], persons.eyes(i), source))
+            parts.append(editor.subjects([str(file)], persons.eyes(i), "Smiling=0"))
     faces = join(parts)
-    code, target = editor.codes(faces), editor.target(faces, editor.parse(request))
+    code, target = editor.codes(faces), editor.target(faces, editor.parse("Smiling=1"))
     before, after = editor.images(code), editor.images(partway(code, target, strength))
     found = {}
     for detail in details:
@@ -235,9 +234,11 @@ def figure(args: argparse.Namespace) -> Path:
     details = args.detail if len(args.detail) < len(DETAILS) else ["warp"]
     rows, names = [first.neutral], ["photo"]
     for run in args.runs:
-        for detail, images in smile(open_editor(run), first, details, args.strength).items():
+        editor = open_editor(run)
+        system = getattr(editor.method.cfg, "system", run.resolve().parent.name)
+        for detail, images in smile(editor, first, details, args.strength).items():
             rows.append(images)
-            names.append(run.resolve().parent.name + (f"\n{detail}" if len(details) > 1 else ""))
+            names.append(system + (f"\n{detail}" if len(details) > 1 else ""))
     pictures = torch.stack([*rows, first.smiling]).float() / 127.5 - 1
     return save_grid(Grid(pictures, [*names, "true smile"]), args.out, 1)
 

@@ -61,13 +61,13 @@ def main(argv: list[str] | None = None) -> None:
         limit = int(args.max_mb * 2**20)
         if launch["family"] == "evaluation":
             packed = pack(args.run, path, JUDGE_TRAINING_ONLY, [args.run / TEST_METRICS], limit)
-            rounding = ""
+            rounding, names = "", label_names(json.loads((args.run / "meta.json").read_text(encoding="utf-8")))
         else:
             editor = open_editor(args.run, device="cpu")
-            files = fitted_files(editor)
+            files, names = fitted_files(editor), [*editor.classes, *editor.attributes]
             packed = pack(editor.run_dir, path, editor.training_only, files, limit)
             rounding = compare(editor, open_editor(unpacked(path), device="cpu"))
-        card = model_card(packed, args.run, launch, rounding, args.credit)
+        card = model_card(packed, args.run, launch, names, rounding, args.credit)
         atomic_text(path.with_suffix(".md"), card)
         print(f"wrote {path} ({packed.size / 2**20:.2f} MiB, {' and '.join(forms(packed))}) and its card\n{rounding}")
 
@@ -137,8 +137,8 @@ def forms(packed: Packed) -> list[str]:
     return [f"weights: {names[0]}", f"large fitted tables: {names[1]}"]
 
 
-def model_card(packed: Packed, run: Path, launch: dict, rounding: str, credit: str) -> str:
-    """The card in Markdown."""
+def model_card(packed: Packed, run: Path, launch: dict, names: list[str], rounding: str, credit: str) -> str:
+    """The card in Markdown. names: the labels that can be edited or, of a judge, predicted."""
     about = read_about(packed.path)
     meta = about["meta"]
     drawn = meta["dataset"] == "synthetic"
@@ -151,6 +151,8 @@ def model_card(packed: Packed, run: Path, launch: dict, rounding: str, credit: s
     else:
         faces = "test:0 test:9" if family == "gcgan" else "seed:0 seed:1"
         what, use = "all that its editor needs", f"python {family}/sample.py strip --run-dir pretrained/{name} {faces}"
+        if not drawn:
+            use = f"python {family}/sample.py edit me.jpg --run-dir pretrained/{name} --attr {names[-1]}"
     labels = f"{len(meta['classes'])} expressions and {len(meta['attributes'])} attributes"
     return f"""# {name}
 
@@ -163,7 +165,7 @@ A run of `{family}/`: {what}. How it works and what it cannot do: [{family}/READ
 | | |
 | --- | --- |
 | data | {"drawn faces" if drawn else meta["dataset"]}: {counts}; {meta["image_size"]} x {meta["image_size"]} px, {meta["channels"]} channels; {labels} |
-| labels | {", ".join(label_names(meta)) or "none"} |
+| labels | {", ".join(names) or "none"} |
 | command | `{shlex.join(["python", *_relative(launch["command"])])}` |
 | commit | `{launch["commit"]}`{" (with changes)" if launch.get("dirty") else ""} |
 | seed | {launch["seed"]} |
@@ -180,7 +182,7 @@ A run of `{family}/`: {what}. How it works and what it cannot do: [{family}/READ
 
 ## Licence
 
-{LICENCE} {DRAWN if drawn else credit} Read [docs/ethics.md](../docs/ethics.md) before you edit the face of another person.
+{LICENCE} {DRAWN if drawn else f'Training data: {credit}.'} Read [docs/ethics.md](../docs/ethics.md) before you edit the face of another person.
 """  # noqa: E501
 
 

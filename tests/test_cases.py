@@ -1140,5 +1140,5 @@ def test_layers_with_replicate_padding_are_not_compiled(monkeypatch):
     kept = []
     monkeypatch.setattr(torch.compiler, "disable", lambda forward: kept.append(forward) or forward)
     monkeypatch.setattr(net, "compile", lambda: None)
-    loop._compile(net, torch.device("cpu"))
+    loop.compile_network(net, torch.device("cpu"))
     assert len(kept) == 1

@@ -54,8 +54,11 @@ def test_the_walk_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     camera_photo("me.png")  # section 3
     words = next(iter(commands("scripts/edit.py")))
-    words = [w for w in words if w not in ("holiday", "me.jpg")]
+    released = "pretrained/stargan_london"
+    words = [str(ROOT / w) if w == released else w for w in words if w not in ("holiday", "me.jpg")]
     edit_script.main(["me.png", *words, "--eyes", EYES, "--from", "Smiling=0"])
-    before, after = (np.asarray(Image.open(p).convert("RGB")) for p in ("me.png", "edits/vae_photos64_me.png"))
-    assert before.shape == after.shape and np.array_equal(before[:10], after[:10])
-    assert json.loads(Path("edits/sheet.json").read_text())["strength"] == 1.5
+    files = ("me.png", "edits/vae_photos64_me.png", "edits/pretrained_stargan_london_me.png")
+    before, *edits = (np.asarray(Image.open(path).convert("RGB")) for path in files)
+    assert all(before.shape == after.shape and np.array_equal(before[:10], after[:10]) for after in edits)
+    with Image.open("edits/sheet.png") as sheet:
+        assert sheet.width > 3 * edit_script.SIDE  # photo and two edits, from the photo's own pixels

@@ -157,3 +157,14 @@ def test_bare_names():
     assert parse_names("happiness happy", CLASSES, ATTRIBUTES) == ["happy"]
     with pytest.raises(UserError, match="nearest"):
         parse_names("Smilin", CLASSES, ATTRIBUTES)
+
+
+def test_a_smile_is_an_expression_or_an_attribute():
+    classes, attributes = ["neutral", "happy"], ["Male", "Smiling"]
+    assert parse_request("Smiling=1", classes) == parse_request("happy", classes)
+    assert parse_request("smile=0", classes) == parse_request("neutral", classes)
+    assert parse_request("happy Male=1", [], attributes) == parse_request("Smiling=1 Male=1", [], attributes)
+    assert parse_request("neutral", [], attributes) == parse_request("Smiling=0", [], attributes)
+    assert parse_request("Smiling=1", classes, attributes).names == ["Smiling"]
+    with pytest.raises(UserError, match="unknown here"):
+        parse_request("Smiling=1", ["sad", "fear"])
