@@ -81,6 +81,8 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(4 * d, norm, cond_dim) for _ in range(cfg.blocks))
         self.up_norms = nn.ModuleList(norm(n, cond_dim) for n in (2 * d, d))
         self.join = nn.Conv2d(d + channels, d, 3, 1, 1) if self.output in ("skip", "warp") else None
+        if self.join is not None:  # else the cycle loss of the first steps can switch off all its ReLUs for good
+            nn.init.constant_(self.join.bias, 0.5)
         self.out = nn.Conv2d(d, channels, 7, 1, 3, bias=False)
         if self.output == "skip":
             nn.init.zeros_(self.out.weight)

@@ -109,6 +109,11 @@ def test_skip_and_warp_start_as_the_photo():
     assert torch.allclose(Generator(3, 4, small(output="skip"))(x, c), x, atol=1e-6)
     x_fake, m = Generator(3, 4, small(output="warp"))(x, c, with_mask=True)
     assert m.max() < 0.1 and (x_fake - x).abs().max() < 0.2
+    joined = []
+    generator = Generator(3, 4, small(output="skip"))
+    generator.join.register_forward_hook(lambda layer, given, out: joined.append(out))
+    generator(x, c)
+    assert (joined[0] > 0).float().mean() > 0.7  # with a bias of 0 a half, and some seeds never learn
     painted, m = Generator(3, 4, small(output="mask"))(x, c, with_mask=True)
     assert 0.2 < m.mean() < 0.8 and m.shape == (2, 1, 32, 32)
 
