@@ -182,7 +182,7 @@ A run of `{family}/`: {what}. How it works and what it cannot do: [{family}/READ
 
 ## Licence
 
-{LICENCE} {DRAWN if drawn else f'Training data: {credit}.'} Read [docs/ethics.md](../docs/ethics.md) before you edit the face of another person.
+{LICENCE} {DRAWN if drawn else f"Training data: {credit}."} Read [docs/ethics.md](../docs/ethics.md) before you edit the face of another person.
 """  # noqa: E501
 
 
