@@ -79,7 +79,7 @@ FAULTS = {
               "critic.score(h_fake, c)  #"),
         Fault("D(G) after the update is the one before", "gcgan/stargan.py", "after.sigmoid().mean()",
               "fake.sigmoid().mean()"),
-        Fault("the mask inverted", "gcgan/model.py", "m * content + (1 - m) * kept", "(1 - m) * content + m * kept"),
+        Fault("the mask inverted", "gcgan/model.py", "m * content + (1 - m) * x", "(1 - m) * content + m * x"),
         Fault("the norm ignores the condition", "gcgan/model.py", "(1 + scale) * self.norm(h) + shift",
               "self.norm(h)"),
         Fault("the flow's axes exchanged", "gcgan/model.py", "flow.permute(0, 2, 3, 1)",
