@@ -54,7 +54,11 @@ class Editor(editor.Editor):
         if len(blocks) > 1:  # the labels that the networks know; the sets may have more
             self.meta = self.meta | {"classes": self.classes, "attributes": self.attributes}
         has_head = self.method.critic.head is not None
-        self.label_source = "read by the critic's class head" if has_head else "taken as neutral, or as absent"
+        self.label_source = (
+            "read by the critic's class head; neutral if it is not sure"
+            if has_head
+            else "taken as neutral, or as absent"
+        )
 
     @classmethod
     def of(cls, run_dir: str | Path) -> "type[Editor]":
@@ -77,12 +81,12 @@ class Editor(editor.Editor):
         return [self.parse(name if name in self.classes else f"{name}=flip") for name in self.method.labels.names]
 
     def complete_labels(self, batch: dict[str, Tensor], block: LabelBlock) -> Tensor:
-        """Labels (N, K) of one data set in [0, 1]. The critic predicts unknown ones; without a class head they
-        are neutral, or absent."""
+        """Labels (N, K) of one data set in [0, 1]. The critic predicts unknown ones; without a class head, or if it
+        is not sure, they are neutral, or absent."""
         y = self.method.labels.faces(batch, block)[1]
         y = (y + 1) / 2 if block.attributes else y
         unknown = batch["attr"].isnan() if block.attributes else (batch["label"] < 0)[:, None]
-        return torch.where(unknown, self.method.read(batch["image"], block), y) if unknown.any() else y
+        return torch.where(unknown, self.method.read_if_sure(batch["image"], block), y) if unknown.any() else y
 
     def labels_from(self, faces: Subjects, y: Tensor, block: LabelBlock) -> Tensor:
         """Labels (N, L): the known ones, and unknown ones of a data set from y (N, K) in [0, 1]."""

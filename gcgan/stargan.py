@@ -25,6 +25,7 @@ from losses.pixels import boxes_from_eyes, face_weight
 from losses.targets import Request, draw_request, mix_labels, wrong_labels
 
 logger = logging.getLogger("faces")
+SURE = 0.9  # probability of a class from which the class head is believed
 
 
 class StarGAN(Method):
@@ -265,10 +266,25 @@ class StarGAN(Method):
         if self.critic.head is not None:
             logits = self.critic.logits(self.critic.features(x))[:, block.columns]
             return (logits > 0).float() if block.attributes else F.one_hot(logits.argmax(1), k).float()
+        return self.default_labels(x, block)
+
+    def read_if_sure(self, x: Tensor, block: LabelBlock) -> Tensor:
+        """`read` for a face that somebody wants to edit: a class with a probability below SURE counts as neutral.
+
+        A weak class head would else call a neutral face happy, and an edit to happy would leave it as it is.
+        """
+        y = self.read(x, block)
+        if self.critic.head is None or block.attributes or neutral_index(block) is None:
+            return y
+        p = self.critic.logits(self.critic.features(x))[:, block.columns].softmax(1).amax(1, keepdim=True)
+        return torch.where(p >= SURE, y, self.default_labels(x, block))
+
+    def default_labels(self, x: Tensor, block: LabelBlock) -> Tensor:
+        """Labels (N, K) that are taken for unknown ones: neutral (a uniform row if there is none), or no attribute."""
+        k, neutral = len(block.names), neutral_index(block)
         if block.attributes:
             return x.new_zeros(len(x), k)
-        neutral = [i for i, name in enumerate(block.names) if canonical(name) == "neutral"]
-        row = torch.eye(k)[neutral[0]] if neutral else torch.full((k,), 1 / k)
+        row = torch.full((k,), 1 / k) if neutral is None else torch.eye(k)[neutral]
         return row.to(x).expand(len(x), -1)
 
     def edit(self, x: Tensor, c: Tensor) -> Tensor:
@@ -327,6 +343,12 @@ class StarGAN(Method):
         metrics = health_metrics(x, edits, sensitivity, mask if masked else None)
         for message in self.monitor.update(failed_checks(metrics)):
             logger.warning(message)
+
+
+def neutral_index(block: LabelBlock) -> int | None:
+    """The column of the class neutral; None if there is none, or for attributes."""
+    found = [i for i, name in enumerate(block.names) if canonical(name) == "neutral"]
+    return found[0] if found and not block.attributes else None
 
 
 def class_loss(logits: Tensor, c: Tensor, attributes: bool) -> Tensor:

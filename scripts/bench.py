@@ -4,8 +4,9 @@
     python scripts/bench.py --out results/performance.json   # also write the record behind docs/performance.md
 
 The variants of a group have equal networks and batches, and run in turn on one thread. The first is the textbook loop
-(benchmarks/textbook.py), where there is one. `ms`: CPU time of the fastest turn, or time of the GPU. `ratio`: median
-over turns of the time over that of the textbook loop in the same turn, so that a busy machine matters little.
+(benchmarks/textbook.py), where there is one. It has torch's default memory format, ours that of a run (channels-last).
+`ms`: CPU time of the fastest turn, or time of the GPU. `ratio`: median over turns of the time over that of the textbook
+loop in the same turn, so that a busy machine matters little.
 """
 
 import argparse
@@ -61,20 +62,26 @@ def meta(channels: int = 3, size: int = 32) -> dict:
     }
 
 
-def faces(device: str, channels: int = 3, size: int = 32) -> dict[str, Tensor]:
-    """A batch of noise; the content does not change the time."""
+def faces(device: str, channels: int = 3, size: int = 32, n: int = 0) -> dict[str, Tensor]:
+    """A batch of n (0: BATCH) images of noise; the content does not change the time."""
+    n = n or BATCH
     batch = {
-        "image": torch.randint(0, 256, (BATCH, channels, size, size)) / 127.5 - 1,
-        "label": torch.arange(BATCH) % 7,
-        "attr": torch.randint(0, 2, (BATCH, len(ATTRIBUTES))).float(),
+        "image": torch.randint(0, 256, (n, channels, size, size)) / 127.5 - 1,
+        "label": torch.arange(n) % 7,
+        "attr": torch.randint(0, 2, (n, len(ATTRIBUTES))).float(),
     }
     return {key: value.to(device) for key, value in batch.items()}
 
 
-def method(kind: type, cfg: Any, device: str, channels: int = 3, size: int = 32) -> Any:
-    """A method with the same first weights each time, in the memory format of a run."""
+def plain(kind: type, cfg: Any, device: str, channels: int = 3, size: int = 32) -> Any:
+    """A method with the same first weights each time, whose networks the textbook loop trains."""
     torch.manual_seed(0)
-    return kind(cfg, meta(channels, size)).to(device).to(memory_format=torch.channels_last).train()
+    return kind(cfg, meta(channels, size)).to(device).train()
+
+
+def method(kind: type, cfg: Any, device: str, channels: int = 3, size: int = 32) -> Any:
+    """The same, in the memory format of a run."""
+    return plain(kind, cfg, device, channels, size).to(memory_format=torch.channels_last)
 
 
 def steps(net: Any, batch: dict[str, Tensor], count: int = 1) -> Callable[[], None]:
@@ -95,24 +102,30 @@ def compiled(net: Any, device: str) -> Any:
 
 
 def vae(device: str) -> Variants:
-    """beta-VAE of Burgess et al., 64 px RGB, Bernoulli pixels."""
+    """beta-VAE of Burgess et al., 64 px RGB, Bernoulli pixels, batches of 64."""
     cfg = VAEConfig(model=VAEModel(arch="burgess", latent_dim=10))
     cfg.loss = VAELoss(beta=4.0, pixel="bernoulli", lambda_face=0.0, kl_warmup=0.0)
-    batch = faces(device, size=64)
-    common, ours, fast = (method(BetaVAE, cfg, device, size=64) for _ in range(3))
-    loop = textbook.vae(common.encoder, common.decoder, batch["image"], 4.0)
-    return {"textbook": loop, "ours": steps(ours, batch), "ours, compiled": steps(compiled(fast, device), batch)}
+    batch = faces(device, size=64, n=4 * BATCH)
+    nets = plain(BetaVAE, cfg, device, size=64), method(BetaVAE, cfg, device, size=64)
+    first, second = (textbook.vae(net.encoder, net.decoder, batch["image"], 4.0) for net in nets)
+    ours, fast = (method(BetaVAE, cfg, device, size=64) for _ in range(2))
+    return {
+        "textbook": first,
+        "textbook, channels-last": second,
+        "ours": steps(ours, batch),
+        "ours, compiled": steps(compiled(fast, device), batch),
+    }
 
 
 def aae_cgan(device: str) -> Variants:
     """One round of WGAN-GP: five critic updates and one generator update. DCGAN of width 32, 32 px grey."""
     batch = faces(device, channels=1)
 
-    def build(mismatch: float) -> AAECGAN:
+    def build(mismatch: float, make: Callable = method) -> AAECGAN:
         loss = AAELoss(gan="wgan", n_critic=5, lambda_mismatch=mismatch, prior_fraction=1.0)
         model = AAEModel(width=32, latent_dim=128, linear="none", norm="batch", condition_d="planes")
         train = AAECGANTrainConfig(lr=2e-4, lr_critic=2e-4, total_steps=100)
-        return method(AAECGAN, AAEConfig(model=model, loss=loss, train=train), device, channels=1)
+        return make(AAECGAN, AAEConfig(model=model, loss=loss, train=train), device, channels=1)
 
     def ours(mismatch: float) -> Callable[[], None]:
         net = build(mismatch)
@@ -130,7 +143,7 @@ def aae_cgan(device: str) -> Variants:
 
         return turn
 
-    common = build(0)
+    common = build(0, plain)
     x, y, _ = common.faces(batch)
     return {
         "textbook": textbook.wgan_gp(common.generator, common.d_image, x, y, 128),
@@ -165,7 +178,7 @@ def stargan(device: str) -> Variants:
     cfg, batch = StarGANConfig(), faces(device)
     cfg.model = LabelModelConfig(output="skip", width=16, blocks=2, critic_width=32)
     cfg.loss = StarGANLoss(gamma_r1=0.02, lambda_class_d=0.0, lambda_class_g=0.0, lambda_mismatch=0.0, lambda_cycle=5.0)
-    common, ours = (method(StarGAN, cfg, device) for _ in range(2))
+    common, ours = plain(StarGAN, cfg, device), method(StarGAN, cfg, device)
     g, d, x = common.generator, common.critic, batch["image"]
     c = torch.eye(7, device=device)[batch["label"]]
     target = c.roll(1, 0)
@@ -182,7 +195,7 @@ def stylegan2(device: str) -> Variants:
     cfg, batch = StyleGANConfig(), faces(device)
     cfg.model = StyleGANModel(latent_dim=64, mapping_layers=2, channel_base=512, channel_max=64)
     cfg.loss = StyleGANLoss(gamma_r1=0.02, r1_every=4, lambda_path=0.0, mixing_prob=0.0)
-    common, ours = (method(StyleGAN2, cfg, device) for _ in range(2))
+    common, ours = plain(StyleGAN2, cfg, device), method(StyleGAN2, cfg, device)
     g, d = common.generator, common.discriminator
     draw = lambda: g.synthesis(g.broadcast(g.mapping(torch.randn(BATCH, 64, device=device))), "random")  # noqa: E731
     loop = textbook.r1_gan(g, d, common.ema_generator.module, batch["image"], draw, d, d, r1_every=4)
@@ -194,7 +207,7 @@ def cgan(device: str) -> Variants:
     cfg, batch = CGANConfig(), faces(device)
     cfg.model = CGANModel(width=16, latent_dim=64)
     cfg.loss = GANLoss(gamma_r1=0.02, r1_every=4, lambda_mismatch=0.0)
-    common, ours = (method(CGAN, cfg, device) for _ in range(2))
+    common, ours = plain(CGAN, cfg, device), method(CGAN, cfg, device)
     g, d, a = common.generator, common.critic, 2 * batch["attr"] - 1
     other = a.roll(1, 0)
     draw = lambda: g(torch.randn(BATCH, 64, device=device), other)  # noqa: E731

@@ -39,6 +39,7 @@ from evaluation.metric import Metric
 from evaluation.real import data_config
 from evaluation.run import evaluate
 from families import open_editor
+from vae.dfi import DFIEditor
 
 RESULTS = ROOT / "results"
 QUICK_FACES, QUICK_SAMPLES, QUICK_TRUTHS = 21, 200, 14
@@ -147,7 +148,7 @@ def measure_edits(benchmark: Benchmark, args: argparse.Namespace, real: Path, fo
     if args.method != "baselines":
         found = []
         for run in args.runs:
-            editor, out = open_editor(run), folder / run.name
+            editor, out = DFIEditor(run) if args.method == "dfi" else open_editor(run), folder / run.name
             cannot = export_benchmark(editor, out, faces, targets, *([QUICK_TRUTHS] if args.quick else []))
             origin = {"step": editor.method.origin.step, "sha256": editor.method.origin.sha256, "cannot": cannot}
             able = len(cannot) < len(targets)

@@ -3,9 +3,10 @@
     python scripts/demo.py [--pretrained pretrained] [--out runs/demo]
 
 1. Each released method edits a drawn face.
-2. One method is trained in about 90 s. At the same time, the released methods are measured. If there is no release, a
+2. The releases of real faces edit photos of four persons, those of README.
+3. One method is trained in about 90 s. At the same time, the released methods are measured. If there is no release, a
    judge is trained before.
-3. The edits of the new run are measured. The table shows all methods, no edit and the class-mean difference.
+4. The edits of the new run are measured. The table shows all methods, no edit and the class-mean difference.
 
 Each command is printed before it runs. A second call trains nothing again.
 """
@@ -17,6 +18,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from PIL import Image
 
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.picture import first_faces, methods_grid
@@ -33,10 +36,14 @@ from engine.errors import exit_on_user_error
 from engine.files import atomic_text
 from evaluation.real import data_config
 from families import open_editor
+from scripts import edit
 
 TRAINED = "demo"  # name of the trained method's row
 CONFIG, STEPS = "configs/vae/demo.yaml", 2200
 JUDGE, JUDGE_CONFIG, JUDGE_STEPS = "judge", "configs/evaluation/synthetic32.yaml", 700
+REAL = {"stargan_london": "happy", "aae_cgan_photos": "Male=flip"}  # releases of real faces, and what they show
+FIGURE = ROOT / "docs/figures/london.png"  # Face Research Lab London Set, CC BY 4.0 (docs/photos.md)
+LEFT, GAP, TILE = 63, 2, (178, 218)  # px: left edge of the first photo in FIGURE, space between photos, photo
 FEW = {"num_train": 14, "num_val": 14, "num_test": 70}  # drawn faces of the first picture; drawing them takes no time
 
 
@@ -53,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\n== A drawn face under every released method", flush=True)
             path = picture(editors, judge, args.out / "pictures" / "released.png")
             print(f"wrote {path} after {time.monotonic() - start:.0f} s", flush=True)
+            edit_photos(args.pretrained, args.out)
         else:
             print(f"note: {args.pretrained}/ has no released weights: there is no picture before the training")
         jobs = plan_jobs(released, editors, judge, args.out)
@@ -86,6 +94,28 @@ def picture(editors: dict[str, Editor], judge: Path | None, path: Path) -> Path:
     """Write the first test face under every method."""
     few: DataConfig = replace(data_config(ROOT / CONFIG), **FEW)
     return save_grid(methods_grid(editors, first_faces(few, 1), judge), path)
+
+
+def edit_photos(pretrained: Path, out: Path) -> None:
+    """Edit the photos of README with the releases of real faces; scripts/edit.py does it and writes a sheet."""
+    photos = cut_photos(out / "photos")
+    for name, request in REAL.items():
+        if is_there(pretrained / name):
+            words = [*map(str, photos), "--run", str(pretrained / name), "--attr", request]
+            words += ["--out", str(out / "pictures" / name)]
+            print(f"\n== Photos, {request}\n$ {shlex.join(['python', 'scripts/edit.py', *words])}", flush=True)
+            edit.main(words)
+
+
+def cut_photos(folder: Path) -> list[Path]:
+    """The four photos of the first row of FIGURE, as files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"london{i + 1}.png" for i in range(4)]
+    with Image.open(FIGURE) as figure:
+        for i, path in enumerate(paths):
+            left = LEFT + i * (TILE[0] + GAP)
+            figure.crop((left, 0, left + TILE[0], TILE[1])).save(path)
+    return paths
 
 
 def plan_jobs(released: dict[str, Path], editors: dict[str, Editor], judge: Path | None, out: Path) -> list[Job]:

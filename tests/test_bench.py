@@ -21,7 +21,7 @@ def test_every_variant_has_a_row(
     monkeypatch.setattr(bench.torch, "set_num_threads", lambda n: None)  # the setting would stay for other tests
     bench.main(["--device", "cpu", "--out", str(tmp_path / "performance.json")])
     record = json.loads((tmp_path / "performance.json").read_text())
-    assert list(record) == list(bench.GROUPS) and sum(len(group["rows"]) for group in record.values()) == 21
+    assert list(record) == list(bench.GROUPS) and sum(len(group["rows"]) for group in record.values()) == 22
     for group in record.values():
         first = group["rows"][0]
         assert first["ratio"] == (1 if first["name"] == "textbook" else None)

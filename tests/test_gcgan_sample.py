@@ -1,6 +1,7 @@
 """gcgan from the command line on drawn faces: tiny runs of each system, the editor's contract, every mode, errors."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,7 +247,7 @@ def test_drivers_are_other_persons_of_the_class(run_dir):
 def test_a_photo_s_label_and_landmarks_are_read_by_the_critic(run_dir, tmp_path):
     editor = sharpened(families.open_editor(run_dir))
     faces = editor.subjects([camera_photo(tmp_path / "camera.png")], EYES)
-    assert editor.label_source == "read by the critic's class head"
+    assert editor.label_source.startswith("read by the critic's class head")
     assert (
         not editor.predict_labels(faces)[:, [editor.label_names().index(n) for n in editor.method.labels.names]]
         .isnan()
@@ -256,6 +257,22 @@ def test_a_photo_s_label_and_landmarks_are_read_by_the_critic(run_dir, tmp_path)
     if run_dir.name.startswith("gcgan"):
         with pytest.raises(UserError, match="landmarks"):
             editor.edit(editor.take("test", [0]), faces)  # a driver's landmarks are not guessed
+
+
+def test_a_class_is_believed_from_a_probability_of_nine_tenths_on(run_dir, monkeypatch):
+    method = families.open_editor(run_dir).method
+    (block,) = method.labels.blocks
+    if run_dir.name == "gcgan_paper" or block.attributes:
+        return
+    happy, neutral, size = block.names.index("happy"), block.names.index("neutral"), method.meta["image_size"]
+    x = torch.zeros(2, method.meta["channels"], size, size)
+    for p, expected in ((0.92, happy), (0.88, neutral)):
+        others = math.log((1 - p) / (len(block.names) - 1))
+        logits = torch.full((2, len(method.labels.names)), others)
+        logits[:, block.columns][:, happy] = math.log(p)
+        monkeypatch.setattr(method.critic, "logits", lambda h, logits=logits: logits)
+        assert method.read(x, block).argmax(1).tolist() == [happy] * 2
+        assert method.read_if_sure(x, block).argmax(1).tolist() == [expected] * 2
 
 
 def test_what_cannot_be_done_is_one_sentence(run_dir, tmp_path, capsys):

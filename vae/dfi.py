@@ -13,42 +13,71 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from data.request import Request
 from editing.modes import add_faces, take_images
 from editing.paint import paint
 from editing.record import write_grid
+from editing.subjects import Code, Subjects
 from engine import Grid, UserError
 from vae.editor import Editor
 from vae.model import FeatureNet, VGG19Features
 
 TV_WEIGHT = 10.0  # of the total variation
 MAX_STEPS = 500  # of L-BFGS
+SAME = 1e-6  # squared distance of features up to which a training face is the face itself
 Features = Callable[[Tensor], list[Tensor]]
+
+
+class DFIEditor(Editor):
+    """DFI as an editor, for benchmarks: the code of a face is its image, {image (N, C, H, H)}."""
+
+    def encode(self, batch: dict[str, Tensor]) -> Code:
+        return {"image": batch["image"]}
+
+    def decode(self, code: Code) -> Tensor:
+        return code["image"]
+
+    def target_code(self, code: Code, faces: Subjects, request: Request) -> Code:
+        return code | {"image": change(self, code["image"], self.labels(faces), request)}
 
 
 def run_dfi(editor: Editor, args: argparse.Namespace) -> None:
     """A grid with three rows: input, the VAE's edit, DFI."""
     take_images(args.attr, args.images)
-    request = editor.parse(args.attr).require("set", "flip", method="dfi")
-    if len(request.moves) != 1:
-        raise UserError("dfi: expected one attribute, as --attr Smiling=1")
-    net, latent = feature_network(editor), editor.latent_editor("transport")
+    request = editor.parse(args.attr)
     faces = editor.subjects(args.images or editor.spread(args.split, args.n), args.eyes, args.source)
-    x, k = faces.images, editor.options.num_neighbors
+    x = faces.images
+    edited = change(editor, x, editor.predict_labels(faces), request, args.alpha, args.tv, args.steps)
     with_vae = paint(x, editor.reconstruct(faces), editor.edit(faces, request)[0], "blend")
-    labels = editor.predict_labels(faces)
+    grid = Grid(torch.stack([x, with_vae, edited]), ["input", f"VAE: {request}", f"DFI: {request}"])
+    write_grid(editor, args, grid, "dfi", attr=str(request), alpha=args.alpha, faces=faces.names)
+
+
+def change(
+    editor: Editor,
+    x: Tensor,
+    labels: Tensor,
+    request: Request,
+    alpha: float = 1.0,
+    tv: float = TV_WEIGHT,
+    steps: int = MAX_STEPS,
+) -> Tensor:
+    """Faces x (N, C, H, H) edited to a request of one attribute; labels (N, L) say which faces have it already."""
+    if len(request.require("set", "flip", method="dfi").moves) != 1:
+        raise UserError("dfi: expected one attribute, as --attr Smiling=1")
+    net, latent = feature_network(editor), editor.latent_editor("ols")
     edit = latent.edits(request)[0]
     strength = latent.strength(edit, labels)
     target = latent.codes.labels[:, editor.label_names().index(edit.name)]
-    edited = x.clone()
-    for i in torch.nonzero(strength).flatten().tolist():
-        step = feature_step(editor, net, x[i : i + 1], target, k)
+    edited, rows = x.clone(), torch.nonzero(strength).flatten().tolist()
+    distance = feature_distances(editor, net, x[rows])
+    for i, far in zip(rows, distance, strict=True):
+        step = feature_step(editor, net, far, target)
         scale = 0.4 / step_square(step) if editor.method.cfg.loss.features == "vgg19" else 1.0
-        goal = [
-            phi + float(strength[i]) * args.alpha * scale * w for phi, w in zip(net(x[i : i + 1]), step, strict=True)
-        ]
-        edited[i] = invert(net, x[i : i + 1], goal, args.tv, args.steps)[0]
-    grid = Grid(torch.stack([x, with_vae, edited]), ["input", f"VAE: {request}", f"DFI: {request}"])
-    write_grid(editor, args, grid, "dfi", attr=str(request), alpha=args.alpha, faces=faces.names)
+        phi = net(x[i : i + 1])
+        goal = [a + float(strength[i]) * alpha * scale * w for a, w in zip(phi, step, strict=True)]
+        edited[i] = invert(net, x[i : i + 1], goal, tv, steps)[0]
+    return edited
 
 
 def feature_network(editor: Editor) -> Features:
@@ -63,20 +92,25 @@ def feature_network(editor: Editor) -> Features:
     return net.requires_grad_(False).eval().features
 
 
-def feature_step(editor: Editor, net: Features, x: Tensor, target: Tensor, k: int) -> list[Tensor]:
-    """w per tap, (1, C, h, w): mean features of the k nearest training faces with the attribute, minus those without.
+def feature_distances(editor: Editor, net: Features, x: Tensor) -> Tensor:
+    """Squared distances (N, M), in the last tap, of faces x (N, C, H, H) to the M training faces."""
+    own = net(x)[-1].flatten(1)
+    parts = [torch.cdist(own, net(batch["image"].cpu())[-1].flatten(1)) for batch in editor.split("train").once(256)]
+    return torch.cat(parts, dim=1).square()
 
-    Distances are taken in the last tap. x (1, C, H, H). target (N,) in {0, 1, NaN}: labels of the training faces.
+
+def feature_step(editor: Editor, net: Features, distance: Tensor, target: Tensor) -> list[Tensor]:
+    """w per tap, (1, C, h, w): mean features of the K nearest training faces with the attribute, minus those without.
+
+    distance (M,): of the face to the training faces. target (M,) in {0, 1, NaN}: labels of the training faces.
     """
-    faces, last = editor.split("train"), net(x)[-1]
-    distance = torch.cat([(net(b["image"].cpu())[-1] - last).square().flatten(1).sum(1) for b in faces.once(256)])
-    ends = []
+    ends, k = [], editor.options.num_neighbors
     for side in (1.0, 0.0):
-        rows = torch.nonzero((target == side) & (distance > 0)).flatten()  # never the face itself
+        rows = torch.nonzero((target == side) & (distance > SAME)).flatten()
         if not len(rows):
             raise UserError("dfi: no training face without, or none with the attribute; choose another --attr")
         near = rows[distance[rows].topk(min(k, len(rows)), largest=False).indices]
-        ends.append([maps.mean(0, keepdim=True) for maps in net(faces.take(near.numpy())["image"])])
+        ends.append([maps.mean(0, keepdim=True) for maps in net(editor.split("train").take(near.numpy())["image"])])
     return [a - b for a, b in zip(*ends, strict=True)]
 
 
