@@ -64,7 +64,7 @@ CLASSIFIERS = (  # a judge of 2,000 faces would know too little, so the quick on
     Training("evaluation", GUIDE, 2.5, _few(300, num_train=6000)),
 )
 SYSTEMS = (
-    System("vae", "VAE", (Training("vae", "synthetic32", 25, _few(1000)),), ("drawn32", "drawn32_smiling")),
+    System("vae", "VAE", (Training("vae", "synthetic32", 23, _few(1000)),), ("drawn32", "drawn32_smiling")),
     System(
         "interface_gan",
         "InterFaceGAN",
@@ -74,7 +74,7 @@ SYSTEMS = (
         measure_minutes=19,
     ),
     System("flow", "Glow", (Training("flow", "synthetic32", 20, _few(150)),)),
-    System("aae_cgan", "AAE + CGAN", (Training("aae_cgan", "synthetic32", 24, _few(200)),)),
+    System("aae_cgan", "AAE + CGAN", (Training("aae_cgan", "synthetic32", 22, _few(200)),)),
     System("stargan", "StarGAN", (Training("gcgan", "synthetic32", 22, _few(150)),)),
     System("gcgan", "GC-GAN", (Training("gcgan", "synthetic32_gcgan", 18, _few(250, "loss.geometry_steps=100")),)),
     System("cgan", "CGAN", (Training("a2f", "synthetic32_cgan", 14, _few(120)),), ("drawn32_attributes",)),

@@ -2,11 +2,13 @@
 
     python scripts/benchmark_fairface.py baselines runs/vae/photos64_fairface
     python scripts/benchmark_fairface.py vae runs/vae/photos64_fairface
+    python scripts/benchmark_fairface.py figure runs/aae_cgan/photos64_fairface --n 4 --out fairface.png
 
 RUN is a run on FairFace (docs/photos.md). Its test faces are edited at strength 1 with each --detail. `baselines`
-measures no edit and the class-mean difference on the same faces. The judge is linear: a logistic regression on
-24 x 24 px, trained on the training faces. Its accuracy on real test faces is also written. A weak overlay of another
-face is enough to change its prediction. So read target accuracy together with sharpness, Nyquist energy and SSIM.
+measures no edit and the class-mean difference on the same faces. `figure` draws the first n photos with both flips.
+The judge is linear: a logistic regression on 24 x 24 px, trained on the training faces. Its accuracy on real test faces
+is also written. A weak overlay of another face is enough to change its prediction. So read target accuracy together
+with sharpness, Nyquist energy and SSIM.
 """
 
 import argparse
@@ -22,10 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.record import ROOT, run_facts, write_record
+from data.photo import load_face
 from editing.editor import Editor
-from editing.paint import paint
+from editing.paint import paint, paint_photo
 from editing.subjects import Subjects
-from engine import UserError
+from engine import Grid, UserError, save_grid
 from engine.errors import exit_on_user_error
 from evaluation.pictures import nyquist_energy, sharpness, ssim
 from families import open_editor
@@ -34,6 +37,7 @@ from losses.quantise import to_bytes
 DETAILS = ("warp", "blend", "decode")
 ATTRIBUTES = ("Male", "Young")
 SIDE = 24  # px of the linear judge
+FIGURE_SIDE = 192  # px of a photo of `figure`
 
 
 class LinearJudge:
@@ -59,13 +63,16 @@ class LinearJudge:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", help="name of the method, as vae; or baselines")
+    parser.add_argument("method", help="name of the method, as vae; baselines; or figure")
     parser.add_argument("run", type=Path, help="run directory on FairFace")
     parser.add_argument("--detail", nargs="+", choices=DETAILS, default=list(DETAILS))
     parser.add_argument("--n", type=int, default=200, help="number of test faces")
     parser.add_argument("--out", type=Path, help="file to write; default: results/fairface/<method>.json")
     args = parser.parse_args(argv)
     with exit_on_user_error(), torch.no_grad():
+        if args.method == "figure":
+            print(f"wrote {figure(args)}")
+            return
         path = args.out or ROOT / "results" / "fairface" / f"{args.method}.json"
         facts, runs = measured(args)
         command = shlex.join(["python", "scripts/benchmark_fairface.py", *(argv or sys.argv[1:])])
@@ -80,6 +87,25 @@ def labelled(editor: Editor, split: str, n: int, names: Sequence[str]) -> tuple[
     labels = faces.batch["attr"][:, [editor.meta["attributes"].index(name) for name in names]]
     known = labels.isfinite().all(1).nonzero()[:, 0].tolist()
     return faces.select(known), labels[known]
+
+
+def figure(args: argparse.Namespace) -> Path:
+    """The first n test photos at their own size, and each attribute flipped (--detail warp)."""
+    if args.out is None:
+        raise UserError("figure: give a file to write with --out FILE.png")
+    editor = open_editor(args.run)
+    names = [name for name in ATTRIBUTES if name in editor.attributes]
+    faces, _ = labelled(editor, "test", args.n, names)
+    files = sorted((Path(editor.method.cfg.data.root) / "img_align_celeba").iterdir())
+    photos = [load_face(files[i], editor.meta, "whole") for i in faces.batch["index"].tolist()]
+    before, rows = editor.reconstruct(faces), [[photo.photo for photo in photos]]
+    for name in names:
+        after = editor.edit(faces, editor.parse(f"{name}=flip"))[0]
+        each = zip(photos, before.split(1), after.split(1), strict=True)
+        rows.append([paint_photo(photo, a, b, "warp") for photo, a, b in each])
+    tensor = lambda picture: torch.from_numpy(np.array(picture.resize((FIGURE_SIDE,) * 2)))  # noqa: E731
+    images = torch.stack([torch.stack([tensor(picture) for picture in row]) for row in rows]).permute(0, 1, 4, 2, 3)
+    return save_grid(Grid(images.float() / 127.5 - 1, ["photo", *(f"{name} flipped" for name in names)]), args.out, 1)
 
 
 def edits(editor: Editor, faces: Subjects, names: Sequence[str], details: Sequence[str]) -> dict[str, list[Tensor]]:

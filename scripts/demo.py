@@ -41,7 +41,7 @@ from scripts import edit
 TRAINED = "demo"  # name of the trained method's row
 CONFIG, STEPS = "configs/vae/demo.yaml", 2200
 JUDGE, JUDGE_CONFIG, JUDGE_STEPS = "judge", "configs/evaluation/synthetic32.yaml", 700
-REAL = {"stargan_london": "happy", "aae_cgan_photos": "Male=flip"}  # releases of real faces, and what they show
+REAL = {"stargan_london": "happy"}  # releases of real faces, and what they show
 FIGURE = ROOT / "docs/figures/london.png"  # Face Research Lab London Set, CC BY 4.0 (docs/photos.md)
 LEFT, GAP, TILE = 63, 2, (178, 218)  # px: left edge of the first photo in FIGURE, space between photos, photo
 FEW = {"num_train": 14, "num_val": 14, "num_test": 70}  # drawn faces of the first picture; drawing them takes no time

@@ -136,7 +136,9 @@ def page(methods: SideBySide) -> Any:
                 detail = gr.Radio(list(DETAILS), value=DETAILS[0], label="Detail (decode = output of the model)")
                 animate = gr.Button("Animation")
             with gr.Column(scale=3):
-                cards, film = gr.HTML(cards_html(methods, None, [], [])), gr.HTML()
+                cards = gr.HTML(cards_html(methods, None, [], []))
+                gr.HTML(html.escape(drawn_note(methods)))
+                film = gr.HTML()
         request = [photo, expression, change, strength, detail]
         taken = {"outputs": [upload, photo, note], "api_visibility": "private"}
         upload.change(take, [upload, eyes], **taken)
@@ -182,6 +184,14 @@ def drawn_photo() -> Photo:
     """A drawn face of a random person."""
     factors = synthetic.factors(int.from_bytes(os.urandom(3)), [0])
     return Photo(Image.fromarray(synthetic.render(factors, 192)[0].transpose(1, 2, 0)), "whole")
+
+
+def drawn_note(methods: SideBySide) -> str:
+    """Says which networks know drawn faces only; empty if none does."""
+    judge = next((judge.net for judge in methods.judges.values() if not isinstance(judge, str)), None)
+    networks = methods.editors | {"the judge": judge, "the judge of identity": methods.embedding}
+    drawn = [name for name, net in networks.items() if net is not None and net.meta["dataset"] == "synthetic"]
+    return f"Trained on drawn faces, so poor with photos: {', '.join(drawn)}." if drawn else ""
 
 
 def words_of(expression: str, change: Sequence[str] | None) -> list[str]:

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_editing import Toy
 
 from scripts import benchmark_fairface as fairface
@@ -54,3 +56,23 @@ def test_a_run_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     with pytest.raises(SystemExit):
         fairface.main(["toy", str(tmp_path), "--out", str(tmp_path / "x.json")])
     assert "its data have none of Bald" in capsys.readouterr().err
+
+
+def test_the_figure_shows_the_photos_and_their_flips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of img_align_celeba by the index of the face; each edit starts from its own photo."""
+    toy = MixedToy(tmp_path)
+    toy.method.cfg.data.root = str(tmp_path)
+    (tmp_path / "img_align_celeba").mkdir()
+    indices = fairface.labelled(toy, "test", 3, ["Male"])[0].batch["index"].tolist()
+    for i in range(max(indices) + 1):
+        level = 20 + 70 * indices.index(i) if i in indices else 255
+        Image.new("RGB", (48, 48), (level, level, level)).save(tmp_path / f"img_align_celeba/{i:06d}.png")
+    monkeypatch.setattr(fairface, "open_editor", lambda run: toy)
+    out = tmp_path / "figure.png"
+    fairface.main(["figure", str(tmp_path), "--n", "3", "--out", str(out)])
+    pixels = np.asarray(Image.open(out).convert("RGB"))
+    top, bottom = pixels[96], pixels[-97]  # the middle of the photos, and of the last row
+    for i, middle in enumerate((-485, -291, -97)):
+        assert (
+            abs(int(top[middle].mean()) - (20 + 70 * i)) <= 1 and abs(int(bottom[middle].mean()) - (20 + 70 * i)) < 60
+        )

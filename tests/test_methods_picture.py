@@ -3,8 +3,10 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_editing import Toy
 from test_results import Slow
 
@@ -59,6 +61,15 @@ def test_the_demo_measures_what_is_released(tmp_path: Path, capsys: pytest.Captu
     assert "InterFaceGAN is in the picture" in capsys.readouterr().out
     args = benchmark.arguments(list(jobs["measure aae_cgan"].command[2:]))
     assert benchmark.chosen(args).judges == (str(tmp_path / "judge"),) and args.runs == [tmp_path / "aae_cgan"]
+
+
+def test_the_demo_s_photos_are_the_first_row_of_the_figure(tmp_path: Path) -> None:
+    figure = np.asarray(Image.open(demo.FIGURE).convert("RGB"))
+    for i, path in enumerate(demo.cut_photos(tmp_path)):
+        photo, left = np.asarray(Image.open(path).convert("RGB")), demo.LEFT + i * (demo.TILE[0] + demo.GAP)
+        assert photo.shape == (demo.TILE[1], demo.TILE[0], 3) and (photo == figure[:218, left : left + 178]).all()
+        gaps = figure[:218, [left - 1, left + 178]] if i < 3 else figure[:218, [left - 1]]
+        assert (gaps > 245).all() and photo[:, [0, -1]].std() > 1  # exactly between the gaps
 
 
 def test_the_demo_trains_a_judge_where_none_is_released(tmp_path: Path) -> None:

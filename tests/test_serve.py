@@ -113,6 +113,13 @@ def test_a_drawn_face_needs_no_photo(methods: SideBySide) -> None:
     assert any(r.image for r in methods.edits(serve.drawn_photo(), ["happy"], 1.0, "blend"))
 
 
+def test_the_page_names_what_was_trained_on_drawn_faces(methods: SideBySide) -> None:
+    assert serve.drawn_note(methods).endswith(": vae, stargan, a2f_cgan.")
+    methods.editors["vae"].meta["dataset"] = "celeba"
+    assert serve.drawn_note(methods).endswith(": stargan, a2f_cgan.")
+    assert serve.drawn_note(SideBySide({"vae": methods.editors["vae"]})) == ""
+
+
 # In a browser.
 
 
