@@ -128,13 +128,20 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     runpy.run_path(str(ROOT / "scripts" / first), run_name="__main__")
 
 
-@pytest.mark.parametrize("script", sorted({p.name for p in (ROOT / "scripts").glob("*.py")} - {"demo.py"}))
+@pytest.mark.parametrize("script", sorted({p.name for p in (ROOT / "scripts").glob("*.py")}))
 def test_scripts_have_a_help_text(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit) as done:
         run(f"{script} --help", monkeypatch, tmp_path)
     assert done.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.name)
+def test_no_script_imports_another_one(script: Path) -> None:
+    """`python scripts/NAME.py` has the folder scripts/ on its path, not the folder above it."""
+    names = [line for line in script.read_text(encoding="utf-8").splitlines() if line.startswith(("from ", "import "))]
+    assert not [line for line in names if line.split()[1].partition(".")[0] == "scripts"]
 
 
 @pytest.mark.slow
