@@ -86,7 +86,7 @@ class Editor(editor.Editor):
         y = self.method.labels.faces(batch, block)[1]
         y = (y + 1) / 2 if block.attributes else y
         unknown = batch["attr"].isnan() if block.attributes else (batch["label"] < 0)[:, None]
-        return torch.where(unknown, self.method.read_if_sure(batch["image"], block), y) if unknown.any() else y
+        return torch.where(unknown, self.method.read_confident(batch["image"], block), y) if unknown.any() else y
 
     def labels_from(self, faces: Subjects, y: Tensor, block: LabelBlock) -> Tensor:
         """Labels (N, L): the known ones, and unknown ones of a data set from y (N, K) in [0, 1]."""

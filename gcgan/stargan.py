@@ -25,7 +25,7 @@ from losses.pixels import boxes_from_eyes, face_weight
 from losses.targets import Request, draw_request, mix_labels, wrong_labels
 
 logger = logging.getLogger("faces")
-SURE = 0.9  # probability of a class from which the class head is believed
+MIN_CONFIDENCE = 0.9  # probability of a class from which the class head is believed
 
 
 class StarGAN(Method):
@@ -268,8 +268,8 @@ class StarGAN(Method):
             return (logits > 0).float() if block.attributes else F.one_hot(logits.argmax(1), k).float()
         return self.default_labels(x, block)
 
-    def read_if_sure(self, x: Tensor, block: LabelBlock) -> Tensor:
-        """`read` for a face that somebody wants to edit: a class with a probability below SURE counts as neutral.
+    def read_confident(self, x: Tensor, block: LabelBlock) -> Tensor:
+        """`read` for a face to edit: a class with a probability below MIN_CONFIDENCE counts as neutral.
 
         A weak class head would else call a neutral face happy, and an edit to happy would leave it as it is.
         """
@@ -277,7 +277,7 @@ class StarGAN(Method):
         if self.critic.head is None or block.attributes or neutral_index(block) is None:
             return y
         p = self.critic.logits(self.critic.features(x))[:, block.columns].softmax(1).amax(1, keepdim=True)
-        return torch.where(p >= SURE, y, self.default_labels(x, block))
+        return torch.where(p >= MIN_CONFIDENCE, y, self.default_labels(x, block))
 
     def default_labels(self, x: Tensor, block: LabelBlock) -> Tensor:
         """Labels (N, K) that are taken for unknown ones: neutral (a uniform row if there is none), or no attribute."""

@@ -72,6 +72,8 @@ def test_the_figure_shows_the_photos_and_their_flips(tmp_path: Path, monkeypatch
     fairface.main(["figure", str(tmp_path), "--n", "3", "--out", str(out)])
     pixels = np.asarray(Image.open(out).convert("RGB"))
     top, bottom = pixels[96], pixels[-97]  # the middle of the photos, and of the last row
+    panels = pixels[-190:-4, -190:-4].astype(int), pixels[-384:-198, -190:-4].astype(int)
+    assert abs(panels[0] - panels[1]).max() > 20  # the flip changes the photo
     for i, middle in enumerate((-485, -291, -97)):
         assert (
             abs(int(top[middle].mean()) - (20 + 70 * i)) <= 1 and abs(int(bottom[middle].mean()) - (20 + 70 * i)) < 60

@@ -272,7 +272,7 @@ def test_a_class_is_believed_from_a_probability_of_nine_tenths_on(run_dir, monke
         logits[:, block.columns][:, happy] = math.log(p)
         monkeypatch.setattr(method.critic, "logits", lambda h, logits=logits: logits)
         assert method.read(x, block).argmax(1).tolist() == [happy] * 2
-        assert method.read_if_sure(x, block).argmax(1).tolist() == [expected] * 2
+        assert method.read_confident(x, block).argmax(1).tolist() == [expected] * 2
 
 
 def test_what_cannot_be_done_is_one_sentence(run_dir, tmp_path, capsys):

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vae import sample, train
-from vae.dfi import invert
+from vae.dfi import SAME, feature_distances, invert
 from vae.model import FeatureNet
 
 SMALL = [
@@ -34,6 +35,18 @@ def test_feature_inversion() -> None:
     far, near = ((net.features(p)[0] - net.features(other)[0]).square().sum() for p in (x, y))
     assert near < far / 100 and (y - other).square().mean() < (x - other).square().mean() / 4
     assert y.abs().max() <= 1
+
+
+def test_a_training_face_is_at_distance_zero_from_itself() -> None:
+    """So it is never one of its own neighbours."""
+    torch.manual_seed(0)
+    net, x = FeatureNet(1, 16, 2).requires_grad_(False), torch.rand(40, 1, 16, 16) * 2 - 1
+    scaled = lambda images: [1000 * maps for maps in net.features(images)]  # noqa: E731 - rounding shows
+    train = SimpleNamespace(once=lambda n: iter([{"image": x[:30]}, {"image": x[30:]}]))
+    distance = feature_distances(SimpleNamespace(split=lambda name: train), scaled, x)
+    expected = (scaled(x)[-1][:, None] - scaled(x)[-1][None]).square().flatten(2).sum(2)
+    assert torch.allclose(distance, expected, rtol=1e-3, atol=SAME) and (distance.diagonal() <= SAME).all()
+    assert (distance[~torch.eye(40, dtype=torch.bool)] > SAME).all()
 
 
 @pytest.mark.slow
